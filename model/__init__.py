@@ -1,0 +1,1 @@
+"""PurNet: salient object detection with a purificatory mechanism. Network, training, evaluation, prediction."""

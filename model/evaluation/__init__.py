@@ -1,0 +1,1 @@
+"""Scoring saliency maps by the conventions of the field."""

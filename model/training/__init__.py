@@ -1,0 +1,1 @@
+"""Training PurNet: data, superpixels, losses, stages, trainer."""

@@ -1,0 +1,1 @@
+"""PurNet Serve: the network of `model` behind an HTTP door, batched, bounded and measured."""

@@ -1,0 +1,1 @@
+"""Where predictions come from: one seam, several ways to run."""

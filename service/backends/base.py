@@ -1,0 +1,111 @@
+"""The seam between the door and the model: everything the web side knows about predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+"""One decoded image at the model's input size: (S, S, 3) uint8 RGB, C-contiguous."""
+
+Mask = NDArray[np.uint8]
+"""One saliency map: (S, S) uint8, 255 = salient."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a client may know of the model that answers."""
+
+    name: str
+    """Variant, e.g. `purnet-lite0`."""
+    sha256: str
+    """Hex digest of the checkpoint file; its first 12 digits are the model version."""
+    input_size: int
+    """Side S of the square the network sees, in pixels."""
+    device: str
+    """Device the workers run on, e.g. `cpu` or `cuda:0`."""
+    engine: str
+    """How the network is run, e.g. `eager` or `openvino`."""
+
+    @property
+    def version(self) -> str:
+        """Short name of these exact weights, as sent in `X-Model-Version`."""
+        return f"{self.name}@{self.sha256[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One answer, with where its time went and which weights gave it."""
+
+    mask: Mask
+    model: ModelInfo
+    queue_s: float
+    """Seconds from submission to the start of the batch."""
+    infer_s: float
+    """Seconds the batch took in the worker, transfers included."""
+    batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class BackendStats:
+    """A snapshot of the queue, read by `/readyz` and `/metrics`."""
+
+    queued: int
+    in_flight: int
+    capacity: int
+    oldest_s: float
+    """Age of the oldest queued ticket in seconds; 0 when the queue is empty."""
+
+
+class Backend(Protocol):
+    """Where predictions come from. All coroutines run on the server's event loop.
+
+    `upstream` tells the batcher how many admitted images are still being decoded: it may wait a
+    moment for them, and never waits when there are none.
+    """
+
+    async def start(self) -> None:
+        """Bring the workers up. Returns at once when they are starting; see `ready`."""
+        ...
+
+    async def stop(self, drain_s: float) -> None:
+        """Finish what is queued within `drain_s` seconds, fail the rest with `DrainingError`."""
+        ...
+
+    async def reload(self, checkpoint: Path | None = None) -> ModelInfo:
+        """Load a checkpoint beside the running one, check it, swap between batches.
+
+        `None` reads the configured path again. Raises `ReloadError` and changes nothing when the
+        new file is corrupt, of another input size, or fails its self-check.
+        """
+        ...
+
+    async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
+        """Queue one image and wait for its mask.
+
+        `deadline_s` is on the loop's clock (`loop.time()`). Raises `DeadlineError`,
+        `WorkerError`, `NonFiniteError`, `NotReadyError` or `DrainingError`; cancelling the call
+        takes the ticket out of the queue.
+        """
+        ...
+
+    def expect(self, images: int) -> None:
+        """Announce `images` (+1 on decode start, -1 when it ended or failed) on their way here."""
+        ...
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The model that answers now; None until the first load."""
+        ...
+
+    def ready(self) -> str | None:
+        """None when predictions can be made, else the reason they cannot."""
+        ...
+
+    def stats(self) -> BackendStats:
+        """Snapshot of the queue."""
+        ...
