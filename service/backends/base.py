@@ -72,6 +72,10 @@ class Backend(Protocol):
         """Bring the workers up. Returns at once when they are starting; see `ready`."""
         ...
 
+    async def wait_ready(self) -> None:
+        """Return as soon as `ready()` is None. Raises `StartupError` when it never will be."""
+        ...
+
     async def stop(self, drain_s: float) -> None:
         """Finish what is queued within `drain_s` seconds, fail the rest with `DrainingError`."""
         ...
