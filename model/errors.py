@@ -4,6 +4,7 @@ ModelError
 ├── CheckpointError   a file that is not a checkpoint we can load, and why
 ├── DeviceError       a device that was demanded and is not there
 ├── DatasetError      a folder without pairs, or a layout nobody knows
+├── EvaluationError   predictions that cannot be held against their truth
 └── TrainingError     a run that cannot go on (non-finite loss, wrong resume file)
 """
 
@@ -24,6 +25,10 @@ class DeviceError(ModelError):
 
 class DatasetError(ModelError):
     """The folder holds no pairs of image and mask in a layout we know."""
+
+
+class EvaluationError(ModelError):
+    """Predictions cannot be scored: none fits a truth, or their sizes differ."""
 
 
 class TrainingError(ModelError):
