@@ -1,1 +1,1 @@
-"""PurNet: salient object detection with a purificatory mechanism. Network, training, evaluation, prediction."""
+"""PurNet, salient object detection: network, training, evaluation, prediction."""

@@ -1,4 +1,4 @@
-"""Commands that work on files: predict, train, evaluate, convert, export. Mounted by `service.cli`."""
+"""Commands that work on files; `service.cli` mounts them beside its own."""
 
 from __future__ import annotations
 

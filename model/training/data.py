@@ -1,0 +1,171 @@
+"""Photos, masks and superpixels, sampled and augmented: a pure function of seed, epoch and index.
+
+Nothing here holds random state. The order of an epoch and the augmentation of a sample follow
+from numbers alone, so an interrupted run goes on exactly where it was, with any number of loader
+processes.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from model.evaluation.datasets import Pair
+from model.imaging import open_image
+from model.training.superpixels import IGNORE, load_regions
+
+
+class Matte(tv_tensors.Image):  # type: ignore[misc]
+    """A grey mask: moved with the photo and interpolated like it, never recoloured."""
+
+
+class Regions(tv_tensors.Mask):  # type: ignore[misc]
+    """Superpixel labels: moved with the photo, nearest neighbour, filled with `IGNORE`."""
+
+
+class Sample(NamedTuple):
+    """One training example of side S; batched, each gains a leading dimension."""
+
+    image: Tensor
+    """(3, S, S) uint8 RGB."""
+    mask: Tensor
+    """(1, S, S) uint8, 255 = salient."""
+    regions: Tensor
+    """(1, S, S) int64 labels, `IGNORE` for pixels of no region."""
+    index: int
+    """Which pair it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How training samples are varied. The defaults vary nothing."""
+
+    min_crop: float = 1.0
+    """Least part of the photo's area that a random crop keeps."""
+    flip: float = 0.0
+    """Probability of a mirror image."""
+    rotate_deg: float = 0.0
+    """Rotations are drawn from ± this many degrees."""
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    grey: float = 0.0
+    """Probability of losing all colour."""
+
+    def geometry(self, size: int) -> v2.Transform:
+        """What moves photo, mask and regions together, to (size, size)."""
+        steps: list[Any] = []
+        if self.rotate_deg:
+            steps.append(
+                v2.RandomRotation(
+                    self.rotate_deg,
+                    interpolation=v2.InterpolationMode.BILINEAR,
+                    fill={tv_tensors.Image: 127, Matte: 0, Regions: IGNORE},
+                )
+            )
+        if self.min_crop < 1:
+            steps.append(v2.RandomResizedCrop(size, scale=(self.min_crop, 1), ratio=(0.7, 1.4)))
+        else:
+            steps.append(v2.Resize((size, size)))
+        if self.flip:
+            steps.append(v2.RandomHorizontalFlip(self.flip))
+        return v2.Compose(steps)
+
+    def colour(self) -> v2.Transform:
+        """What changes the photo alone."""
+        steps: list[Any] = [
+            v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
+        ]
+        if self.grey:
+            steps.append(v2.RandomGrayscale(self.grey))
+        return v2.Compose(steps)
+
+
+class SaliencyDataset(Dataset[Sample]):
+    """Pairs with the paths of their superpixels, seen at one size in one epoch.
+
+    `epoch=None` is for validation: no augmentation.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        regions: Sequence[Any],
+        *,
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
+        epoch: int,
+    ) -> None:
+        self.pairs = pairs
+        self.regions = regions
+        self.seed = seed
+        self.epoch = epoch
+        self._geometry = augmentation.geometry(size)
+        self._colour = augmentation.colour()
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        pair = self.pairs[index]
+        image = open_image(pair.image)
+        sample = {
+            "image": tv_tensors.Image(image),
+            "mask": Matte(Image.open(pair.mask).convert("L")),
+            "regions": Regions(_regions_at(load_regions(self.regions[index]), image.size)),
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(zlib.crc32(f"{self.seed}/{self.epoch}/{index}".encode()))
+            sample = self._geometry(sample)
+            photo = self._colour(sample["image"])
+        return Sample(
+            image=photo.as_subclass(Tensor),
+            mask=sample["mask"].as_subclass(Tensor),
+            regions=sample["regions"].as_subclass(Tensor).long(),
+            index=index,
+        )
+
+
+def _regions_at(regions: Any, size: tuple[int, int]) -> Tensor:
+    """(h, w) uint16 labels -> (1, H, W) int32 of a photo of (width, height) `size`."""
+    # Pillow keeps 16-bit labels whole only in its 32-bit mode.
+    resized = Image.fromarray(regions.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+    return torch.from_numpy(np.asarray(resized).copy()).unsqueeze(0)
+
+
+def epoch_order(
+    sizes: Sequence[int], shares: Sequence[float], *, samples: int, seed: int, epoch: int
+) -> list[int]:
+    """Indices of one epoch over several sets laid end to end, in random order.
+
+    Set k holds `sizes[k]` items and gives `shares[k]` of the samples (shares need not sum to 1).
+    Within a set no item comes again before all others have come.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    total = sum(shares)
+    counts = [round(samples * share / total) for share in shares]
+    chosen: list[Any] = []
+    start = 0
+    for size, count in zip(sizes, counts, strict=True):
+        rounds = -(-count // size)
+        draws = np.concatenate([rng.permutation(size) for _ in range(rounds)] or [np.empty(0, int)])
+        chosen.append(start + draws[:count])
+        start += size
+    return [int(index) for index in rng.permutation(np.concatenate(chosen))]
+
+
+def is_held_out(stem: str, *, percent: float) -> bool:
+    """Whether a pair belongs to the validation split: decided by its name, so for ever the same."""
+    return zlib.crc32(stem.encode()) % 10_000 < percent * 100
