@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import ExifTags, Image
-
 from model.errors import DatasetError
+from model.evaluation.maps import UnreadableError, displayed_size, opened
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -162,6 +161,18 @@ def canonical_name(name: str) -> str | None:
     return next((known for known in NAMED_SETS if _key(known) == _key(name)), None)
 
 
+def image_folder_beside(mask_folder: Path) -> Path | None:
+    """The photos that belong to a folder of masks: `SET/image` for `SET/mask`, or None."""
+    folder = mask_folder.resolve()
+    for layout in LAYOUTS:
+        depth = layout.mask.count("/") + 1
+        if "/".join(folder.parts[-depth:]).lower() == layout.mask.lower():
+            images = _descend(folder.parents[depth - 1], layout.image)
+            if images is not None:
+                return _unwrap(images)
+    return None
+
+
 def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Path]:
     """Image files directly in `folder` by stem; a second file of one stem goes to `skipped`."""
     files: dict[str, Path] = {}
@@ -173,25 +184,18 @@ def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Pa
     return files
 
 
-def displayed_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) in pixels after the EXIF orientation is applied, without decoding."""
-    turned = image.getexif().get(ExifTags.Base.Orientation) in {5, 6, 7, 8}
-    width, height = image.size
-    return (height, width) if turned else (width, height)
-
-
 def _fault(pair: Pair) -> tuple[Path, str] | None:
-    sizes = []
-    for path in (pair.image, pair.mask):
-        try:
-            with Image.open(path) as image:
-                image.load()
-                sizes.append(displayed_size(image) if path is pair.image else image.size)
-        # Pillow reports a broken file with any of these, depending on the format.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            return path, f"cannot be read: {error}"
-    if sizes[0] != sizes[1]:
-        (w, h), (mask_w, mask_h) = sizes
+    try:
+        with opened(pair.image) as image:
+            image.load()
+            size = displayed_size(image)
+        with opened(pair.mask) as mask:
+            mask.load()
+            mask_size = displayed_size(mask)
+    except UnreadableError as error:
+        return error.path, error.reason
+    if size != mask_size:
+        (w, h), (mask_w, mask_h) = size, mask_size
         return pair.mask, f"is {mask_w}x{mask_h}, its image is {w}x{h}"
     return None
 

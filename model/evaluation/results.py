@@ -1,0 +1,96 @@
+"""What an evaluation found, as it is written to JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from model.evaluation.metrics import METRICS, PREPARATION, SetScore
+from model.evaluation.published import KEYS, PUBLISHED, SOURCE
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ScoredImage(_Value):
+    """Scores of one image, for those who want to look at it."""
+
+    stem: str
+    mae: float
+    weighted_f: float
+    s_measure: float
+
+
+class LeftOut(_Value):
+    """A file that was not scored."""
+
+    file: str
+    reason: str
+
+
+class SetResult(_Value):
+    """One data set, scored."""
+
+    name: str
+    """The paper's name of the set where it has one, else its folder's."""
+    folder: str
+    images: int
+    metrics: dict[str, float]
+    """By the keys of `Report.conventions`."""
+    precision: list[float]
+    """At thresholds 0..255."""
+    recall: list[float]
+    """At thresholds 0..255."""
+    scored: list[ScoredImage]
+    missing: list[str]
+    """Stems that have a truth but no prediction."""
+    left_out: list[LeftOut]
+    published: dict[str, dict[str, float]]
+    """The paper's numbers by backbone; empty for a set it does not report."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the set was scored."""
+        return not self.missing and not self.left_out
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        folder: Path,
+        score: SetScore,
+        scored: list[ScoredImage],
+        *,
+        missing: list[str],
+        left_out: list[tuple[Path, str]],
+    ) -> SetResult:
+        """Put a set's score together with what the paper says of it."""
+        return cls(
+            name=name,
+            folder=str(folder),
+            images=len(scored),
+            metrics=score.metrics,
+            precision=score.precision,
+            recall=score.recall,
+            scored=scored,
+            missing=missing,
+            left_out=[LeftOut(file=str(path), reason=reason) for path, reason in left_out],
+            published={
+                backbone: dict(zip(KEYS, table[name], strict=True))
+                for backbone, table in PUBLISHED.items()
+                if name in table
+            },
+        )
+
+
+class Report(_Value):
+    """A run of `purnet evaluate`."""
+
+    maps: str
+    """Where the saliency maps came from: a folder, or the model's name, digest and device."""
+    sets: list[SetResult]
+    preparation: str = PREPARATION
+    conventions: dict[str, str] = {metric.key: metric.convention for metric in METRICS}
+    published_source: str = SOURCE
