@@ -157,7 +157,8 @@ class GatePromotion(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> attention of that shape, in (0, 1)."""
         context = x.mean(dim=(2, 3), keepdim=True)
-        return self.spatial(x).sigmoid() * self.channel(context).sigmoid()
+        attention: Tensor = self.spatial(x).sigmoid() * self.channel(context).sigmoid()
+        return attention
 
 
 # --- branches ----------------------------------------------------------------------------------

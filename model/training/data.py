@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,8 +43,8 @@ class Sample(NamedTuple):
     """(1, S, S) uint8, 255 = salient."""
     regions: Tensor
     """(1, S, S) int64 labels, `IGNORE` for pixels of no region."""
-    index: int
-    """Which pair it is."""
+    number: Tensor
+    """Which pair of its data set it is, int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +94,12 @@ class Augmentation:
 
 
 class SaliencyDataset(Dataset[Sample]):
-    """Pairs with the paths of their superpixels, seen at one size in one epoch.
-
-    `epoch=None` is for validation: no augmentation.
-    """
+    """Pairs with the paths of their superpixels, seen at one size in one epoch."""
 
     def __init__(
         self,
         pairs: Sequence[Pair],
-        regions: Sequence[Any],
+        regions: Sequence[Path],
         *,
         size: int,
         augmentation: Augmentation,
@@ -134,7 +132,7 @@ class SaliencyDataset(Dataset[Sample]):
             image=photo.as_subclass(Tensor),
             mask=sample["mask"].as_subclass(Tensor),
             regions=sample["regions"].as_subclass(Tensor).long(),
-            index=index,
+            number=torch.tensor(index),
         )
 
 

@@ -114,14 +114,15 @@ class Criterion:
         self, output: PurNetOutput, level: int, truth: Tensor, regions: Tensor
     ) -> dict[str, Tensor]:
         logits = output.saliency[level]
-        truth = F.adaptive_avg_pool2d(truth, logits.shape[-2:])
+        height, width = logits.shape[-2:]
+        truth = F.adaptive_avg_pool2d(truth, (height, width))
         saliency = logits.sigmoid()
         weights = self.weights
         losses: dict[str, Tensor] = {}
         if weights.saliency:
             losses["saliency"] = self._saliency(output, level, truth)
         if weights.structure:
-            nearest = F.interpolate(regions.to(truth.dtype), size=logits.shape[-2:])
+            nearest = F.interpolate(regions.to(truth.dtype), size=(height, width))
             losses["structure"] = structural_similarity_loss(saliency, truth, nearest.long())
         if weights.iou:
             losses["iou"] = iou_loss(saliency, truth)

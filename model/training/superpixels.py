@@ -41,7 +41,7 @@ class Superpixels:
 
         small = image.copy()
         small.thumbnail((self.max_side, self.max_side), Image.Resampling.BILINEAR)
-        labels = slic(
+        labels: NDArray[np.int64] = slic(
             np.asarray(small),
             n_segments=self.count,
             compactness=self.compactness,

@@ -1,0 +1,353 @@
+"""The training loop: one stage after another, resumable to the bit.
+
+A run lives in a folder: `resume.pt`, `run.jsonl`, `curves.png`, and per stage `stageN.safetensors`
+(its last averaged weights) and `stageN-best.safetensors` (those of its lowest validation MAE).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from model import variants
+from model.checkpoint import CheckpointInfo, save
+from model.errors import TrainingError
+from model.purnet import PurNet
+from model.training.data import Augmentation, SaliencyDataset, Sample, epoch_order
+from model.training.log import RunLog, plot_curves
+from model.training.losses import Criterion
+from model.training.sources import TrainingData
+from model.training.stages import Recipe, Stage
+from model.training.state import AveragedWeights, RunState, Tensors, restore_rng, rng_state
+from model.training.validation import validate
+
+LOG_EVERY = 20
+"""Iterations between two lines of losses."""
+
+Listener = Callable[[int, int, float], None]
+"""Hears (stage, iteration, loss) after every iteration."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerOptions:
+    """How a run is carried out; none of it changes the weights that come out."""
+
+    out: Path
+    device: torch.device
+    loader_processes: int = 0
+    """Processes that load samples; 0 loads between iterations."""
+    save_every_s: float = 180.0
+    """Seconds between two resume files."""
+    stop_after_s: float | None = None
+    """Seconds after which the run stops cleanly, with a resume file."""
+
+
+class Trainer:
+    """Runs a recipe over data.
+
+    `clock` is injected for tests; it only decides when to save and when to stop.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        options: TrainerOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        listener: Listener = lambda _stage, _iteration, _loss: None,
+    ) -> None:
+        self.recipe = recipe
+        self.data = data
+        self.options = options
+        self._clock = clock
+        self._listener = listener
+        self._log = RunLog(options.out / "run.jsonl")
+        self._best_mae = float("inf")
+
+    def run(self, *, stages: Sequence[int] | None = None, init: Tensors | None = None) -> bool:
+        """Train the stages given (all by default), going on from a resume file if there is one.
+
+        `init` holds the weights the first stage starts from. Returns False when `stop_after_s`
+        ended the run before the last stage was done. Raises `TrainingError` for a resume file of
+        another recipe or other data, and for a loss that is not finite.
+        """
+        self.options.out.mkdir(parents=True, exist_ok=True)
+        started = self._clock()
+        order = list(range(len(self.recipe.stages))) if stages is None else list(stages)
+        state = self._resumed()
+        if state is not None:
+            order = [stage for stage in order if stage >= state.stage]
+            self._log.rewind(state.stage, state.iteration)
+        weights = init
+        for stage in order:
+            here = state if state is not None and state.stage == stage else None
+            finished, weights = self._run_stage(stage, weights, here, started)
+            if not finished:
+                return False
+        return True
+
+    # --- one stage
+
+    def _run_stage(
+        self, index: int, init: Tensors | None, state: RunState | None, started: float
+    ) -> tuple[bool, Tensors]:
+        stage = self.recipe.stages[index]
+        torch.manual_seed(self.recipe.seed + index)
+        network = self._network(stage, init)
+        averaged = AveragedWeights(network, decay=self.recipe.ema)
+        optimiser = make_optimiser(network, self.recipe, stage)
+        criterion = Criterion(
+            weights=stage.weights,
+            levels=self.recipe.level_weights or [1.0] * len(network.backbone.strides),
+        )
+        self._best_mae = float("inf")
+        iteration = 0
+        if state is not None:
+            network.load_state_dict(state.network)
+            averaged.tensors = {k: v.to(self.options.device) for k, v in state.averaged.items()}
+            optimiser.load_state_dict(state.optimiser)
+            restore_rng(state.rng)
+            self._best_mae = state.best_mae
+            iteration = state.iteration
+
+        def snapshot() -> None:
+            RunState(
+                recipe=repr(self.recipe),
+                pairs=self._pairs_digest(),
+                stage=index,
+                iteration=iteration,
+                best_mae=self._best_mae,
+                network=network.state_dict(),
+                averaged=averaged.tensors,
+                optimiser=optimiser.state_dict(),
+                rng=rng_state(),
+            ).save(self._resume_path)
+
+        saved = self._clock()
+        per_epoch = self._iterations_per_epoch(stage)
+        for batch in self._batches(index, stage, first=iteration):
+            loss = self._step(network, optimiser, criterion, stage, batch, index, iteration)
+            iteration += 1
+            averaged.update(network)
+            self._listener(index, iteration, loss)
+            now = self._clock()
+            if iteration % per_epoch == 0 or iteration == stage.iterations:
+                self._check(network, averaged, stage, index, iteration)
+                snapshot()
+                saved = now
+            elif now - saved >= self.options.save_every_s:
+                snapshot()
+                saved = now
+            stop = self.options.stop_after_s
+            if stop is not None and now - started >= stop and iteration < stage.iterations:
+                snapshot()
+                return False, averaged.tensors
+        self._export(averaged.tensors, stage, f"stage{index + 1}", iteration)
+        return True, averaged.tensors
+
+    def _step(
+        self,
+        network: PurNet,
+        optimiser: torch.optim.Optimizer,
+        criterion: Criterion,
+        stage: Stage,
+        batch: Sample,
+        index: int,
+        iteration: int,
+    ) -> float:
+        device = self.options.device
+        factor = stage.rate(iteration)
+        for group in optimiser.param_groups:
+            group["lr"] = stage.learning_rate * group["factor"] * factor
+        network.train()
+        images = batch.image.to(device).float().div_(255)
+        output = network(
+            images.contiguous(memory_format=torch.channels_last), isolate=stage.isolate
+        )
+        truth = batch.mask.to(device).float().div_(255)
+        losses = criterion(output, truth, batch.regions.to(device))
+        total = criterion.total(losses)
+        loss = total.item()
+        if not torch.isfinite(total):
+            names = ", ".join(self.data.train[n].stem for n in batch.number.tolist())
+            parts = ", ".join(f"{name} {term.item():g}" for name, term in losses.items())
+            raise TrainingError(
+                f"the loss is {loss} in stage {index + 1} at iteration {iteration} ({parts}); "
+                f"the batch: {names}"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.optimiser.clip_norm is not None:
+            nn.utils.clip_grad_norm_(network.parameters(), self.recipe.optimiser.clip_norm)
+        optimiser.step()
+        if (iteration + 1) % LOG_EVERY == 0:
+            self._log.append(
+                {
+                    "stage": index + 1,
+                    "iteration": iteration + 1,
+                    "rate": stage.learning_rate * factor,
+                    "loss": loss,
+                    "losses": {name: round(term.item(), 6) for name, term in losses.items()},
+                }
+            )
+        return loss
+
+    # --- data
+
+    def _iterations_per_epoch(self, stage: Stage) -> int:
+        samples = self.recipe.epoch_samples or len(self.data.train)
+        return max(1, samples // stage.batch_size)
+
+    def _batches(self, index: int, stage: Stage, *, first: int) -> Iterator[Sample]:
+        """Batches of a stage from iteration `first` on, each a function of its number alone."""
+        per_epoch = self._iterations_per_epoch(stage)
+        iteration = first
+        while iteration < stage.iterations:
+            epoch, position = divmod(iteration, per_epoch)
+            # Stages are kept apart, so that none repeats the order of the one before.
+            number = index * 100_000 + epoch
+            order = epoch_order(
+                self.data.sizes,
+                [source.share for source in self.recipe.sources],
+                samples=per_epoch * stage.batch_size,
+                seed=self.recipe.seed,
+                epoch=number,
+            )
+            left = min(per_epoch - position, stage.iterations - iteration)
+            start = position * stage.batch_size
+            chosen = order[start : start + left * stage.batch_size]
+            yield from self._loader(
+                SaliencyDataset(
+                    self.data.train,
+                    self.data.train_regions,
+                    size=stage.image_size,
+                    augmentation=self.recipe.augmentation,
+                    seed=self.recipe.seed,
+                    epoch=number,
+                ),
+                chosen,
+                stage.batch_size,
+            )
+            iteration += left
+
+    def _loader(
+        self, dataset: SaliencyDataset, order: Sequence[int], batch_size: int
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=order,
+            num_workers=self.options.loader_processes,
+            pin_memory=self.options.device.type == "cuda",
+        )
+
+    # --- weights
+
+    def _network(self, stage: Stage, init: Tensors | None) -> PurNet:
+        network = variants.build(self.recipe.variant, attention=stage.attention)
+        if init is not None:
+            found = network.load_state_dict(init, strict=False)
+            new = [n for n in found.missing_keys if not n.startswith(ATTENTION_PARTS)]
+            new = [n for n in new if ".refine." not in n]
+            if new or found.unexpected_keys:
+                name = (new or found.unexpected_keys)[0]
+                raise TrainingError(f"the initial weights do not fit {self.recipe.variant}: {name}")
+        return network.to(self.options.device).to(memory_format=torch.channels_last)
+
+    def _check(
+        self, network: PurNet, averaged: AveragedWeights, stage: Stage, index: int, iteration: int
+    ) -> None:
+        """Validate the averaged weights, log, draw, and export them where they are the best."""
+        plain = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        network.load_state_dict(averaged.tensors)
+        dataset = SaliencyDataset(
+            self.data.validation,
+            self.data.validation_regions,
+            size=stage.image_size,
+            augmentation=Augmentation(),
+            seed=0,
+            epoch=0,
+        )
+        order = range(len(dataset))
+        scores = validate(
+            network, self._loader(dataset, order, stage.batch_size), self.options.device
+        )
+        network.load_state_dict(plain)
+        self._log.append(
+            {
+                "stage": index + 1,
+                "iteration": iteration,
+                "mae": round(scores.mae, 5),
+                "max_f": round(scores.max_f, 5),
+            }
+        )
+        plot_curves(self._log.entries(), self.options.out / "curves.png")
+        if scores.mae < self._best_mae:
+            self._best_mae = scores.mae
+            self._export(averaged.tensors, stage, f"stage{index + 1}-best", iteration)
+
+    def _export(self, tensors: Tensors, stage: Stage, name: str, iteration: int) -> None:
+        info = CheckpointInfo(
+            variant=self.recipe.variant,
+            input_size=variants.get(self.recipe.variant).input_size,
+            attention=stage.attention,
+            notes={"trained": f"{name}, iteration {iteration}, seed {self.recipe.seed}"},
+        )
+        save(tensors, self.options.out / f"{name}.safetensors", info, half=False)
+
+    # --- resuming
+
+    @property
+    def _resume_path(self) -> Path:
+        return self.options.out / "resume.pt"
+
+    def _pairs_digest(self) -> str:
+        names = "\n".join(str(pair.image.name) for pair in self.data.train)
+        return sha256(names.encode()).hexdigest()
+
+    def _resumed(self) -> RunState | None:
+        if not self._resume_path.exists():
+            return None
+        state = RunState.load(self._resume_path)
+        if state.recipe != repr(self.recipe):
+            raise TrainingError(
+                f"{self._resume_path} belongs to another recipe; choose another --out"
+            )
+        if state.pairs != self._pairs_digest():
+            raise TrainingError(f"{self._resume_path} belongs to other data; choose another --out")
+        return state
+
+
+ATTENTION_PARTS = ("promotion.", "rectification.")
+"""Names of the tensors that a network without attentions lacks begin with one of these."""
+
+
+def make_optimiser(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim.Optimizer:
+    """An optimiser whose groups carry the `factor` their learning rate is multiplied with.
+
+    Every group follows the schedule; in the released code only two of its groups do.
+    """
+    options = recipe.optimiser
+    groups: dict[float, list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        factor = options.backbone_factor if name.startswith("backbone.") else 1.0
+        if name.endswith(".bias"):
+            factor *= options.bias_factor
+        groups.setdefault(factor, []).append(parameter)
+    tables = [{"params": params, "factor": factor} for factor, params in groups.items()]
+    if options.name == "sgd":
+        return torch.optim.SGD(
+            tables,
+            lr=stage.learning_rate,
+            momentum=options.momentum,
+            weight_decay=options.weight_decay,
+        )
+    return torch.optim.AdamW(tables, lr=stage.learning_rate, weight_decay=options.weight_decay)

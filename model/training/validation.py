@@ -1,0 +1,41 @@
+"""How good the weights are so far: MAE and maximal F over the held-out pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from model.purnet import PurNet
+from model.training.data import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores over a validation set, at the size of its samples."""
+
+    mae: float
+    """Mean absolute error of maps in [0, 1] against grey masks."""
+    max_f: float
+    """Largest F (beta^2 = 0.3) over thresholds of the maps, averaged over images; masks are cut
+    at one half (PySODMetrics)."""
+
+
+@torch.inference_mode()
+def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -> Scores:
+    """Score a network in evaluation mode over batches of samples."""
+    from py_sod_metrics import Fmeasure
+
+    fmeasure = Fmeasure()
+    errors: list[float] = []
+    network.eval()
+    for batch in batches:
+        maps = network.predict(batch.image.to(device).float() / 255).sigmoid()
+        truth = batch.mask.to(device).float() / 255
+        errors += (maps - truth).abs().mean(dim=(1, 2, 3)).tolist()
+        for saliency, mask in zip((maps * 255).byte().cpu().numpy(), batch.mask, strict=True):
+            fmeasure.step(saliency[0], np.where(mask[0].numpy() > 127, 255, 0).astype(np.uint8))
+    curve = fmeasure.get_results()["fm"]["curve"]
+    return Scores(mae=float(np.mean(errors)), max_f=float(np.max(curve)))
