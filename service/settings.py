@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIB = 1024 * 1024
 
 
 class Settings(BaseSettings):
@@ -19,6 +22,34 @@ class Settings(BaseSettings):
     # --- where
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
     port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 picks a free one.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Moves `/metrics` to this port and a thread of its own, which answers even "
+        "while the event loop is stuck; by default it is on the main port.",
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[^/?#]+)*$",
+        description="Path prefix under which a proxy publishes the service, e.g. `/purnet`.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Addresses or networks, comma-separated, whose `X-Forwarded-*` headers are "
+        "believed; by default nobody's.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Origins, comma-separated, whose pages may call the service from a browser; by "
+        "default none but its own.",
+    )
+    log_format: Literal["json", "text"] = Field(
+        "json", description="`json`: one object a line; `text`: for a person at a terminal."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level that is logged."
+    )
 
     # --- model
     checkpoint: Path | None = Field(
@@ -31,5 +62,125 @@ class Settings(BaseSettings):
     )
 
     # --- door (limits of uploads and requests)
+    api_keys_file: Path | None = Field(
+        None,
+        description="File with the sha256 (hex) of one API key a line, read again on SIGHUP; by "
+        "default no key is asked for.",
+    )
+    max_body_bytes: int = Field(
+        20 * MIB, ge=1, description="Largest body in bytes: a good photo of 40 megapixels."
+    )
+    max_pixels: int = Field(
+        40_000_000,
+        ge=1,
+        description="Most pixels an image may have, by its header: bounds what a decode costs.",
+    )
+    max_side: int = Field(
+        16_384, ge=1, description="Longest side in pixels: nothing a camera makes is longer."
+    )
+    max_requests_in_flight: int = Field(
+        256,
+        ge=1,
+        description="Requests admitted at one time, the one bound on the queue; more get 429.",
+    )
+    max_bytes_in_flight: int = Field(
+        512 * MIB,
+        ge=1,
+        description="Bytes of uploads held at one time; more get 429. At least `max_body_bytes`.",
+    )
+    max_answer_bytes: int = Field(
+        256 * MIB,
+        ge=1,
+        description="Bytes of answers held for slow readers before the next one is encoded.",
+    )
+    upload_timeout_s: float = Field(
+        20.0, gt=0, description="Seconds a body may take to arrive; then 408."
+    )
+    timeout_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds from arrival to answer without `X-Timeout-Ms`; then 504.",
+    )
+    max_timeout_s: float = Field(
+        60.0, gt=0, description="Most seconds a client may ask for with `X-Timeout-Ms`."
+    )
+    send_timeout_s: float = Field(
+        60.0, gt=0, description="Seconds a client may take to read its answer; then it is cut off."
+    )
+    retry_after_s: int = Field(
+        1,
+        ge=1,
+        description="Seconds in `Retry-After` of 429 and 503: a full queue takes about that.",
+    )
+    decode_threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads that decode uploads; by default a quarter of the CPUs, 2 to 8.",
+    )
+    encode_threads: int | None = Field(
+        None, ge=1, description="Threads that encode answers; by default as many as decode."
+    )
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        description="Seconds between SIGTERM and closing the listener, for balancers to notice.",
+    )
+    drain_s: float = Field(
+        25.0,
+        ge=0,
+        description="Seconds accepted requests get to finish after that; the rest is told 503.",
+    )
 
     # --- queue and workers
+    max_batch: int = Field(
+        16,
+        ge=1,
+        le=256,
+        description="Most images in one batch. More raise the time of the first one in it and the "
+        "memory; out of memory lowers it by itself.",
+    )
+    batch_wait_s: float = Field(
+        0.002,
+        ge=0,
+        le=1,
+        description="Seconds a queued image may be held back for others that are being decoded; "
+        "about what a round trip to the worker costs.",
+    )
+    engine_threads: int | None = Field(
+        None,
+        ge=1,
+        description="Threads of each worker's engine; by default the CPUs (affinity and cgroup "
+        "quota) shared among the workers.",
+    )
+    load_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="Seconds a worker may take to load, check itself and warm up.",
+    )
+    watchdog_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds of one batch after which its worker counts as hung; by default the "
+        "larger of 5 and 20 times the slowest batch of the warm-up.",
+    )
+    canary_s: float = Field(
+        30.0,
+        gt=0,
+        description="Seconds of idleness after which a worker is sent an image of our own, so that "
+        "a device lost meanwhile is found before a client finds it.",
+    )
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        if self.max_bytes_in_flight < self.max_body_bytes:
+            raise ValueError("max_bytes_in_flight is below max_body_bytes: no upload would fit")
+        if self.max_timeout_s < self.timeout_s:
+            raise ValueError("max_timeout_s is below timeout_s")
+        return self

@@ -1,0 +1,51 @@
+"""The words in which queue and workers are counted: closed sets, shared with the metrics."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Release(StrEnum):
+    """Why a batch left the queue when it did."""
+
+    FULL = "full"
+    NOTHING_UPSTREAM = "nothing_upstream"
+    WAITED = "waited"
+    DRAIN = "drain"
+
+
+class Place(StrEnum):
+    """Where a ticket was when its client stopped waiting."""
+
+    QUEUE = "queue"
+    DEVICE = "device"
+
+
+class Outcome(StrEnum):
+    """How the execution of one image ended; all but `retried` are answers."""
+
+    MASK = "mask"
+    NON_FINITE = "non_finite"
+    FAILED = "failed"
+    """It cost a worker its life for the second time."""
+    LATE = "late"
+    """Its client had stopped waiting."""
+    RETRIED = "retried"
+    """Lost with a worker or out of memory; the image is queued again."""
+
+
+class Failure(StrEnum):
+    """What can go wrong with a worker, a batch or an image."""
+
+    EXCEPTION = "exception"
+    """The engine raised: a device error, or a bug."""
+    EXIT = "exit"
+    SIGNAL = "signal"
+    HANG = "hang"
+    PIPE = "pipe"
+    """The process lived on without its pipe."""
+    PROTOCOL = "protocol"
+    REFUSED = "refused"
+    """The model could not be loaded."""
+    OUT_OF_MEMORY = "out_of_memory"
+    NON_FINITE = "non_finite"

@@ -1,0 +1,1 @@
+"""Worker processes: one per device, killable, restartable, never trusted to stay alive."""

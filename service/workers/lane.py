@@ -1,0 +1,326 @@
+"""One device: the worker that serves it, and what happens when that worker fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+from service.backends.base import Mask, ModelInfo, Prediction
+from service.batching import Batch, Batcher, Ticket
+from service.errors import NonFiniteError, WorkerError
+from service.outcomes import Failure, Outcome, Release
+from service.queue_metrics import QueueMetrics
+from service.workers.launch import Launch
+from service.workers.messages import Done
+from service.workers.worker import Worker, WorkerEndError, WorkerSpec, load
+
+logger = logging.getLogger(__name__)
+
+FIRST_DELAY_S = 1.0
+MAX_DELAY_S = 30.0
+"""Between restarts that follow each other without an answer; the first restart does not wait."""
+HOPELESS_AFTER = 3
+"""Ends in a row without an answer after which the lane no longer promises to come back."""
+RECOVERY_BATCHES = 100
+"""Batches without trouble after which one image more is tried again after out of memory."""
+
+
+class Lane:
+    """Runs batches on one device, through as many incarnations of its worker as that takes.
+
+    A `Taker` for the batcher and the `Owner` of its worker.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        launch: Launch,
+        batcher: Batcher,
+        metrics: QueueMetrics,
+        *,
+        canary_s: float,
+        changed: Callable[[], None],
+    ) -> None:
+        self.spec = spec
+        self.trouble: str | None = "The model is being loaded."
+        """Why no answer can be expected of this lane; None while there is hope."""
+        self.refusal: str | None = None
+        """Why the last load was refused, in the worker's words."""
+        self.expected: ModelInfo | None = None
+        """The model every incarnation must turn out to be; None: whatever comes."""
+        self._launch = launch
+        self._batcher = batcher
+        self._metrics = metrics
+        self._canary_s = canary_s
+        self._changed = changed
+        self._loop = batcher.loop
+        self._worker: Worker | None = None
+        self._ceiling = spec.max_batch
+        self._calm_batches = 0
+        self._strikes = 0
+        self._loading: asyncio.Task[None] | None = None
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- what the batcher sees
+
+    @property
+    def limit(self) -> int:
+        """Most images of the next batch; 0 while there is no worker, or no room in it."""
+        worker = self._worker
+        if worker is None or not worker.accepts:
+            return 0
+        return min(self._ceiling, worker.max_batch)
+
+    @property
+    def batches(self) -> int:
+        """Batches on the device."""
+        return 0 if self._worker is None else self._worker.batches
+
+    def take(self, batch: Batch) -> None:
+        """Run a batch."""
+        if self._worker is None:
+            raise RuntimeError("A batch was given to a lane without a worker.")
+        self._idle.clear()
+        self._cancel_timer()
+        self._worker.run(batch)
+
+    # --- what the backend does with it
+
+    @property
+    def worker(self) -> Worker | None:
+        """The incarnation that serves now."""
+        return self._worker
+
+    def start(self) -> None:
+        """Begin to bring up a worker."""
+        self._cancel_timer()
+        self._loading = self._loop.create_task(self._load())
+
+    async def idle(self) -> None:
+        """Wait until no batch is on the device."""
+        await self._idle.wait()
+
+    def swap(self, worker: Worker, spec: WorkerSpec) -> Worker | None:
+        """Serve another model from now on; returns the worker it replaces, for the caller to close.
+
+        The lane must be idle.
+        """
+        self._abandon_loading()
+        replaced = self._worker
+        if replaced is not None:
+            replaced.owner = None
+        self.spec, self.expected = spec, worker.info
+        self._strikes = 0
+        self._adopt(worker)
+        return replaced
+
+    async def close(self) -> None:
+        """End the worker, or the attempt to load one."""
+        self._cancel_timer()
+        self._abandon_loading()
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.close()
+        self._idle.set()
+
+    # --- what its worker tells it
+
+    def done(self, batch: Batch, answer: Done, masks: Mask) -> None:
+        """Give every ticket its own mask, copied out before the slot is used again."""
+        self._strikes = 0
+        worker = self._worker
+        if worker is None:
+            raise RuntimeError("A worker answered that serves no more.")
+        if batch.canary:
+            self._metrics.canary(ok=answer.finite[0])
+            if not answer.finite[0]:
+                worker.kill(Failure.NON_FINITE, "A plain grey image gave a non-finite mask.")
+            self._free()
+            return
+        self._recover(len(batch))
+        self._metrics.executed(batch, answer.infer_s)
+        self._report_memory(worker)
+        for slot, ticket in enumerate(batch.tickets):
+            self._metrics.outcome(self._settle(ticket, worker.info, batch, answer, masks, slot))
+        self._free()
+
+    def out_of_memory(self, batch: Batch) -> None:
+        """Half of it may fit: lower the ceiling and let the queue cut it anew."""
+        self._metrics.executed(batch, None)
+        self._metrics.failed(Failure.OUT_OF_MEMORY)
+        self._ceiling = max(1, min(self._ceiling, len(batch) // 2))
+        self._calm_batches = 0
+        if self._worker is not None:
+            self._metrics.ceiling(self._worker.info.device, self._ceiling)
+        self._retry(batch.tickets)
+        self._free()
+
+    def lost(self, end: WorkerEndError, unfinished: tuple[Batch, ...]) -> None:
+        """Start another worker; give what this one had a second, solitary chance."""
+        logger.error("The worker on %s is gone: %s", self.spec.device, end.detail)
+        self._worker = None
+        self._metrics.failed(end.failure)
+        self._cancel_timer()
+        if unfinished:
+            running, *waiting = unfinished
+            self._after_loss(running, end)
+            for batch in waiting:
+                self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
+        self._idle.set()
+        self._strike(end)
+
+    def _settle(
+        self, ticket: Ticket, model: ModelInfo, batch: Batch, answer: Done, masks: Mask, slot: int
+    ) -> Outcome:
+        if not answer.finite[slot]:
+            self._metrics.failed(Failure.NON_FINITE)
+            detail = "The network's output for this image is not a number."
+            return Outcome.NON_FINITE if ticket.fail(NonFiniteError(detail)) else Outcome.LATE
+        if not ticket.live:
+            return Outcome.LATE
+        ticket.answer(
+            Prediction(
+                mask=masks[slot].copy(),
+                model=model,
+                queue_s=batch.started_s - ticket.queued_s,
+                infer_s=answer.infer_s,
+                batch_size=len(batch),
+            )
+        )
+        return Outcome.MASK
+
+    def _after_loss(self, batch: Batch, end: WorkerEndError) -> None:
+        if batch.canary:
+            self._metrics.canary(ok=False)
+            return
+        self._metrics.executed(batch, None)
+        second_chance = []
+        for ticket in batch.tickets:
+            if ticket.live and not ticket.alone:
+                ticket.alone = True
+                second_chance.append(ticket)
+            else:
+                gone = f"The worker failed twice on this image. {end.detail}"
+                failed = ticket.fail(WorkerError(gone))
+                self._metrics.outcome(Outcome.FAILED if failed else Outcome.LATE)
+        self._retry(second_chance)
+
+    def _retry(self, tickets: Iterable[Ticket]) -> None:
+        again = []
+        for ticket in tickets:
+            self._metrics.outcome(Outcome.RETRIED if ticket.live else Outcome.LATE)
+            if ticket.live:
+                again.append(ticket)
+        self._batcher.requeue(again)
+
+    def _recover(self, images: int) -> None:
+        """Out of memory may have been a neighbour's fault: creep back up after a calm while."""
+        worker = self._worker
+        if worker is None or self._ceiling >= worker.max_batch or images < self._ceiling:
+            return
+        self._calm_batches += 1
+        if self._calm_batches == RECOVERY_BATCHES:
+            self._calm_batches = 0
+            self._ceiling += 1
+            self._metrics.ceiling(worker.info.device, self._ceiling)
+
+    def _report_memory(self, worker: Worker) -> None:
+        memory = worker.memory
+        self._metrics.worker_memory(worker.info.device, memory.resident, memory.device)
+
+    def _free(self) -> None:
+        if self.batches == 0:
+            self._idle.set()
+            self._plan_canary()
+        self._batcher.wake()
+
+    # --- restarts
+
+    async def _load(self) -> None:
+        try:
+            worker = await load(self.spec, self._launch)
+            expected = self.expected
+            if expected is not None and worker.info.sha256 != expected.sha256:
+                await worker.close()
+                raise WorkerEndError(
+                    Failure.REFUSED,
+                    f"The checkpoint file is no longer {expected.version} but "
+                    f"{worker.info.version}: reload to take it.",
+                )
+        except WorkerEndError as end:
+            logger.error("No worker on %s: %s", self.spec.device, end.detail)
+            self._loading = None
+            self._metrics.failed(end.failure)
+            self._strike(end)
+            return
+        self._loading = None
+        self._adopt(worker)
+
+    def _adopt(self, worker: Worker) -> None:
+        self._worker = worker
+        worker.owner = self
+        self.trouble = self.refusal = None
+        self._ceiling = worker.max_batch
+        self._calm_batches = 0
+        self._report_memory(worker)
+        self._metrics.ceiling(worker.info.device, self._ceiling)
+        if worker.end is not None:
+            self.lost(worker.end, ())
+            return
+        self._plan_canary()
+        self._batcher.wake()
+        self._changed()
+
+    def _abandon_loading(self) -> None:
+        if self._loading is not None:
+            self._loading.cancel()
+            self._abandoned.add(self._loading)
+            self._loading.add_done_callback(self._abandoned.discard)
+            self._loading = None
+
+    def _strike(self, end: WorkerEndError) -> None:
+        """Count an end without an answer; after the first, restarts take longer and longer."""
+        self._strikes += 1
+        if end.failure is Failure.REFUSED:
+            self.refusal = self.trouble = end.detail
+        elif self.trouble is not None or self._strikes >= HOPELESS_AFTER:
+            self.trouble = f"The worker failed {self._strikes} times in a row. {end.detail}"
+        delay_s = 0.0
+        if self._strikes > 1:
+            delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self._strikes - 2))
+        self._timer = self._loop.call_later(delay_s, self._restart)
+        self._changed()
+
+    def _restart(self) -> None:
+        self._metrics.restarted()
+        self.start()
+
+    # --- canary
+
+    def _plan_canary(self) -> None:
+        self._cancel_timer()
+        self._timer = self._loop.call_later(self._canary_s, self._send_canary)
+
+    def _send_canary(self) -> None:
+        """A device that died in its sleep is found before a request finds it."""
+        worker = self._worker
+        if worker is None or worker.batches or not worker.accepts:
+            return
+        size = worker.info.input_size
+        pixels = np.full((size, size, 3), 128, np.uint8)
+        now = self._loop.time()
+        ticket = Ticket(0, pixels, now, now, self._loop.create_future())
+        self.take(Batch((ticket,), Release.NOTHING_UPSTREAM, now, canary=True))
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,304 @@
+"""One incarnation of a worker, as the service holds it: loaded once, fed batches, ended once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from service.backends.base import Mask, ModelInfo
+from service.batching import Batch
+from service.outcomes import Failure
+from service.workers import shared
+from service.workers.launch import Launch, Link, thread_environment
+from service.workers.messages import (
+    Attach,
+    Done,
+    Fault,
+    Load,
+    Loaded,
+    Message,
+    OutOfMemory,
+    ProtocolError,
+    Ready,
+    Refused,
+    Run,
+    decode,
+    encode,
+)
+
+logger = logging.getLogger(__name__)
+
+PARTING_S = 1.0
+"""How long a worker whose pipe closed may take to be gone before it counts as a lost pipe."""
+REAP_S = 5.0
+"""How long a killed process may take to be reaped. One stuck in a driver cannot be, until the
+driver lets go of it; its memory is its own, so its successor need not wait for that."""
+
+
+class WorkerEndError(Exception):
+    """A worker is gone, or never came up."""
+
+    def __init__(self, failure: Failure, detail: str) -> None:
+        super().__init__(detail)
+        self.failure = failure
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """Everything it takes to bring up one worker, the first time or again."""
+
+    factory: str
+    checkpoint: Path | None
+    device: str
+    max_batch: int
+    threads: int
+    load_timeout_s: float
+    watchdog_s: float | None
+    """Longest time of a batch; None: max(5 s, 20 times the slowest batch of the warm-up)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a worker holds, in bytes."""
+
+    resident: int
+    device: int
+
+
+class Owner(Protocol):
+    """Who decides what a worker's answers mean."""
+
+    def done(self, batch: Batch, answer: Done, masks: Mask) -> None:
+        """`masks` is (N, S, S) in shared memory, valid during this call only."""
+        ...
+
+    def out_of_memory(self, batch: Batch) -> None:
+        """The batch, of more than one image, did not fit; the worker goes on."""
+        ...
+
+    def lost(self, end: WorkerEndError, unfinished: tuple[Batch, ...]) -> None:
+        """The worker is gone. The first of `unfinished` was running, the others had not begun."""
+        ...
+
+
+class Worker:
+    """A worker that is loaded, checked and warm. Made by `load`; `owner` is told what happens."""
+
+    owner: Owner | None = None
+
+    def __init__(
+        self,
+        link: Link,
+        info: ModelInfo,
+        batches: shared.SharedBatches,
+        ready: Ready,
+        limit_s: float,
+    ) -> None:
+        self.info = info
+        self.max_batch = ready.max_batch
+        self.memory = Memory(ready.resident_bytes, ready.device_bytes)
+        self.watchdog_s = limit_s
+        self.end: WorkerEndError | None = None
+        self._link = link
+        self._shared = batches
+        self._running: deque[tuple[int, int, Batch]] = deque()
+        self._free_banks = list(range(batches.banks))
+        self._sent = 0
+        self._cause: WorkerEndError | None = None
+        self._loop = asyncio.get_running_loop()
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._listener = self._loop.create_task(self._listen())
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._link.process.pid
+
+    @property
+    def batches(self) -> int:
+        """Batches sent and not answered."""
+        return len(self._running)
+
+    @property
+    def accepts(self) -> bool:
+        """Whether there is a free bank, and somebody to run what is put into it."""
+        return bool(self._free_banks) and self._cause is None and self.end is None
+
+    def run(self, batch: Batch) -> None:
+        """Send a batch; needs `accepts`. The answer goes to the owner."""
+        bank = self._free_banks.pop()
+        for slot, ticket in enumerate(batch.tickets):
+            self._shared.pixels[bank, slot] = ticket.pixels
+        self._sent += 1
+        self._running.append((self._sent, bank, batch))
+        if len(self._running) == 1:
+            self._begin_first()
+        self._link.write(encode(Run(self._sent, bank, len(batch))))
+
+    def kill(self, failure: Failure, detail: str) -> None:
+        """End the process now; the owner is told when it is gone."""
+        if self._cause is None:
+            self._cause = WorkerEndError(failure, detail)
+        _kill(self._link)
+
+    async def close(self) -> None:
+        """End a worker nobody needs any more, gently if it listens, without telling the owner."""
+        self.owner = None
+        self._link.hang_up()
+        await asyncio.wait([self._listener])
+
+    async def _listen(self) -> None:
+        """Read answers until there are none, then reap and report. Must not end before that."""
+        try:
+            while (message := await _receive(self._link)) is not None:
+                self._answered(message)
+        except (ProtocolError, OSError) as error:
+            self.kill(Failure.PROTOCOL, f"The worker broke the protocol: {error}")
+        except Exception as error:
+            # Whatever is wrong here is ours, and the tickets still need their answers.
+            logger.exception("An answer of the worker on %s was mishandled", self.info.device)
+            self.kill(Failure.PROTOCOL, f"An answer was mishandled: {error!r}")
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        ended = await _end(self._link)
+        self.end = self._cause or ended
+        unfinished = tuple(batch for _, _, batch in self._running)
+        self._running.clear()
+        if self.owner is not None:
+            self.owner.lost(self.end, unfinished)
+
+    def _answered(self, message: Message) -> None:
+        if isinstance(message, Fault):
+            self.kill(Failure.EXCEPTION, message.detail)
+            return
+        if not isinstance(message, Done | OutOfMemory) or not self._running:
+            raise ProtocolError(f"unexpected {type(message).__name__}")
+        number, bank, batch = self._running[0]
+        if message.number != number:
+            raise ProtocolError(f"batch {message.number} answered, {number} is running")
+        if isinstance(message, OutOfMemory) and len(batch) == 1:
+            # Nothing smaller can be tried. A fresh process has all of the device's memory.
+            self.kill(Failure.OUT_OF_MEMORY, "The device has no room for a single image.")
+            return
+        if isinstance(message, Done) and len(message.finite) != len(batch):
+            raise ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
+        self._running.popleft()
+        self._free_banks.append(bank)
+        self._begin_first()
+        if self.owner is None:
+            return
+        if isinstance(message, Done):
+            self.memory = Memory(message.resident_bytes, message.device_bytes)
+            self.owner.done(batch, message, self._shared.masks[bank, : len(batch)])
+        else:
+            self.owner.out_of_memory(batch)
+
+    def _begin_first(self) -> None:
+        """The oldest batch is the one the device works on: its time starts now."""
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if self._running:
+            self._running[0][2].started_s = self._loop.time()
+            self._watchdog = self._loop.call_later(self.watchdog_s, self._bark)
+
+    def _bark(self) -> None:
+        self.kill(Failure.HANG, f"No answer for {self.watchdog_s:.1f} s.")
+
+
+async def load(spec: WorkerSpec, launch: Launch) -> Worker:
+    """Bring up a worker: load, check, share memory, warm up. Raises `WorkerEndError`.
+
+    Leaves nothing behind when it fails or is cancelled.
+    """
+    segment_fd = shared.create()
+    try:
+        link = await launch(segment_fd, thread_environment(spec.threads))
+        try:
+            async with asyncio.timeout(spec.load_timeout_s):
+                return await _introduce(spec, link, segment_fd)
+        except BaseException as error:
+            _kill(link)
+            await _end(link)
+            if isinstance(error, TimeoutError):
+                detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
+                raise WorkerEndError(Failure.HANG, detail) from error
+            if isinstance(error, ProtocolError | OSError):
+                raise WorkerEndError(Failure.PROTOCOL, str(error)) from error
+            raise
+    finally:
+        os.close(segment_fd)
+
+
+async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
+    checkpoint = None if spec.checkpoint is None else str(spec.checkpoint)
+    link.write(encode(Load(spec.factory, checkpoint, spec.device)))
+    loaded = await _receive(link)
+    if not isinstance(loaded, Loaded):
+        await _give_up(link, loaded)
+    # A second batch in flight hides the round trip from a fast device. On a CPU it would only
+    # commit tickets early: the device is the processor that would prepare them.
+    banks = 2 if loaded.device.startswith("cuda") else 1
+    size = {"banks": banks, "max_batch": spec.max_batch, "input_size": loaded.input_size}
+    try:
+        shared.reserve(segment_fd, **size)
+    except MemoryError as error:
+        raise WorkerEndError(Failure.REFUSED, str(error)) from error
+    batches = shared.SharedBatches(segment_fd, **size)
+    link.write(encode(Attach(**size)))
+    ready = await _receive(link)
+    if not isinstance(ready, Ready):
+        await _give_up(link, ready)
+    info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
+    watchdog_s = spec.watchdog_s or max(5.0, 20 * ready.slowest_s)
+    return Worker(link, info, batches, ready, watchdog_s)
+
+
+async def _give_up(link: Link, message: Message | None) -> NoReturn:
+    if message is None:
+        raise await _end(link)
+    if isinstance(message, Refused):
+        raise WorkerEndError(Failure.REFUSED, message.detail)
+    raise ProtocolError(f"unexpected {type(message).__name__}")
+
+
+async def _receive(link: Link) -> Message | None:
+    """Next message; None when the pipe is closed."""
+    try:
+        line = await link.reader.readuntil(b"\n")
+    except asyncio.IncompleteReadError:
+        return None
+    except asyncio.LimitOverrunError as error:
+        raise ProtocolError("a line without an end") from error
+    return decode(line)
+
+
+def _kill(link: Link) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        link.process.kill()
+    link.hang_up()
+
+
+async def _end(link: Link) -> WorkerEndError:
+    """Reap a worker whose pipe is closed; kill it first if it lives on. Says how it ended."""
+    try:
+        async with asyncio.timeout(PARTING_S):
+            code = await link.process.wait()
+    except TimeoutError:
+        _kill(link)
+        try:
+            async with asyncio.timeout(REAP_S):
+                await link.process.wait()
+        except TimeoutError:
+            logger.error("Process %d was killed and does not go", link.process.pid)
+        return WorkerEndError(Failure.PIPE, "The worker closed its pipe and went on running.")
+    link.hang_up()
+    if code < 0:
+        return WorkerEndError(Failure.SIGNAL, f"The worker was ended by signal {-code}.")
+    return WorkerEndError(Failure.EXIT, f"The worker exited with status {code}.")
