@@ -112,6 +112,11 @@ def load(path: Path = DEFAULT_CHECKPOINT) -> PurNet:
 
     Raises `CheckpointError` naming the first tensors that are missing, extra or misshapen.
     """
+    return load_with_info(path)[0]
+
+
+def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointInfo]:
+    """Load a checkpoint as `load` does, with what it says of itself."""
     info, tensors = read(path)
     try:
         network = variants.build(info.variant, attention=info.attention)
@@ -119,7 +124,7 @@ def load(path: Path = DEFAULT_CHECKPOINT) -> PurNet:
         raise CheckpointError(f"{path}: {error}") from error
     check_fit(path, network, tensors)
     network.load_state_dict(tensors)
-    return network.eval()
+    return network.eval(), info
 
 
 def check_fit(path: Path, network: PurNet, tensors: dict[str, Tensor]) -> None:

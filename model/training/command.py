@@ -1,100 +1,67 @@
-"""What `purnet train` does, once its options are parsed."""
+"""`purnet train`: its options. Imports nothing heavy by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import torch
-from rich.console import Console
-from rich.progress import Progress
-
-from model import devices
-from model.checkpoint import read
-from model.training.initial import with_imagenet_backbone
-from model.training.sources import load_data
-from model.training.stages import Recipe, load_recipe
-from model.training.trainer import Trainer, TrainerOptions
+import typer
 
 
-@dataclass(frozen=True, slots=True)
-class TrainOptions:
-    """The options of `purnet train`; its help text describes them."""
+def train(
+    data: Annotated[
+        Path,
+        typer.Option(help="Folder the recipe's sources lie in.", exists=True, file_okay=False),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")],
+    recipe: Annotated[
+        str, typer.Option(help="Bundled recipe (lite0, paper) or a TOML file.")
+    ] = "lite0",
+    cache_dir: Annotated[
+        Path, typer.Option(help="Where superpixels are kept; never below --data.")
+    ] = Path(".cache/superpixels"),
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    stage: Annotated[
+        int | None, typer.Option(min=1, help="Train this stage alone, from --init.")
+    ] = None,
+    init: Annotated[
+        Path | None,
+        typer.Option(help="Checkpoint to start from, such as an earlier stage's.", exists=True),
+    ] = None,
+    backbone_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="ImageNet weights of a backbone other than EfficientNet-Lite0.", exists=True
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(min=0, help="Processes that load samples beside the training one.")
+    ] = 0,
+    stop_after: Annotated[
+        float | None, typer.Option(min=0, help="Stop cleanly after this many MINUTES.")
+    ] = None,
+) -> None:
+    """Train PurNet by a recipe of stages; run the same command again to go on."""
+    from rich.console import Console
 
-    recipe: str
-    data: Path
-    out: Path
-    cache_dir: Path
-    device: str
-    stage: int | None
-    init: Path | None
-    backbone_weights: Path | None
-    processes: int
-    stop_after_min: float | None
+    from model.errors import ModelError
+    from model.training.run import RunOptions, run
 
-
-def train(options: TrainOptions) -> bool:
-    """Run or resume a training run; False when `stop_after_min` ended it early.
-
-    Raises `ModelError` for a recipe, data, device or weights that cannot be used.
-    """
-    console = Console(stderr=True)
-    recipe = load_recipe(options.recipe)
-    device = devices.resolve(options.device)
-    with Progress(console=console) as progress:
-        data = load_data(
-            recipe,
-            options.data,
-            options.cache_dir,
-            processes=options.processes + 1,
-            progress=lambda paths, total: progress.track(paths, total, description="superpixels"),
-        )
-    for path, reason in data.skipped:
-        console.print(f"skipped {path}: {reason}", markup=False)
-    console.print(
-        f"{recipe.variant}: {len(data.train)} pairs to train on, {len(data.validation)} to "
-        f"validate, on {device}",
-        markup=False,
-    )
-    stages = _chosen_stages(recipe, options.stage)
-    with Progress(console=console) as progress:
-        bars = {
-            index: progress.add_task(f"stage {index + 1}", total=recipe.stages[index].iterations)
-            for index in stages
-        }
-
-        def listen(stage: int, iteration: int, loss: float) -> None:
-            text = f"stage {stage + 1}, loss {loss:.3f}"
-            progress.update(bars[stage], completed=iteration, description=text)
-
-        trainer = Trainer(
-            recipe,
-            data,
-            TrainerOptions(
-                out=options.out,
+    try:
+        run(
+            RunOptions(
+                recipe=recipe,
+                data=data,
+                out=out,
+                cache_dir=cache_dir,
                 device=device,
-                loader_processes=options.processes,
-                stop_after_s=None
-                if options.stop_after_min is None
-                else options.stop_after_min * 60,
-            ),
-            listener=listen,
+                stage=stage,
+                init=init,
+                backbone_weights=backbone_weights,
+                processes=processes,
+                stop_after_min=stop_after,
+            )
         )
-        torch.manual_seed(recipe.seed)
-        init = (
-            read(options.init)[1]
-            if options.init is not None
-            else with_imagenet_backbone(recipe.variant, options.backbone_weights)
-        )
-        finished = trainer.run(stages=stages, init=init)
-    console.print(
-        f"done: {options.out}" if finished else f"stopped; the same command goes on: {options.out}",
-        markup=False,
-    )
-    return finished
-
-
-def _chosen_stages(recipe: Recipe, stage: int | None) -> Sequence[int]:
-    everything = range(len(recipe.stages))
-    return everything if stage is None else everything[stage - 1 : stage]
+    except ModelError as error:
+        Console(stderr=True).print(str(error), markup=False, style="bold red", soft_wrap=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,32 @@
+"""PurNet run by PyTorch on one CUDA device."""
+
+from __future__ import annotations
+
+import torch
+
+from model.engines.eager import to_images, to_maps
+from model.engines.fuse import fuse
+from model.predictor import Maps, OutOfMemoryError, UInt8Array
+from model.purnet import PurNet
+
+
+class CudaEngine:
+    """Eager float32 on a GPU. TF32 stays off: it misses no deadline, and parity comes first."""
+
+    name = "cuda"
+
+    def __init__(self, network: PurNet, device: torch.device) -> None:
+        self.device = str(device)
+        self._device = device
+        fuse(network)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: UInt8Array) -> Maps:
+        """See `Engine`."""
+        try:
+            return to_maps(self._network.predict(to_images(pixels, self._device)))
+        except torch.cuda.OutOfMemoryError as error:
+            # What the failed batch left behind would make the smaller one fail too.
+            torch.cuda.empty_cache()
+            raise OutOfMemoryError(str(error)) from error

@@ -1,0 +1,100 @@
+"""A training run from its options: recipe, data, device and start, with progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+
+from model import devices
+from model.checkpoint import read
+from model.training.initial import with_imagenet_backbone
+from model.training.sources import load_data
+from model.training.stages import Recipe, load_recipe
+from model.training.trainer import Trainer, TrainerOptions
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """The options of `purnet train`, which describes them."""
+
+    recipe: str
+    data: Path
+    out: Path
+    cache_dir: Path
+    device: str
+    stage: int | None
+    init: Path | None
+    backbone_weights: Path | None
+    processes: int
+    stop_after_min: float | None
+
+
+def run(options: RunOptions) -> bool:
+    """Run or resume a training run; False when `stop_after_min` ended it early.
+
+    Raises `ModelError` for a recipe, data, device or weights that cannot be used.
+    """
+    console = Console(stderr=True)
+    recipe = load_recipe(options.recipe)
+    device = devices.resolve(options.device)
+    with Progress(console=console) as progress:
+        data = load_data(
+            recipe,
+            options.data,
+            options.cache_dir,
+            processes=options.processes + 1,
+            progress=lambda paths, total: progress.track(paths, total, description="superpixels"),
+        )
+    for path, reason in data.skipped:
+        console.print(f"skipped {path}: {reason}", markup=False)
+    console.print(
+        f"{recipe.variant}: {len(data.train)} pairs to train on, {len(data.validation)} to "
+        f"validate, on {device}",
+        markup=False,
+    )
+    stages = _chosen_stages(recipe, options.stage)
+    with Progress(console=console) as progress:
+        bars = {
+            index: progress.add_task(f"stage {index + 1}", total=recipe.stages[index].iterations)
+            for index in stages
+        }
+
+        def listen(stage: int, iteration: int, loss: float) -> None:
+            text = f"stage {stage + 1}, loss {loss:.3f}"
+            progress.update(bars[stage], completed=iteration, description=text)
+
+        trainer = Trainer(
+            recipe,
+            data,
+            TrainerOptions(
+                out=options.out,
+                device=device,
+                loader_processes=options.processes,
+                stop_after_s=None
+                if options.stop_after_min is None
+                else options.stop_after_min * 60,
+            ),
+            listener=listen,
+        )
+        torch.manual_seed(recipe.seed)
+        init = (
+            read(options.init)[1]
+            if options.init is not None
+            else with_imagenet_backbone(recipe.variant, options.backbone_weights)
+        )
+        finished = trainer.run(stages=stages, init=init)
+    console.print(
+        f"done: {options.out}" if finished else f"stopped; the same command goes on: {options.out}",
+        markup=False,
+    )
+    return finished
+
+
+def _chosen_stages(recipe: Recipe, stage: int | None) -> Sequence[int]:
+    everything = range(len(recipe.stages))
+    return everything if stage is None else everything[stage - 1 : stage]
