@@ -1,0 +1,42 @@
+"""Threads for pixels: a few of them, and nothing queued that its owner has left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Pool:
+    """At most `threads` calls at once; the others wait their turn on the event loop.
+
+    An executor's own queue would keep the arguments of calls that were cancelled (uploads of
+    clients long gone) until a thread comes round to them. Here a call reaches the executor only
+    when a thread is free, and the thread counts as taken until the call has really ended, even if
+    its caller was cancelled meanwhile: memory is bounded by the number of threads.
+    """
+
+    def __init__(self, threads: int, name: str) -> None:
+        self.threads = threads
+        self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._free = asyncio.Semaphore(threads)
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run `call` in a thread and return its result; cancelling leaves a running call behind."""
+        await self._free.acquire()
+        try:
+            future = self._executor.submit(call, *args, **kwargs)
+        except BaseException:
+            self._free.release()
+            raise
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._free.release))
+        return await asyncio.wrap_future(future)
+
+    async def close(self) -> None:
+        """Take no more calls and wait for those that run."""
+        await asyncio.to_thread(self._executor.shutdown)
