@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ class LocalBackend:
                 canary_s=self._settings.canary_s,
                 changed=self._on_change,
             )
-            for spec in self._specs(self._settings.checkpoint)
+            for spec in self._specs()
         ]
         self._batcher.takers.extend(self._lanes)
         self._metrics.watch(self.stats)
@@ -81,8 +82,8 @@ class LocalBackend:
         """
         while not all(lane.worker is not None for lane in self._lanes):
             for lane in self._lanes:
-                if lane.refusal is not None:
-                    raise StartupError(lane.refusal)
+                if lane.given_up is not None:
+                    raise StartupError(lane.given_up)
             self._changed.clear()
             await self._changed.wait()
 
@@ -179,14 +180,14 @@ class LocalBackend:
             return "The service is starting."
         return None if None in troubles else troubles[0]
 
-    def _specs(self, checkpoint: Path | None) -> list[WorkerSpec]:
+    def _specs(self) -> list[WorkerSpec]:
         settings = self._settings
         devices = settings.device.split(",")
         threads = settings.engine_threads or engine_threads(len(devices), available_cpus())
         return [
             WorkerSpec(
                 factory=self._factory,
-                checkpoint=checkpoint,
+                checkpoint=settings.checkpoint,
                 device=device,
                 max_batch=settings.max_batch,
                 threads=threads,
@@ -215,16 +216,15 @@ class LocalBackend:
             lane.expected = model
 
     async def _replace_workers(self, batcher: Batcher, checkpoint: Path | None) -> ModelInfo:
-        specs = self._specs(checkpoint)
         fresh: list[Worker] = []
         try:
-            model = await self._load_beside(specs, fresh)
+            model = await self._load_beside(checkpoint, fresh)
             batcher.hold()
             try:
                 await asyncio.gather(*(lane.idle() for lane in self._lanes))
                 replaced = [
-                    lane.swap(worker, spec)
-                    for lane, worker, spec in zip(self._lanes, fresh, specs, strict=True)
+                    lane.swap(worker, checkpoint)
+                    for lane, worker in zip(self._lanes, fresh, strict=True)
                 ]
                 fresh = []
                 self._announce(model)
@@ -235,11 +235,11 @@ class LocalBackend:
         await asyncio.gather(*(worker.close() for worker in replaced if worker is not None))
         return model
 
-    async def _load_beside(self, specs: list[WorkerSpec], fresh: list[Worker]) -> ModelInfo:
-        """Bring up one worker per spec, into `fresh` as they come. Raises `ReloadError`."""
-        for spec in specs:
+    async def _load_beside(self, checkpoint: Path | None, fresh: list[Worker]) -> ModelInfo:
+        """Bring up one worker per lane, into `fresh` as they come. Raises `ReloadError`."""
+        for lane in self._lanes:
             try:
-                fresh.append(await load(spec, self._launch))
+                fresh.append(await load(replace(lane.spec, checkpoint=checkpoint), self._launch))
             except WorkerEndError as end:
                 raise ReloadError(end.detail) from end
         model = fresh[0].info

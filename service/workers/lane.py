@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
@@ -47,8 +49,8 @@ class Lane:
         self.spec = spec
         self.trouble: str | None = "The model is being loaded."
         """Why no answer can be expected of this lane; None while there is hope."""
-        self.refusal: str | None = None
-        """Why the last load was refused, in the worker's words."""
+        self.given_up: str | None = None
+        """Why the model does not come up here, and will not by trying once more."""
         self.expected: ModelInfo | None = None
         """The model every incarnation must turn out to be; None: whatever comes."""
         self._launch = launch
@@ -106,7 +108,7 @@ class Lane:
         """Wait until no batch is on the device."""
         await self._idle.wait()
 
-    def swap(self, worker: Worker, spec: WorkerSpec) -> Worker | None:
+    def swap(self, worker: Worker, checkpoint: Path | None) -> Worker | None:
         """Serve another model from now on; returns the worker it replaces, for the caller to close.
 
         The lane must be idle.
@@ -115,7 +117,8 @@ class Lane:
         replaced = self._worker
         if replaced is not None:
             replaced.owner = None
-        self.spec, self.expected = spec, worker.info
+        self.spec = replace(self.spec, checkpoint=checkpoint)
+        self.expected = worker.info
         self._strikes = 0
         self._adopt(worker)
         return replaced
@@ -267,7 +270,9 @@ class Lane:
     def _adopt(self, worker: Worker) -> None:
         self._worker = worker
         worker.owner = self
-        self.trouble = self.refusal = None
+        self.trouble = self.given_up = None
+        # From now on exactly this device: `auto` must not end on the CPU when a GPU is lost.
+        self.spec = replace(self.spec, device=worker.info.device)
         self._ceiling = worker.max_batch
         self._calm_batches = 0
         self._report_memory(worker)
@@ -290,9 +295,10 @@ class Lane:
         """Count an end without an answer; after the first, restarts take longer and longer."""
         self._strikes += 1
         if end.failure is Failure.REFUSED:
-            self.refusal = self.trouble = end.detail
-        elif self.trouble is not None or self._strikes >= HOPELESS_AFTER:
-            self.trouble = f"The worker failed {self._strikes} times in a row. {end.detail}"
+            self.trouble = self.given_up = end.detail
+        elif self._strikes >= HOPELESS_AFTER:
+            times = f"{self._strikes} times in a row"
+            self.trouble = self.given_up = f"The worker failed {times}. {end.detail}"
         delay_s = 0.0
         if self._strikes > 1:
             delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self._strikes - 2))

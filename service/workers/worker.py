@@ -242,9 +242,12 @@ async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
     loaded = await _receive(link)
     if not isinstance(loaded, Loaded):
         await _give_up(link, loaded)
+    if spec.device != "auto" and _kind(loaded.device) != _kind(spec.device):
+        detail = f"The model was asked onto {spec.device} and came up on {loaded.device}."
+        raise WorkerEndError(Failure.REFUSED, detail)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
-    banks = 2 if loaded.device.startswith("cuda") else 1
+    banks = 2 if _kind(loaded.device) == "cuda" else 1
     size = {"banks": banks, "max_batch": spec.max_batch, "input_size": loaded.input_size}
     try:
         shared.reserve(segment_fd, **size)
@@ -272,11 +275,16 @@ async def _receive(link: Link) -> Message | None:
     """Next message; None when the pipe is closed."""
     try:
         line = await link.reader.readuntil(b"\n")
-    except asyncio.IncompleteReadError:
+    except (asyncio.IncompleteReadError, ConnectionError):
+        # A worker that dies with unread messages resets the pipe; how it died is asked elsewhere.
         return None
     except asyncio.LimitOverrunError as error:
         raise ProtocolError("a line without an end") from error
     return decode(line)
+
+
+def _kind(device: str) -> str:
+    return device.partition(":")[0]
 
 
 def _kill(link: Link) -> None:
