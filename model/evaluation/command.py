@@ -1,0 +1,187 @@
+"""`purnet evaluate`: what was asked, checked and carried out. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from model.evaluation.plots import Pictures
+    from model.evaluation.results import Report
+    from model.evaluation.scoring import Case, Cases, MapOf
+
+INCOMPLETE, NOTHING_SCORED = 1, 2
+"""Exit statuses besides 0; 2 is also what a command line that makes no sense exits with."""
+
+
+def evaluate(
+    predictions: Annotated[
+        Path | None, typer.Argument(help="Folder of saved maps, STEM.png each.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Argument(help="Folder of masks with the same stems, or a data set.")
+    ] = None,
+    *,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Let the model predict a data set and score that: ECSSD, DUT-OMRON, PASCAL-S, "
+            "HKU-IS, DUTS-TE, XPIE, or a folder in a known layout. May be given several times.",
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder the data sets were unpacked in. Default: the current folder."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights to predict with. Default: those this package ships."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    resize: Annotated[
+        bool,
+        typer.Option("--resize", help="Fit saved maps of another size to their truth (bilinear)."),
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="Write every number, curve and image score here.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write report.md, report.json, a precision-recall plot and a contact sheet of "
+            "the best, median and worst maps into this folder."
+        ),
+    ] = None,
+) -> None:
+    """Score saliency maps by the field's measures and by PurNet's own convention.
+
+    Give either PREDICTIONS and GROUND_TRUTH, or --dataset. Every number is printed with its
+    convention; for the data sets of the PurNet paper its numbers stand beside ours.
+
+    Exits 0 when every image was scored, 1 when some were missing or broken (they are named and
+    the rest is scored), and 2 when nothing could be scored.
+    """
+    from rich.console import Console
+
+    from model.errors import ModelError
+
+    _check_usage(predictions, ground_truth, dataset, root, checkpoint, resize=resize)
+    errors = Console(stderr=True)
+    try:
+        if predictions is not None and ground_truth is not None:
+            maps, works = _saved(predictions, ground_truth, resize=resize)
+        else:
+            maps, works = _predicted(dataset or [], root, checkpoint, device)
+        found = _score(maps, works, errors)
+        _hand_over(found, works, json, report)
+    except ModelError as error:
+        errors.print(str(error), markup=False, style="bold red", soft_wrap=True)
+        raise typer.Exit(NOTHING_SCORED) from error
+    if not all(result.complete for result in found.sets):
+        raise typer.Exit(INCOMPLETE)
+
+
+Works = list[tuple["Cases", "MapOf"]]
+"""Data sets to score, each with what answers its images with a map."""
+
+
+def _check_usage(
+    predictions: Path | None,
+    ground_truth: Path | None,
+    dataset: list[str] | None,
+    root: Path | None,
+    checkpoint: Path | None,
+    *,
+    resize: bool,
+) -> None:
+    if (predictions is None) == (not dataset) or (predictions is None) != (ground_truth is None):
+        raise typer.BadParameter("give either PREDICTIONS and GROUND_TRUTH, or --dataset.")
+    if dataset and resize:
+        raise typer.BadParameter("--resize is for saved maps; the model's have the right size.")
+    if predictions is not None and (root is not None or checkpoint is not None):
+        raise typer.BadParameter("--root and --checkpoint go with --dataset.")
+
+
+def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str, Works]:
+    from model.evaluation.scoring import folder_cases
+
+    return str(predictions), [folder_cases(predictions, ground_truth, resize=resize)]
+
+
+def _predicted(
+    dataset: list[str], root: Path | None, checkpoint: Path | None, device: str
+) -> tuple[str, Works]:
+    from model.errors import EvaluationError
+    from model.evaluation.maps import UInt8Array, UnreadableError, grey_levels
+    from model.evaluation.scoring import dataset_cases
+    from model.imaging import open_image
+    from model.predictor import Predictor
+
+    sets = [dataset_cases(wanted, root) for wanted in dataset]
+    if len({found.name for found in sets}) < len(sets):
+        raise EvaluationError("Two of the data sets have the same name; score them one by one.")
+    predictor = Predictor.load(checkpoint, device=device)
+
+    def predicted_map(case: Case) -> UInt8Array:
+        if case.photo is None:
+            raise UnreadableError(case.truth, "has no photo to predict from")
+        try:
+            return grey_levels(predictor.mask(open_image(case.photo)))
+        except FloatingPointError as error:
+            raise UnreadableError(case.photo, f"has no map: {error}") from error
+
+    engine = predictor.engine
+    maps = f"{predictor.variant}, sha256 {predictor.sha256}, {engine.name} on {engine.device}"
+    return maps, [(found, predicted_map) for found in sets]
+
+
+def _score(maps: str, works: Works, console: Console) -> Report:
+    from rich.progress import track
+
+    from model.evaluation.results import Report
+    from model.evaluation.scoring import score
+
+    results = []
+    for work, map_of in works:
+        todo = track(work.cases, description=work.name, console=console, transient=True)
+        results.append(score(work, map_of, todo))
+    return Report(maps=maps, sets=results)
+
+
+def _hand_over(found: Report, works: Works, json: Path | None, folder: Path | None) -> None:
+    from rich.console import Console
+
+    from model.evaluation.report import print_report, write_json, write_report
+
+    console = Console()
+    print_report(found, console)
+    if json is not None:
+        json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(found, json)
+        console.print(f"Wrote {json}", markup=False, soft_wrap=True)
+    if folder is not None:
+        pictures = {work.name: _pictures(work.cases, map_of) for work, map_of in works}
+        for path in write_report(found, folder, pictures):
+            console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+
+
+def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
+    from PIL import Image
+
+    from model.evaluation.maps import read_truth
+    from model.imaging import open_image
+
+    by_stem = {case.stem: case for case in cases}
+
+    def pictures(stem: str) -> tuple[Image.Image | None, Image.Image, Image.Image]:
+        case = by_stem[stem]
+        photo = open_image(case.photo) if case.photo is not None else None
+        return photo, Image.fromarray(read_truth(case.truth)), Image.fromarray(map_of(case))
+
+    return pictures
