@@ -36,6 +36,12 @@ class Act(IntEnum):
     STOP = 5
     NON_FINITE = 6
     LOSE_PIPE = 7
+    CROWDED = 8
+    """Out of memory in a batch of more than `CROWD`, whatever else it does."""
+
+
+CROWD = 2
+"""Images that fit into memory together with a `CROWDED` one."""
 
 
 DEADLY = (Act.RAISE, Act.EXIT, Act.SEGFAULT, Act.KILL, Act.STOP, Act.LOSE_PIPE)
@@ -88,7 +94,8 @@ class FakeEngine:
         requests = [tile for tile in pixels if tile[0, 0, 0] == 1]
         if requests and self._behaviour.gate is not None:
             pass_gate(Path(self._behaviour.gate), [_number(tile) for tile in requests])
-        if len(pixels) > self._behaviour.most:
+        crowded = any(tile[0, 0, 1] == Act.CROWDED for tile in requests)
+        if len(pixels) > self._behaviour.most or (crowded and len(pixels) > CROWD):
             raise OutOfMemoryError(f"{len(pixels)} images")
         masks = np.zeros(pixels.shape[:3], np.uint8)
         finite = np.ones(len(pixels), np.bool_)
