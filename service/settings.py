@@ -17,7 +17,9 @@ class Settings(BaseSettings):
     The table in docs/settings.md is generated from the descriptions below.
     """
 
-    model_config = SettingsConfigDict(env_prefix="PURNET_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix="PURNET_", env_ignore_empty=True, frozen=True, extra="forbid"
+    )
 
     # --- where
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 in a container.")
@@ -184,3 +186,14 @@ class Settings(BaseSettings):
         if self.max_timeout_s < self.timeout_s:
             raise ValueError("max_timeout_s is below timeout_s")
         return self
+
+
+def environment_name(field: str) -> str:
+    """The environment variable a setting is read from."""
+    return f"{Settings.model_config['env_prefix']}{field}".upper()
+
+
+def local_url(host: str, port: int) -> str:
+    """Where this machine reaches a service that listens on `host`."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
