@@ -55,7 +55,7 @@ def to_markdown(report: Report) -> str:
     """The report as Markdown; its pictures are the ones `write_report` puts beside it."""
     lines = ["# Evaluation", "", f"Maps: {report.maps}", "", report.preparation, ""]
     for result in report.sets:
-        lines += [f"## {result.name}: {result.images} images", ""]
+        lines += [f"## {result.title}", ""]
         lines += _markdown_table(_heads(result), _rows(result))
         lines += _markdown_absent(result)
         lines += [f"![{result.name}: best, median and worst]({_sheet_name(result)})", ""]
@@ -86,7 +86,7 @@ def _rows(result: SetResult) -> list[list[str]]:
 
 
 def _table(result: SetResult) -> Table:
-    table = Table(title=escape(f"{result.name}: {result.images} images"), title_justify="left")
+    table = Table(title=escape(result.title), title_justify="left")
     first, *numbers, last = _heads(result)
     table.add_column(first, no_wrap=True)
     for head in numbers:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from model.evaluation.datasets import NAMED_SETS
 from model.evaluation.metrics import METRICS, PREPARATION, SetScore
 from model.evaluation.published import KEYS, PUBLISHED, SOURCE
 
@@ -47,8 +48,18 @@ class SetResult(_Value):
     missing: list[str]
     """Stems that have a truth but no prediction."""
     left_out: list[LeftOut]
+    published_images: int | None
+    """How many images the set has as published; None for a set without a name."""
     published: dict[str, dict[str, float]]
     """The paper's numbers by backbone; empty for a set it does not report."""
+
+    @property
+    def title(self) -> str:
+        """Name and number of images, with a remark where the copy is not the published one."""
+        title = f"{self.name}: {self.images} images"
+        if self.published_images in {None, self.images}:
+            return title
+        return f"{title} of the {self.published_images} published"
 
     @property
     def complete(self) -> bool:
@@ -77,6 +88,7 @@ class SetResult(_Value):
             scored=scored,
             missing=missing,
             left_out=[LeftOut(file=str(path), reason=reason) for path, reason in left_out],
+            published_images=NAMED_SETS[name].images if name in NAMED_SETS else None,
             published={
                 backbone: dict(zip(KEYS, table[name], strict=True))
                 for backbone, table in PUBLISHED.items()

@@ -55,6 +55,13 @@ def test_published_numbers_stand_beside_ours(published_report):
     assert [part.strip() for part in line.split("│")[2:5]] == ["0.0000", "0.035", "0.040"]
 
 
+def test_a_copy_of_another_size_than_published_is_remarked_on(published_report):
+    assert "ECSSD: 3 images of the 1000 published" in printed(published_report)
+    assert "## ECSSD: 3 images of the 1000 published" in to_markdown(published_report)
+    whole = published_report.sets[0].model_copy(update={"images": 1000})
+    assert whole.title == "ECSSD: 1000 images"
+
+
 def test_a_set_that_is_not_in_the_paper_has_no_published_columns(report):
     assert "as published" not in printed(report).lower()
 

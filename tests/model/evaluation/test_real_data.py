@@ -1,0 +1,42 @@
+"""On human masks of real photos, where `PURNET_DATA` says they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.evaluation.datasets import Layout, find_pairs
+from model.evaluation.maps import read_truth
+from model.evaluation.metrics import Scorer
+
+
+@pytest.fixture(scope="module")
+def sod226():
+    data = os.environ.get("PURNET_DATA")
+    if data is None:
+        pytest.skip("PURNET_DATA does not name the data folder")
+    return find_pairs(Path(data) / "test" / "sod226")
+
+
+def test_every_pair_is_found_and_whole(sod226):
+    assert sod226.layout == Layout("image", "mask")
+    assert len(sod226.pairs) == 226
+    assert sod226.skipped == []
+
+
+def test_the_truth_scores_perfectly_and_its_opposite_not_at_all(sod226):
+    right, wrong = Scorer(), Scorer()
+    for pair in sod226.pairs[::40]:
+        truth = read_truth(pair.mask)
+        assert set(np.unique(truth)) == {0, 255}
+        right.add(truth, truth)
+        wrong.add(255 - truth, truth)
+    best, worst = right.result().metrics, wrong.result().metrics
+    assert best["mae"] == 0
+    assert worst["mae"] == 1
+    for key in ("weighted_f", "purnet_f", "max_f", "adaptive_f", "s_measure"):
+        assert best[key] == pytest.approx(1, abs=1e-6), key
+        assert worst[key] < 0.5, key
