@@ -1,0 +1,110 @@
+"""Workers without processes: the real protocol, memory and servant, stepped by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import deque
+from collections.abc import Mapping
+
+from service.workers.child import Servant
+from service.workers.launch import Link
+from service.workers.messages import Fault, Refused, Run, decode, encode
+
+
+class FakeProcess:
+    """A worker that does nothing until `step`, and can be stopped or killed at any time."""
+
+    def __init__(self, pid: int, segment_fd: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.stopped = False
+        self.inbox: deque[bytes] = deque()
+        self.reader = asyncio.StreamReader()
+        self.begun: list[int] = []
+        """Sizes of the batches it was sent."""
+        self._segment_fd = os.dup(segment_fd)
+        self._servant: Servant | None = Servant(self._segment_fd)
+        self._gone = asyncio.Event()
+
+    # --- what the supervisor does
+
+    def kill(self) -> None:
+        if self.returncode is not None:
+            raise ProcessLookupError
+        self.die(-signal.SIGKILL)
+
+    async def wait(self) -> int:
+        await self._gone.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def write(self, line: bytes) -> None:
+        if self.returncode is None:
+            self.inbox.append(line)
+
+    def hang_up(self) -> None:
+        """The other end of the pipe closes; a worker that runs notices and leaves."""
+        if not self.stopped and self.returncode is None:
+            self.die(os.EX_OK)
+        self._end_of_file()
+
+    # --- what the test does
+
+    @property
+    def alive(self) -> bool:
+        return self.returncode is None
+
+    def step(self) -> None:
+        """Handle one message, unless it is stopped or gone."""
+        if not self.alive or self.stopped or not self.inbox:
+            return
+        assert self._servant is not None
+        message = decode(self.inbox.popleft())
+        if isinstance(message, Run):
+            self.begun.append(message.images)
+        answer = self._servant.handle(message)
+        self.say(encode(answer))
+        if isinstance(answer, Refused | Fault):
+            self.die(os.EX_SOFTWARE)
+
+    def say(self, line: bytes) -> None:
+        if not self.reader.at_eof() and not self.reader._eof:
+            self.reader.feed_data(line)
+
+    def die(self, code: int) -> None:
+        self.returncode = code
+        self._servant = None
+        os.close(self._segment_fd)
+        self.inbox.clear()
+        self._end_of_file()
+        self._gone.set()
+
+    def lose_pipe(self) -> None:
+        """Its end of the pipe closes; it lives on."""
+        self._end_of_file()
+
+    def _end_of_file(self) -> None:
+        if not self.reader._eof:
+            self.reader.feed_eof()
+
+
+class FakeLaunch:
+    """Makes `FakeProcess`es and remembers them."""
+
+    def __init__(self) -> None:
+        self.processes: list[FakeProcess] = []
+
+    async def __call__(self, segment_fd: int, environment: Mapping[str, str]) -> Link:
+        process = FakeProcess(1000 + len(self.processes), segment_fd)
+        self.processes.append(process)
+        return Link(process, process.reader, process.write, process.hang_up)
+
+    @property
+    def alive(self) -> list[FakeProcess]:
+        return [process for process in self.processes if process.alive]
+
+    @property
+    def last(self) -> FakeProcess:
+        return self.processes[-1]
