@@ -57,7 +57,6 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
         title="PurNet Serve",
         summary="A photo in, a mask of its salient object out.",
         version=version("purnet-serve"),
-        root_path=settings.root_path,
         redirect_slashes=False,
         redoc_url=None,
         lifespan=lifespan,

@@ -49,11 +49,11 @@ class Guard:
             return
         headers = Headers(scope=scope)
         now = asyncio.get_running_loop().time()
-        path: str = scope["path"]
+        path = self._own_path(scope)
         exchange = Exchange(
             request_id=request_id(headers.get("x-request-id")),
             method=scope["method"],
-            path=path.removeprefix(scope.get("root_path", "")),
+            path=path,
             arrived=now,
             deadline=now + self._door.settings.timeout_s,
         )
@@ -68,6 +68,17 @@ class Guard:
             exchange.gone = True
         finally:
             self._account(exchange)
+
+    def _own_path(self, scope: Scope) -> str:
+        """The path below the published prefix, whether or not the proxy cut the prefix off.
+
+        Routing and the OpenAPI document get both from the scope.
+        """
+        prefix, path = self._door.settings.root_path, str(scope["path"])
+        if prefix:
+            path = path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+            scope["root_path"], scope["path"] = prefix, prefix + path
+        return path
 
     async def _serve(
         self, scope: Scope, headers: Headers, receive: Receive, sender: _Sender, exchange: Exchange

@@ -136,7 +136,7 @@ class Service:
         """Serve until told to stop. Raises `OperatorError` when the model never comes up."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_stop)
+            loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_reload)
         async with self._app.router.lifespan_context(self._app):
             serving = asyncio.create_task(self._server.serve([self._sock]))
@@ -153,12 +153,14 @@ class Service:
             finally:
                 for task in (ready, stop, *self._reloads):
                     task.cancel()
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    loop.remove_signal_handler(number)
 
     async def _announce_ready(self) -> None:
         await self._door.backend.wait_ready()
         self._announce(local_url(*self._sock.getsockname()[:2]))
 
-    def _on_stop(self) -> None:
+    def stop(self) -> None:
         """First signal: drain. Second: no patience for what is still in flight."""
         if self._stop.is_set():
             self._hurry.set()

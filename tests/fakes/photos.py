@@ -10,7 +10,7 @@ from PIL import Image
 
 
 def scene(width: int = 96, height: int = 64) -> Image.Image:
-    """A smooth picture with no symmetry: red grows rightward, green downward, blue in one corner."""
+    """Smooth and without symmetry: red grows rightward, green downward, blue in a corner."""
     y, x = np.mgrid[0:height, 0:width]
     red = x * 255 // max(1, width - 1)
     green = y * 255 // max(1, height - 1)
