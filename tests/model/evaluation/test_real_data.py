@@ -14,11 +14,10 @@ from model.evaluation.metrics import Scorer
 
 
 @pytest.fixture(scope="module")
-def sod226():
+def sod226(require):
     data = os.environ.get("PURNET_DATA")
-    if data is None:
-        pytest.skip("PURNET_DATA does not name the data folder")
-    return find_pairs(Path(data) / "test" / "sod226")
+    require(data, "PURNET_DATA names the data folder")
+    return find_pairs(Path(data or "") / "test" / "sod226")
 
 
 def test_every_pair_is_found_and_whole(sod226):
