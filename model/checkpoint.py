@@ -1,8 +1,12 @@
-"""Checkpoints in and out: safetensors with metadata.
+"""Checkpoints in and out.
 
-A checkpoint of ours holds the tensors of one network and says, as metadata, what it is: variant,
-input size, whether it has attentions. Weights of two or more dimensions may be stored in half
-precision; statistics and biases stay float32, where a small number matters.
+A checkpoint of ours is a safetensors file: the tensors of one network and, as metadata, what it
+is: variant, input size, whether it has attentions. Weights of two or more dimensions may be stored
+in half precision; statistics and biases stay float32, where a small number matters.
+
+Read besides: the authors' `stage1.pth`, `stage2.pth` and `stage3.pth` (`model.released`) and the
+`resume.pt` of a training run. Those are pickles, of which PyTorch's restricted reader takes
+tensors and plain containers only; what would run code is refused.
 """
 
 from __future__ import annotations
@@ -10,18 +14,21 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model import variants
+from model import released, variants
+from model.backbones import ResNet50
 from model.errors import CheckpointError, ModelError
-from model.purnet import PurNet
+from model.purnet import Normalize, PurNet
 
 FORMAT = "purnet-1"
 DEFAULT_CHECKPOINT = Path(__file__).parent / "weights" / "purnet-lite0.safetensors"
@@ -37,7 +44,7 @@ class CheckpointInfo:
     """Side of the square photos are resized to, in pixels."""
     attention: bool
     """False for a network of training stage 1."""
-    notes: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
     """Anything else: where the file came from, how it was trained."""
 
 
@@ -78,16 +85,87 @@ def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bo
 
 
 def read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
-    """Read a checkpoint of ours: what it is and its tensors, floating ones as float32.
+    """Read a checkpoint: what it is and its tensors by our names, floating ones as float32.
 
-    Raises `CheckpointError` for a file that is missing, truncated or foreign.
+    Raises `CheckpointError` for a file that is missing, damaged or foreign, naming the first
+    tensors that are missing, extra or misshapen.
     """
+    info, tensors, _ = _open(path)
+    return info, tensors
+
+
+def load(path: Path = DEFAULT_CHECKPOINT) -> PurNet:
+    """Load a checkpoint, strictly, in evaluation mode. Raises as `read` does."""
+    return load_with_info(path)[0]
+
+
+def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointInfo]:
+    """Load a checkpoint as `load` does, with what it says of itself."""
+    info, tensors, network = _open(path)
+    network.load_state_dict(tensors)
+    return network.eval(), info
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """A dict that `torch.save` wrote, of tensors (on the CPU) and plain containers.
+
+    Raises `CheckpointError` for any other file, one that would run code included.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except Exception as error:  # torch.load raises nearly anything on a foreign or damaged file
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch or safetensors file, or holds objects that could run "
+            "code; only tensors are read"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return {str(key): value for key, value in content.items()}
+
+
+def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
+    """Info and tensors that fit, and a network with random weights for them to fill."""
+    spell: Callable[[str], str] = str
+    if _is_safetensors(path):
+        info, tensors = _read_safetensors(path)
+    elif (content := read_pickle(path)).keys() >= _RESUME_KEYS:
+        info, tensors = _from_resume(path, content)
+    else:
+        info, tensors = _from_released(path, content)
+        spell = released.theirs
+    try:
+        network = variants.build(info.variant, attention=info.attention)
+    except ModelError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if info.input_size <= 0 or info.input_size % network.stride:
+        raise CheckpointError(
+            f"{path}: its input size {info.input_size} is not a multiple of {network.stride}"
+        )
+    _check_fit(path, network, tensors, spell)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            tensors[name] = tensor.float()
+    return info, tensors, network
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By content: eight bytes of length, then a JSON object."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint {path}") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read_safetensors(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
     if metadata.pop("format", None) != FORMAT:
@@ -101,43 +179,77 @@ def read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
-    return info, {
-        name: tensor.float() if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-    }
+    return info, tensors
 
 
-def load(path: Path = DEFAULT_CHECKPOINT) -> PurNet:
-    """Load a checkpoint, strictly, in evaluation mode.
-
-    Raises `CheckpointError` naming the first tensors that are missing, extra or misshapen.
-    """
-    return load_with_info(path)[0]
+_RESUME_KEYS = frozenset({"recipe", "stage", "iteration", "averaged"})
+_RECIPE_VARIANT = re.compile(r"Recipe\(variant='([^']+)'")
 
 
-def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointInfo]:
-    """Load a checkpoint as `load` does, with what it says of itself."""
-    info, tensors = read(path)
+def _from_resume(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    """The averaged weights of an unfinished training run (`model.training.state.RunState`)."""
+    tensors = _tensors(path, state["averaged"])
+    variant = _RECIPE_VARIANT.match(str(state["recipe"]))
+    if variant is None:
+        raise CheckpointError(f"{path} does not say which variant was trained")
+    info = CheckpointInfo(
+        variant=variant[1],
+        input_size=_input_size(path, variant[1]),
+        attention=any(name.startswith("promotion.") for name in tensors),
+        notes={"trained": f"stage {state['stage']} from 0, iteration {state['iteration']}"},
+    )
+    return info, tensors
+
+
+def _from_released(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+    """A bare state dict of the authors, in any order, its names with or without `module.`."""
+    found = _tensors(path, state)
+    tensors = {released.ours(name): tensor for name, tensor in found.items()}
+    if len(tensors) < len(found):
+        raise CheckpointError(f"{path} holds tensors twice, with and without {released.WRAPPER!r}")
+    # Their pipeline normalises before the network.
+    constants = Normalize(mean=ResNet50.mean, std=ResNet50.std).state_dict()
+    info = CheckpointInfo(
+        variant=released.VARIANT,
+        input_size=_input_size(path, released.VARIANT),
+        attention=released.has_attention(found),
+    )
+    return info, tensors | {f"normalize.{name}": value for name, value in constants.items()}
+
+
+def _input_size(path: Path, variant: str) -> int:
     try:
-        network = variants.build(info.variant, attention=info.attention)
+        return variants.get(variant).input_size
     except ModelError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    check_fit(path, network, tensors)
-    network.load_state_dict(tensors)
-    return network.eval(), info
 
 
-def check_fit(path: Path, network: PurNet, tensors: dict[str, Tensor]) -> None:
-    """Raise `CheckpointError` unless the tensors are just those of the network."""
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state dict")
+    foreign = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise CheckpointError(
+            f"{path} is not a state dict: {', '.join(foreign[:3])} are not tensors"
+        )
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def _check_fit(
+    path: Path, network: PurNet, tensors: dict[str, Tensor], spell: Callable[[str], str]
+) -> None:
+    """Raise `CheckpointError` unless the tensors are just those of the network.
+
+    `spell` gives the names the file has for ours.
+    """
+    expected = network.state_dict()
     faults = {
-        "missing": [name for name in expected if name not in found],
-        "extra": [name for name in found if name not in expected],
+        "missing": [spell(name) for name in expected if name not in tensors],
+        "extra": [spell(name) for name in tensors if name not in expected],
         "misshapen": [
-            f"{name} {found[name]} for {expected[name]}"
+            f"{spell(name)} {_form(tensors[name])} for {_form(expected[name])}"
             for name in expected
-            if name in found and found[name] != expected[name]
+            if name in tensors and _form(tensors[name]) != _form(expected[name])
         ],
     }
     told = [
@@ -145,3 +257,10 @@ def check_fit(path: Path, network: PurNet, tensors: dict[str, Tensor]) -> None:
     ]
     if told:
         raise CheckpointError(f"{path} does not fit the network: {'; '.join(told)}")
+
+
+def _form(tensor: Tensor) -> str:
+    """Shape, and whatever a plain float tensor would not be: counters are integers."""
+    kind = "" if tensor.is_floating_point() else f" {tensor.dtype}"
+    layout = "" if tensor.layout is torch.strided else f" {tensor.layout}"
+    return f"{tuple(tensor.shape)}{kind}{layout}"

@@ -17,7 +17,7 @@ from typing import Literal
 
 from torch import nn
 
-from model.backbones import VGG16, Backbone, EfficientNetLite0, ResNet50, TimmBackbone
+from model.backbones import VGG16, Backbone, EfficientNetLite0, ResNet50
 from model.errors import ModelError
 from model.purnet import (
     AttentionSubnetwork,
@@ -35,6 +35,7 @@ from model.purnet import (
     separable_block,
     transposed_upsample,
 )
+from model.timm_backbone import TimmBackbone
 
 DEFAULT_VARIANT = "purnet-lite0"
 
@@ -84,9 +85,7 @@ def build(name: str = DEFAULT_VARIANT, *, attention: bool = True) -> PurNet:
     variant = get(name)
     backbone = variant.backbone()
     levels = range(len(backbone.channels))
-    parts = (
-        _ReleasedParts(variant.width) if variant.style == "released" else _LiteParts(variant.width)
-    )
+    parts = _PARTS[variant.style](variant.width)
 
     def pyramid() -> Pyramid:
         return Pyramid(
@@ -187,4 +186,7 @@ class _LiteParts:
         )
 
 
-_PARTS = {"released": _ReleasedParts, "lite": _LiteParts}
+_PARTS: dict[str, Callable[[int], _ReleasedParts | _LiteParts]] = {
+    "released": _ReleasedParts,
+    "lite": _LiteParts,
+}
