@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from model.evaluation.command import evaluate
+from model.export_command import export
 from model.predict_command import predict
 from model.training.command import train
 
@@ -12,3 +13,4 @@ app = typer.Typer(no_args_is_help=True)
 app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
+app.command()(export)

@@ -74,15 +74,18 @@ class Predictor:
         self._reference = reference
 
     @classmethod
-    def load(cls, checkpoint: Path | None = None, *, device: str = "auto") -> Predictor:
-        """Load a checkpoint (None: the shipped weights), strictly, onto one device.
+    def load(
+        cls, checkpoint: Path | None = None, *, device: str = "auto", convert: bool = False
+    ) -> Predictor:
+        """Load a checkpoint or an export (None: the shipped weights), strictly, onto one device.
 
-        Raises `CheckpointError` for a bad file and `DeviceError` for a device that was demanded
-        and is not there.
+        `convert` takes the time to bring a checkpoint into the form that runs fastest on the
+        device. Raises `CheckpointError` for a bad file and `DeviceError` for a device that was
+        demanded and is not there.
         """
         from model.engines.choose import load_engine
 
-        loaded = load_engine(checkpoint, device=device)
+        loaded = load_engine(checkpoint, device=device, convert=convert)
         return cls(
             loaded.engine,
             variant=loaded.variant,
@@ -90,6 +93,11 @@ class Predictor:
             input_size=loaded.input_size,
             reference=loaded.reference,
         )
+
+    @classmethod
+    def load_to_serve(cls, checkpoint: Path | None = None, *, device: str = "auto") -> Predictor:
+        """Load for many predictions to come: conversion pays for itself. Raises as `load` does."""
+        return cls.load(checkpoint, device=device, convert=True)
 
     def run(self, pixels: UInt8Array) -> Maps:
         """(N, S, S, 3) uint8 RGB, N >= 1 -> masks with a finite flag per image.
@@ -127,8 +135,7 @@ class Predictor:
 
         Raises `CheckpointError` when they are further apart than the parity gate allows.
         """
-        from model.engines.choose import self_check_pixels
-        from model.engines.parity import agreement
+        from model.engines.parity import agreement, self_check_pixels
 
         try:
             found = agreement(self.predict(self_check_pixels(self.input_size))[0], self._reference)

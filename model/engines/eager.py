@@ -22,12 +22,21 @@ def to_uint8(saliency: Tensor) -> Tensor:
     return (saliency * 255).to(torch.uint8)
 
 
-def to_maps(logits: Tensor) -> Maps:
-    """Saliency logits (N, 1, S, S) -> masks; an image whose logits are not all finite gets 0."""
-    finite = logits.isfinite().all(dim=(1, 2, 3))
+def to_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Saliency logits (N, 1, S, S) -> masks (N, S, S) uint8, finite (N,) bool.
+
+    An image whose logits are not all finite gets 0.
+    """
+    finite = logits.isfinite().flatten(1).all(dim=1)
     saliency = torch.where(finite.view(-1, 1, 1, 1), logits, -torch.inf).sigmoid()
-    masks: NDArray[np.uint8] = to_uint8(saliency).squeeze(1).cpu().numpy()
-    return Maps(masks=masks, finite=finite.cpu().numpy())
+    return to_uint8(saliency).squeeze(1), finite
+
+
+def to_maps(logits: Tensor) -> Maps:
+    """Saliency logits (N, 1, S, S) -> what an engine answers."""
+    masks, finite = to_masks(logits)
+    grey: NDArray[np.uint8] = masks.cpu().numpy()
+    return Maps(masks=grey, finite=finite.cpu().numpy())
 
 
 @torch.inference_mode()

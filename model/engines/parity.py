@@ -1,4 +1,7 @@
-"""The parity gate: how close an engine must come to eager float32. Loads no torch."""
+"""The parity gate: how close an engine must come to eager float32, and the photo it is tried on.
+
+Loads no torch.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from model.imaging import open_image, to_pixels
+from model.predictor import SELF_CHECK_PHOTO, UInt8Array
 
 MAX_MEAN = 1.0
 """Largest mean difference, in grey levels of 255."""
@@ -39,3 +45,8 @@ def agreement(masks: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Agreeme
     return Agreement(
         mean=float(difference.mean()), tail=float(np.quantile(difference, TAIL_QUANTILE))
     )
+
+
+def self_check_pixels(input_size: int) -> UInt8Array:
+    """The bundled photo as a batch of one: (1, S, S, 3) uint8."""
+    return np.ascontiguousarray(to_pixels(open_image(SELF_CHECK_PHOTO), input_size)[None])

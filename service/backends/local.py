@@ -22,7 +22,7 @@ from service.workers.worker import Worker, WorkerEndError, WorkerSpec, load
 
 logger = logging.getLogger(__name__)
 
-PREDICTOR = "model.predictor:Predictor.load"
+PREDICTOR = "model.predictor:Predictor.load_to_serve"
 """What a worker loads; a name, because this process never imports the model."""
 
 STOPPING = "The service is shutting down."

@@ -1,0 +1,79 @@
+"""PurNet run by OpenVINO on the CPU, from an export. Loads no torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from model.engines.exported import NETWORK
+from model.errors import CheckpointError
+from model.predictor import Maps, OutOfMemoryError, UInt8Array
+
+_OUT_OF_MEMORY = ("bad_alloc", "allocate")
+"""OpenVINO wraps the allocator's exception into a RuntimeError that quotes it."""
+
+
+def runtime() -> Any:
+    """Import OpenVINO without its telemetry.
+
+    The package `openvino-telemetry` comes with it, reports every import to a web analytics service
+    and writes into the home folder; OpenVINO goes without when it cannot be imported. Raises
+    `CheckpointError` where OpenVINO is not installed.
+    """
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        raise CheckpointError(
+            "an export needs OpenVINO: pip install 'purnet-serve[openvino]'"
+        ) from error
+    return openvino
+
+
+class OpenVinoEngine:
+    """A compiled network: preprocessing, network, sigmoid and truncation are in the graph.
+
+    `compiled` takes (N, S, S, 3) uint8 and gives masks (N, S, S) uint8 and flags (N,) bool.
+    """
+
+    name = "openvino"
+    device = "cpu"
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._request = compiled.create_infer_request()
+
+    def __call__(self, pixels: UInt8Array) -> Maps:
+        """See `Engine`. Answers are copies: the next call reuses OpenVINO's own memory."""
+        try:
+            answer = self._request.infer([pixels], share_inputs=True)
+        except MemoryError as error:
+            raise OutOfMemoryError(str(error)) from error
+        except RuntimeError as error:
+            if any(word in str(error) for word in _OUT_OF_MEMORY):
+                raise OutOfMemoryError(str(error)) from error
+            raise
+        return Maps(masks=answer[0], finite=answer[1])
+
+
+def load(folder: Path, *, threads: int | None = None) -> OpenVinoEngine:
+    """Compile an export for this processor, in float32.
+
+    `threads` None leaves their number to OpenVINO: all processors it may use. Raises
+    `CheckpointError` for a network that OpenVINO does not read.
+    """
+    openvino = runtime()
+    options: dict[str, Any] = {
+        # Where the processor computes bfloat16, OpenVINO would by itself.
+        "INFERENCE_PRECISION_HINT": "f32",
+        # One batch at a time, all threads on it: parallelism comes from the batch.
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    if threads is not None:
+        options["INFERENCE_NUM_THREADS"] = threads
+    try:
+        compiled = openvino.Core().compile_model(folder / NETWORK, "CPU", options)
+    except RuntimeError as error:
+        raise CheckpointError(f"OpenVINO does not read {folder / NETWORK}: {error}") from error
+    return OpenVinoEngine(compiled)
