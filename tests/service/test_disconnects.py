@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from fake_backend import WAIT_S
 from live_service import Live, MakeLive
-from PIL import Image
 from photos import encoded, scene
+from PIL import Image
 
 import service.routes.mask as mask_route
 
