@@ -46,6 +46,7 @@ def open_image(source: bytes | Path) -> Image.Image:
 
 def as_displayed(image: Image.Image) -> Image.Image:
     """An opened image of any Pillow mode -> RGB, upright, transparency on white."""
+    image.load()  # first: Pillow turns a TIFF upright while it loads, and drops the tag
     turn = _TRANSPOSE.get(orientation(image))
     rgb = _to_rgb(image)
     return rgb if turn is None else rgb.transpose(turn)
@@ -121,7 +122,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    rgba = image.convert("RGBA")
+    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     canvas = Image.new("RGB", rgba.size, "white")
     canvas.paste(rgba, mask=rgba)
     return canvas
@@ -133,7 +134,6 @@ def _from_deep(image: Image.Image) -> Image.Image:
     `I;16` is 0..65535. `I` and `F` declare no range: `I` is 0..65535 unless it goes beyond, `F` is
     0..1 or 0..255 unless it goes beyond; then the largest value is white.
     """
-    image.load()
     samples = np.asarray(image)
     if image.mode.startswith("I;16"):
         grey = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
