@@ -1,26 +1,11 @@
-"""`purnet predict`: photos and folders in, masks into one folder."""
+"""`purnet predict`: its options. Imports nothing heavy by itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
-from rich.console import Console
-from rich.progress import Progress
-
-from model.errors import ModelError
-from model.imaging import cutout, open_image
-from model.predictor import Predictor
-
-IMAGE_SUFFIXES = frozenset(Image.registered_extensions())
-"""Files of a folder that are taken for photos; a file named by itself is always tried."""
-
-
-Report = Callable[[Path, Exception | None], None]
-"""Hears of every photo that is done, or failed with an error."""
 
 
 def predict(
@@ -45,6 +30,13 @@ def predict(
     A mask is 8-bit grey, 255 where the object is. Exits 1 when a photo could not be read; it is
     named and the rest is done.
     """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from model.errors import ModelError
+    from model.predict_files import plan, predict_all
+    from model.predictor import Predictor
+
     console = Console(stderr=True)
     try:
         targets = plan(photos, out)
@@ -65,60 +57,3 @@ def predict(
     console.print(f"{done} of {len(targets)} written to {out}", markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
-
-
-def plan(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Photos and where their masks go: `OUT/<stem>.png`.
-
-    Folders give the photos directly in them. Raises `ModelError`, before any work, for an input
-    that does not exist, a folder without photos, and two photos of one stem.
-    """
-    targets: dict[Path, Path] = {}
-    taken: dict[str, Path] = {}
-    for source in _photos(inputs):
-        if source in targets:
-            continue
-        stem = source.stem
-        if stem in taken:
-            raise ModelError(f"{taken[stem]} and {source} would both be written to {stem}.png")
-        taken[stem] = source
-        targets[source] = out / f"{stem}.png"
-        if targets[source].resolve() == source.resolve():
-            raise ModelError(f"{source} would be overwritten by its own mask; choose another --out")
-    return targets
-
-
-def predict_all(
-    predictor: Predictor, targets: dict[Path, Path], *, with_cutout: bool, report: Report
-) -> list[Path]:
-    """Write every mask, or every cutout; return the photos that failed.
-
-    A photo that cannot be read is reported and passed over.
-    """
-    failed = []
-    for source, target in targets.items():
-        error: Exception | None = None
-        try:
-            image = open_image(source)
-            mask = predictor.mask(image)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            (cutout(image, mask) if with_cutout else mask).save(target)
-        # Pillow tells of a broken file by nearly any of these, depending on its format.
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as caught:
-            error = caught
-            failed.append(source)
-        report(source, error)
-    return failed
-
-
-def _photos(inputs: Iterable[Path]) -> Iterator[Path]:
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise ModelError(f"there are no photos in the folder {path}")
-            yield from found
-        elif path.exists():
-            yield path
-        else:
-            raise ModelError(f"there is no file or folder {path}")

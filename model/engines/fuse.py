@@ -20,6 +20,7 @@ def fuse(network: nn.Module) -> None:
             continue
         children = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            # Not a subclass: timm's also hold an activation, which fusing would drop.
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
                 setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
                 setattr(module, norm_name, nn.Identity())

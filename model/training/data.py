@@ -22,6 +22,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from model.evaluation.datasets import Pair
+from model.evaluation.maps import read_truth
 from model.imaging import open_image
 from model.training.superpixels import IGNORE, load_regions
 
@@ -121,7 +122,7 @@ class SaliencyDataset(Dataset[Sample]):
         image = open_image(pair.image)
         sample = {
             "image": tv_tensors.Image(image),
-            "mask": Matte(Image.open(pair.mask).convert("L")),
+            "mask": Matte(torch.from_numpy(read_truth(pair.mask).copy()).unsqueeze(0)),
             "regions": Regions(_regions_at(load_regions(self.regions[index]), image.size)),
         }
         with torch.random.fork_rng(devices=[]):
@@ -152,8 +153,9 @@ def epoch_order(
     Within a set no item comes again before all others have come.
     """
     rng = np.random.default_rng([seed, epoch])
-    total = sum(shares)
-    counts = [round(samples * share / total) for share in shares]
+    # Rounding the running sum, not each share, makes the counts add up to `samples`.
+    bounds = np.rint(np.cumsum([0.0, *shares]) / sum(shares) * samples).astype(int)
+    counts = [int(count) for count in np.diff(bounds)]
     chosen: list[Any] = []
     start = 0
     for size, count in zip(sizes, counts, strict=True):

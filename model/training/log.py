@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from model.checkpoint import write_atomically
+
 Entry = dict[str, Any]
 
 
@@ -35,7 +37,8 @@ class RunLog:
     def rewind(self, stage: int, iteration: int) -> None:
         """Drop what was logged after this point: a resumed run writes it again."""
         kept = [e for e in self.entries() if (e["stage"], e["iteration"]) <= (stage, iteration)]
-        self.path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        write_atomically(self.path, lambda part: part.write_text(text))
 
 
 def plot_curves(entries: list[Entry], path: Path) -> None:
@@ -57,11 +60,11 @@ def plot_curves(entries: list[Entry], path: Path) -> None:
     for name in ("mae", "max_f"):
         validation.plot([at(e) for e in checks], [e[name] for e in checks], marker=".", label=name)
     for axes, title in ((training, "training losses"), (validation, "validation")):
-        for start in list(starts.values())[1:]:
-            axes.axvline(start, color="grey", linewidth=0.6, linestyle=":")
         axes.set(title=title, xlabel="iteration")
         if axes.lines:
             axes.legend()
+        for start in list(starts.values())[1:]:
+            axes.axvline(start, color="grey", linewidth=0.6, linestyle=":")
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 

@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from model import devices
 from model.checkpoint import read
+from model.errors import TrainingError
 from model.training.initial import with_imagenet_backbone
 from model.training.sources import load_data
 from model.training.stages import Recipe, load_recipe
@@ -41,6 +42,10 @@ def run(options: RunOptions) -> bool:
     """
     console = Console(stderr=True)
     recipe = load_recipe(options.recipe)
+    stages = _chosen_stages(recipe, options)
+    for folder in (options.out, options.cache_dir):
+        if folder.resolve().is_relative_to(options.data.resolve()):
+            raise TrainingError(f"{folder} lies in the data folder, which is never written to")
     device = devices.resolve(options.device)
     with Progress(console=console) as progress:
         data = load_data(
@@ -57,7 +62,6 @@ def run(options: RunOptions) -> bool:
         f"validate, on {device}",
         markup=False,
     )
-    stages = _chosen_stages(recipe, options.stage)
     with Progress(console=console) as progress:
         bars = {
             index: progress.add_task(f"stage {index + 1}", total=recipe.stages[index].iterations)
@@ -95,6 +99,16 @@ def run(options: RunOptions) -> bool:
     return finished
 
 
-def _chosen_stages(recipe: Recipe, stage: int | None) -> Sequence[int]:
+def _chosen_stages(recipe: Recipe, options: RunOptions) -> Sequence[int]:
     everything = range(len(recipe.stages))
-    return everything if stage is None else everything[stage - 1 : stage]
+    if options.stage is None:
+        return everything
+    if options.stage > len(everything):
+        raise TrainingError(
+            f"there is no stage {options.stage}: {options.recipe} has {len(everything)}"
+        )
+    if options.stage > 1 and options.init is None:
+        raise TrainingError(
+            f"stage {options.stage} alone needs --init: the checkpoint of stage {options.stage - 1}"
+        )
+    return everything[options.stage - 1 : options.stage]

@@ -16,7 +16,11 @@ Tensors = dict[str, Tensor]
 
 
 class AveragedWeights:
-    """Exponential moving average of a network's tensors, running statistics included."""
+    """Exponential moving average of a network's tensors, running statistics included.
+
+    The decay rises to its full value: after t updates it is at most (1 + t) / (10 + t), so that
+    what a stage starts from is soon forgotten, however short the stage.
+    """
 
     def __init__(self, network: nn.Module, *, decay: float) -> None:
         self.decay = decay
@@ -25,11 +29,15 @@ class AveragedWeights:
         }
 
     @torch.no_grad()
-    def update(self, network: nn.Module) -> None:
-        """Move towards the network's tensors by 1 - decay; counters are copied."""
+    def update(self, network: nn.Module, *, updates: int) -> None:
+        """Move towards the network's tensors, `updates` moves having been made before.
+
+        Counters are copied.
+        """
+        decay = min(self.decay, (1 + updates) / (10 + updates))
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, 1 - self.decay)
+                self.tensors[name].lerp_(tensor, 1 - decay)
             else:
                 self.tensors[name].copy_(tensor)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +74,8 @@ class Superpixels:
         if processes <= 1:
             yield from map(work, images)
             return
-        with ProcessPoolExecutor(processes) as pool:
+        # Forking a process whose libraries run threads can leave their locks held for ever.
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             yield from pool.map(work, images, chunksize=8)
 
 

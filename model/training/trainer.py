@@ -83,9 +83,11 @@ class Trainer:
         started = self._clock()
         order = list(range(len(self.recipe.stages))) if stages is None else list(stages)
         state = self._resumed()
-        if state is not None:
+        if state is None:
+            self._log.rewind(0, 0)
+        else:
             order = [stage for stage in order if stage >= state.stage]
-            self._log.rewind(state.stage, state.iteration)
+            self._log.rewind(state.stage + 1, state.iteration)
         weights = init
         for stage in order:
             here = state if state is not None and state.stage == stage else None
@@ -104,10 +106,7 @@ class Trainer:
         network = self._network(stage, init)
         averaged = AveragedWeights(network, decay=self.recipe.ema)
         optimiser = make_optimiser(network, self.recipe, stage)
-        criterion = Criterion(
-            weights=stage.weights,
-            levels=self.recipe.level_weights or [1.0] * len(network.backbone.strides),
-        )
+        criterion = Criterion(weights=stage.weights, levels=self._level_weights(network))
         self._best_mae = float("inf")
         iteration = 0
         if state is not None:
@@ -135,8 +134,8 @@ class Trainer:
         per_epoch = self._iterations_per_epoch(stage)
         for batch in self._batches(index, stage, first=iteration):
             loss = self._step(network, optimiser, criterion, stage, batch, index, iteration)
+            averaged.update(network, updates=iteration)
             iteration += 1
-            averaged.update(network)
             self._listener(index, iteration, loss)
             now = self._clock()
             if iteration % per_epoch == 0 or iteration == stage.iterations:
@@ -246,10 +245,21 @@ class Trainer:
             batch_size=batch_size,
             sampler=order,
             num_workers=self.options.loader_processes,
+            # Of its own, so that a loader draws nothing from the generator the network may use.
+            generator=torch.Generator(),
             pin_memory=self.options.device.type == "cuda",
         )
 
     # --- weights
+
+    def _level_weights(self, network: PurNet) -> list[float]:
+        count = len(network.backbone.strides)
+        weights = self.recipe.level_weights or [1.0] * count
+        if len(weights) != count:
+            raise TrainingError(
+                f"level_weights has {len(weights)} entries, {self.recipe.variant} {count} levels"
+            )
+        return weights
 
     def _network(self, stage: Stage, init: Tensors | None) -> PurNet:
         network = variants.build(self.recipe.variant, attention=stage.attention)

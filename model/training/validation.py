@@ -26,9 +26,9 @@ class Scores:
 @torch.inference_mode()
 def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -> Scores:
     """Score a network in evaluation mode over batches of samples."""
-    from py_sod_metrics import Fmeasure
+    from py_sod_metrics import FmeasureHandler, FmeasureV2
 
-    fmeasure = Fmeasure()
+    fmeasure = FmeasureV2({"f": FmeasureHandler(True, False, beta=0.3)})
     errors: list[float] = []
     network.eval()
     for batch in batches:
@@ -37,5 +37,5 @@ def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -
         errors += (maps - truth).abs().mean(dim=(1, 2, 3)).tolist()
         for saliency, mask in zip((maps * 255).byte().cpu().numpy(), batch.mask, strict=True):
             fmeasure.step(saliency[0], np.where(mask[0].numpy() > 127, 255, 0).astype(np.uint8))
-    curve = fmeasure.get_results()["fm"]["curve"]
+    curve = fmeasure.get_results()["f"]["dynamic"]
     return Scores(mae=float(np.mean(errors)), max_f=float(np.max(curve)))

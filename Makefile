@@ -1,0 +1,70 @@
+# One command each. Every target makes its own .venv when it is missing.
+#
+#   make serve      install and run the service with the shipped weights
+#   make test       install and pass the tests
+#   make lint | test-slow | train | evaluate | bench
+#
+# TORCH_INDEX_URL=<url>  an index with the torch build you want; the default index's torch is a
+#                        CUDA build of several GB
+# ARGS="..."             passed on to the command
+
+.DELETE_ON_ERROR:
+.SHELLFLAGS := -eu -c
+
+PYTHON ?= python3
+TORCH_INDEX_URL ?=
+ARGS ?=
+DATA ?= $(PURNET_DATA)
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
+	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) --constraint constraints.txt
+# What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
+ENGINE ?= $(if $(shell command -v nvidia-smi),torch,openvino)
+
+.PHONY: serve test test-slow lint format docs train evaluate bench clean
+
+serve: $(VENV)/.serve-$(ENGINE)
+	@exec $(BIN)/purnet serve $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+test-slow: $(VENV)/.dev
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+train: $(VENV)/.dev
+	$(BIN)/purnet train --data $(or $(DATA),$(error say where the data is: make train DATA=DIR))/train \
+		--out runs/lite0 $(ARGS)
+
+evaluate: $(VENV)/.dev
+	$(BIN)/purnet evaluate --dataset $(or $(DATA),$(error say where the data is: make evaluate DATA=DIR))/test/sod226 $(ARGS)
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.load $(ARGS)
+
+clean:
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.serve-%: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the service (engine: $*) into $(VENV) ..."
+	@$(PIP) --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing what development needs into $(VENV) (several GB: torch) ..."
+	@$(PIP) --editable '.[dev]'
+	@touch $@

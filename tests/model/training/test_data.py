@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from model.errors import DatasetError
+from model.training.data import Augmentation, SaliencyDataset, epoch_order, is_held_out
+from model.training.sources import TrainingData, load_data
+from model.training.stages import Recipe, Source
+from model.training.superpixels import IGNORE, Superpixels, load_regions
+
+EVERYTHING = Augmentation(
+    min_crop=0.5,
+    flip=0.5,
+    rotate_deg=10,
+    brightness=0.3,
+    contrast=0.3,
+    saturation=0.3,
+    hue=0.05,
+    grey=0.2,
+)
+
+
+def dataset(data: TrainingData, augmentation: Augmentation, *, epoch: int = 0) -> SaliencyDataset:
+    return SaliencyDataset(
+        data.train,
+        data.train_regions,
+        size=64,
+        augmentation=augmentation,
+        seed=1,
+        epoch=epoch,
+    )
+
+
+def test_a_sample_has_its_documented_shapes_and_ranges(data: TrainingData) -> None:
+    sample = dataset(data, EVERYTHING)[0]
+    assert sample.image.shape == (3, 64, 64)
+    assert sample.image.dtype == torch.uint8
+    assert sample.mask.shape == (1, 64, 64)
+    assert sample.mask.dtype == torch.uint8
+    assert sample.regions.shape == (1, 64, 64)
+    assert sample.regions.dtype == torch.int64
+
+
+def test_augmentation_follows_from_seed_epoch_and_index_alone(data: TrainingData) -> None:
+    first, again = dataset(data, EVERYTHING)[2], dataset(data, EVERYTHING)[2]
+    torch.manual_seed(99)
+    after_other_draws = dataset(data, EVERYTHING)[2]
+    for other in (again, after_other_draws):
+        assert torch.equal(first.image, other.image)
+        assert torch.equal(first.regions, other.regions)
+    assert not torch.equal(first.image, dataset(data, EVERYTHING, epoch=1)[2].image)
+
+
+def test_loading_a_sample_leaves_the_global_generator_alone(data: TrainingData) -> None:
+    before = torch.get_rng_state()
+    dataset(data, EVERYTHING)[0]
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_photo_mask_and_regions_move_together(folder: Path, data: TrainingData) -> None:
+    # The photo's disc is bright where the mask is set; geometry must keep it so.
+    for index in range(len(data.train)):
+        sample = dataset(data, Augmentation(min_crop=0.5, flip=0.5, rotate_deg=10))[index]
+        bright = sample.image[0] > 160
+        inside = sample.mask[0] > 127
+        if inside.sum() < 30:
+            continue
+        both = (bright & inside).sum() / (bright | inside).sum()
+        assert both > 0.8
+
+
+def test_rotation_fills_regions_with_the_ignore_label_and_the_mask_with_nothing(
+    data: TrainingData,
+) -> None:
+    sample = dataset(data, Augmentation(rotate_deg=30))[1]
+    filled = sample.regions == IGNORE
+    assert filled.any()
+    assert not sample.mask[filled].any()
+    assert (sample.regions[~filled] < 100).all()
+
+
+def test_without_augmentation_a_sample_is_the_resized_pair(data: TrainingData) -> None:
+    sample = dataset(data, Augmentation())[0]
+    mask = Image.open(data.train[0].mask).resize((64, 64), Image.Resampling.BILINEAR)
+    difference = np.abs(np.asarray(mask, dtype=int) - sample.mask[0].numpy().astype(int))
+    assert difference.max() <= 1
+
+
+def test_an_epoch_takes_its_shares_and_repeats_nothing_early() -> None:
+    order = epoch_order([10, 4], [3, 1], samples=40, seed=0, epoch=0)
+    first, second = [i for i in order if i < 10], [i for i in order if i >= 10]
+    assert len(first) == 30
+    assert len(second) == 10
+    assert all(first.count(index) == 3 for index in range(10))
+    assert all(2 <= second.count(index) <= 3 for index in range(10, 14))
+    assert order == epoch_order([10, 4], [3, 1], samples=40, seed=0, epoch=0)
+    assert order != epoch_order([10, 4], [3, 1], samples=40, seed=0, epoch=1)
+
+
+def test_an_epoch_has_just_as_many_samples_as_asked() -> None:
+    for samples in range(1, 40):
+        order = epoch_order([5, 5, 5], [1, 1, 1], samples=samples, seed=0, epoch=0)
+        assert len(order) == samples
+
+
+def test_the_validation_split_is_decided_by_name() -> None:
+    held = [is_held_out(str(number), percent=5) for number in range(4000)]
+    assert 0.03 < sum(held) / len(held) < 0.07
+    assert held == [is_held_out(str(number), percent=5) for number in range(4000)]
+
+
+def test_loading_splits_and_writes_only_into_the_cache(
+    folder: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    before = sorted(folder.rglob("*"))
+    data = load_data(recipe, folder, tmp_path / "cache")
+    assert len(data.train) + len(data.validation) == 10
+    assert {p.stem for p in data.train}.isdisjoint(p.stem for p in data.validation)
+    assert sorted(folder.rglob("*")) == before
+    assert len(list((tmp_path / "cache").iterdir())) == 10
+
+
+def test_superpixels_are_computed_once(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    settings = Superpixels(count=12)
+    images = sorted((folder / "image").iterdir())
+    first = list(settings.compute_all(images, cache, processes=1))
+    stamps = [path.stat().st_mtime_ns for path in first]
+    assert list(settings.compute_all(images, cache, processes=1)) == first
+    assert [path.stat().st_mtime_ns for path in first] == stamps
+    other = list(Superpixels(count=20).compute_all(images, cache, processes=1))
+    assert set(other).isdisjoint(first)
+
+
+def test_superpixels_divide_a_photo_into_about_as_many_regions_as_asked() -> None:
+    regions = Superpixels(count=200, max_side=256).regions(Image.fromarray(skimage.data.coffee()))
+    assert regions.dtype == np.uint16
+    assert max(regions.shape) == 256
+    labels = np.unique(regions)
+    assert labels.tolist() == list(range(len(labels)))
+    assert 130 <= len(labels) <= 260
+
+
+def test_superpixels_are_the_same_with_many_processes(folder: Path, tmp_path: Path) -> None:
+    images = sorted((folder / "image").iterdir())[:4]
+    settings = Superpixels(count=12)
+    alone = list(settings.compute_all(images, tmp_path / "a", processes=1))
+    together = list(settings.compute_all(images, tmp_path / "b", processes=2))
+    for a, b in zip(alone, together, strict=True):
+        assert a.name == b.name
+        assert np.array_equal(load_regions(a), load_regions(b))
+
+
+def test_a_broken_pair_is_named_and_skipped(folder: Path, recipe: Recipe, tmp_path: Path) -> None:
+    (folder / "image" / "3.png").write_bytes(b"not an image")
+    data = load_data(recipe, folder, tmp_path / "cache")
+    assert [path.name for path, _ in data.skipped] == ["3.png"]
+    assert "3" not in {pair.stem for pair in (*data.train, *data.validation)}
+
+
+def test_a_folder_without_pairs_says_which_layouts_are_known(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    elsewhere = replace(recipe, sources=[Source(folder="empty")])
+    with pytest.raises(DatasetError, match="image/ \\+ mask/"):
+        load_data(elsewhere, tmp_path, tmp_path / "cache")
+
+
+def test_a_split_that_leaves_nothing_to_validate_is_an_error(
+    folder: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    with pytest.raises(DatasetError, match="held_out_percent"):
+        load_data(replace(recipe, held_out_percent=0), folder, tmp_path / "cache")

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from model import checkpoint
+from model.errors import TrainingError
+from model.training import trainer as trainer_module
+from model.training.sources import TrainingData
+from model.training.stages import Recipe, Stage
+from model.training.state import AveragedWeights, RunState
+from model.training.trainer import Trainer, TrainerOptions, make_optimiser
+from model.variants import build
+
+CPU = torch.device("cpu")
+
+
+def make(recipe: Recipe, data: TrainingData, out: Path, **options: float) -> Trainer:
+    """A trainer whose clock ticks once a reading: time is counted in iterations."""
+    ticks = count()
+    return Trainer(
+        recipe,
+        data,
+        TrainerOptions(out=out, device=CPU, **options),
+        clock=lambda: float(next(ticks)),
+    )
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Two checkpoints say and hold the same; safetensors orders metadata as it likes."""
+    (info, tensors), (other_info, other_tensors) = checkpoint.read(one), checkpoint.read(other)
+    assert info == other_info
+    assert tensors.keys() == other_tensors.keys()
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, other_tensors[name]), name
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole")
+    assert make(recipe, data, out).run()
+    return out
+
+
+def test_a_run_leaves_its_weights_log_and_curves(whole: Path, recipe: Recipe) -> None:
+    for name in ("stage1", "stage1-best", "stage2", "stage2-best"):
+        network = checkpoint.load(whole / f"{name}.safetensors")
+        assert (network.promotion is not None) == name.startswith("stage2")
+    lines = [json.loads(line) for line in (whole / "run.jsonl").read_text().splitlines()]
+    checks = [(e["stage"], e["iteration"]) for e in lines if "mae" in e]
+    assert checks == [(1, 3), (1, 4), (2, 3), (2, 4)]  # each epoch of 6 samples, each stage's end
+    assert all(0 <= e["mae"] <= 1 and 0 <= e["max_f"] <= 1 for e in lines)
+    with Image.open(whole / "curves.png") as curves:
+        curves.load()
+
+
+def test_an_interrupted_run_equals_a_whole_one_bit_for_bit(
+    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    out = tmp_path / "pieces"
+    pieces = 1
+    while not make(recipe, data, out, stop_after_s=3).run():
+        pieces += 1
+        assert pieces < 20
+    assert pieces >= 4
+    for name in ("stage1", "stage2", "stage2-best"):
+        assert_same(out / f"{name}.safetensors", whole / f"{name}.safetensors")
+    assert (out / "run.jsonl").read_text() == (whole / "run.jsonl").read_text()
+    mine, theirs = RunState.load(out / "resume.pt"), RunState.load(whole / "resume.pt")
+    assert mine.iteration == theirs.iteration == 4
+    for state in ("network", "averaged"):
+        for name, tensor in getattr(mine, state).items():
+            assert torch.equal(tensor, getattr(theirs, state)[name]), name
+    for index, slots in mine.optimiser["state"].items():
+        for name, value in slots.items():
+            assert torch.equal(value, theirs.optimiser["state"][index][name])
+    for a, b in zip(mine.rng, theirs.rng, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_stages_run_one_by_one_equal_a_whole_run(
+    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    assert make(recipe, data, tmp_path / "one").run(stages=[0])
+    _, weights = checkpoint.read(tmp_path / "one" / "stage1.safetensors")
+    assert make(recipe, data, tmp_path / "two").run(stages=[1], init=weights)
+    assert_same(tmp_path / "two" / "stage2.safetensors", whole / "stage2.safetensors")
+
+
+def test_a_finished_run_that_is_started_again_changes_nothing(
+    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(whole, tmp_path / "again"))
+    assert make(recipe, data, again).run()
+    for path in whole.glob("*.safetensors"):
+        assert_same(path, again / path.name)
+
+
+def test_resuming_with_another_recipe_or_other_data_is_refused(
+    whole: Path, recipe: Recipe, data: TrainingData
+) -> None:
+    with pytest.raises(TrainingError, match="another recipe"):
+        make(replace(recipe, seed=4), data, whole).run()
+    with pytest.raises(TrainingError, match="other data"):
+        make(recipe, replace(data, train=data.train[1:]), whole).run()
+
+
+def test_a_resume_file_is_written_when_its_time_has_come(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = []
+    save = RunState.save
+    monkeypatch.setattr(
+        RunState, "save", lambda self, path: (saved.append(self.iteration), save(self, path))
+    )
+    make(recipe, data, tmp_path / "run", save_every_s=1).run(stages=[0])
+    assert saved == [1, 2, 3, 4]
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    network = build(recipe.variant, attention=False)
+    weights = network.state_dict()
+    weights["purification.branches.0.head.logits.bias"] = torch.tensor([float("nan")])
+    with pytest.raises(TrainingError, match=r"iteration 0 .*; the batch: \d+, \d+$") as caught:
+        make(recipe, data, tmp_path / "run").run(init=weights)
+    named = re.findall(r"\d+", str(caught.value).rsplit("batch:", 1)[1])
+    assert set(named) <= {pair.stem for pair in data.train}
+    assert not (tmp_path / "run" / "resume.pt").exists()
+
+
+def test_weights_of_another_network_are_refused(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match="do not fit"):
+        make(recipe, data, tmp_path / "run").run(init={"foreign": torch.zeros(1)})
+
+
+def test_training_lowers_the_loss(recipe: Recipe, data: TrainingData, tmp_path: Path) -> None:
+    stage = replace(recipe.stages[0], iterations=15, learning_rate=3e-3)
+    heard: list[float] = []
+    Trainer(
+        replace(recipe, stages=[stage]),
+        data,
+        TrainerOptions(out=tmp_path / "run", device=CPU),
+        listener=lambda _stage, _iteration, loss: heard.append(loss),
+    ).run()
+    assert sum(heard[-5:]) < 0.85 * sum(heard[:5])
+
+
+def test_learning_rates_follow_the_schedule_in_every_group(recipe: Recipe) -> None:
+    slow = replace(recipe.optimiser, backbone_factor=0.1, bias_factor=2)
+    network = build(recipe.variant, attention=False)
+    optimiser = make_optimiser(network, replace(recipe, optimiser=slow), recipe.stages[0])
+    named = {id(p): name for name, p in network.named_parameters()}
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            name = named.pop(id(parameter))
+            expected = (0.1 if name.startswith("backbone.") else 1) * (
+                2 if name.endswith(".bias") else 1
+            )
+            assert group["factor"] == pytest.approx(expected), name
+    assert not named
+
+
+def stage_with(**fields: object) -> Stage:
+    table = {
+        "attention": False,
+        "iterations": 100,
+        "batch_size": 1,
+        "image_size": 64,
+        "learning_rate": 1.0,
+        "weights": {},
+    }
+    return Stage(**{**table, **fields})  # type: ignore[arg-type]
+
+
+def test_schedules_have_their_known_values() -> None:
+    poly = stage_with(schedule="poly", power=0.9)
+    assert poly.rate(0) == 1
+    assert poly.rate(50) == pytest.approx(0.5**0.9)
+    cosine = stage_with(final=0.2, warmup=10)
+    assert cosine.rate(0) == pytest.approx(0.1)
+    assert cosine.rate(9) == 1
+    assert cosine.rate(10) == 1
+    assert cosine.rate(55) == pytest.approx(0.6)
+    assert cosine.rate(100) == pytest.approx(0.2)
+
+
+def test_averaged_weights_move_by_their_decay() -> None:
+    layer = nn.BatchNorm1d(1)
+    averaged = AveragedWeights(layer, decay=0.9)
+    with torch.no_grad():
+        layer.weight.fill_(2.0)
+        layer.running_mean.fill_(1.0)
+        layer.num_batches_tracked.fill_(7)
+    averaged.update(layer, updates=1000)
+    assert averaged.tensors["weight"].item() == pytest.approx(1.1)
+    assert averaged.tensors["running_mean"].item() == pytest.approx(0.1)
+    assert averaged.tensors["num_batches_tracked"].item() == 7
+
+
+def test_parts_that_a_stage_adds_are_known_by_name() -> None:
+    before = set(build("purnet-lite0", attention=False).state_dict())
+    added = set(build("purnet-lite0").state_dict()) - before
+    assert all(
+        name.startswith(trainer_module.ATTENTION_PARTS) or ".refine." in name for name in added
+    )
+
+
+def test_averaged_weights_soon_forget_what_a_stage_started_from() -> None:
+    layer = nn.Linear(1, 1)
+    averaged = AveragedWeights(layer, decay=0.998)
+    before = averaged.tensors["weight"].clone()
+    with torch.no_grad():
+        layer.weight.add_(1)
+    for updates in range(50):
+        averaged.update(layer, updates=updates)
+    assert (averaged.tensors["weight"] - before).item() > 0.999
