@@ -46,10 +46,27 @@ def open_image(source: bytes | Path) -> Image.Image:
 
 def as_displayed(image: Image.Image) -> Image.Image:
     """An opened image of any Pillow mode -> RGB, upright, transparency on white."""
-    image.load()  # first: Pillow turns a TIFF upright while it loads, and drops the tag
-    turn = _TRANSPOSE.get(orientation(image))
-    rgb = _to_rgb(image)
-    return rgb if turn is None else rgb.transpose(turn)
+    rgb = to_rgb(image)
+    return turned(rgb, orientation(image))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image of any Pillow mode -> RGB as stored, transparency on white."""
+    image.load()  # Pillow turns a TIFF upright while it loads, and drops the tag
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _from_deep(image)
+    if image.has_transparency_data:
+        return _on_white(image)
+    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
+        # Pillow reads every CMYK JPEG as Adobe writes it.
+        return ImageChops.invert(image).convert("RGB")
+    return image.convert("RGB")
+
+
+def turned(image: Image.Image, orientation: int) -> Image.Image:
+    """An image as stored -> upright, by its EXIF orientation."""
+    method = _TRANSPOSE.get(orientation)
+    return image if method is None else image.transpose(method)
 
 
 def orientation(image: Image.Image) -> int:
@@ -108,17 +125,6 @@ def _neighbours(
     centre = np.clip((np.arange(out) + 0.5) * (size / out) - 0.5, 0, size - 1)
     first = centre.astype(np.intp)
     return first, np.minimum(first + 1, size - 1), (centre - first).astype(np.float32)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _from_deep(image)
-    if image.has_transparency_data:
-        return _on_white(image)
-    if image.mode == "CMYK" and image.format in ("JPEG", "MPO") and "adobe" not in image.info:
-        # Pillow reads every CMYK JPEG as Adobe writes it.
-        return ImageChops.invert(image).convert("RGB")
-    return image.convert("RGB")
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from model.imaging import as_displayed, cutout, orientation, resize_mask, to_pixels
+from model.imaging import as_displayed, cutout, orientation, resize_mask, to_rgb, turned
 from service.backends.base import Mask, Pixels
 from service.errors import ImageError, ServiceError, SideTooLongError, TooManyPixelsError
 from service.sniff import Header, sniff
@@ -84,12 +84,18 @@ def decode(upload: bytes, input_size: int, limits: Limits) -> Decoded:
     header = sniff(upload)
     _check(header, limits)
     with _opened(upload, header) as image:
-        width, height = image.size
-        if orientation(image) >= 5:
-            width, height = height, width
         enough = DRAFT_FACTOR * input_size
-        image.draft(image.mode, (enough, enough))  # other formats than JPEG ignore it
-        return Decoded(to_pixels(as_displayed(image), input_size), width, height)
+        # Formats other than JPEG ignore it. The box is where the picture lies in what is decoded:
+        # an odd side halved has a column more than half of it.
+        drafted = image.draft(image.mode, (enough, enough))
+        box = None if drafted is None else drafted[1]
+        upright = orientation(image)
+        # Resized before it is turned, so that no second copy of full size is made.
+        small = to_rgb(image).resize((input_size, input_size), Image.Resampling.BILINEAR, box)
+    width, height = header.width, header.height
+    if upright >= 5:
+        width, height = height, width
+    return Decoded(np.array(turned(small, upright), dtype=np.uint8), width, height)
 
 
 def encode(mask: Mask, decoded: Decoded, upload: bytes | None, options: Options) -> Answer:
