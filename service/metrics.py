@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from service.admission import Admission, AnswerRoom
 from service.errors import tree
@@ -135,5 +142,7 @@ class Metrics:
         # A second series per counter and histogram, saying when it was made, that nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
+        # Processor time, memory and descriptors of this process alone; workers tell their own.
+        ProcessCollector(registry=self.registry)
         self.door = DoorMetrics(self.registry)
         self.queue = QueueMetrics(self.registry)
