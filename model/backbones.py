@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet50, vgg16
 from torchvision.models.resnet import Bottleneck
+from torchvision.models.vgg import cfgs, make_layers
 
 from model.errors import ModelError
 
@@ -253,7 +254,8 @@ class VGG16(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        layers = list(vgg16(weights=None).features)
+        # Not `vgg16().features`: its classifier would be half a gigabyte to throw away.
+        layers = list(make_layers(cfgs["D"]))
         pools = [index for index, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
         # A level ends before a pooling; the pooling opens the next group.
         bounds = [0, *pools[1:]]

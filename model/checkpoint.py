@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,10 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(part)` and move its file to `path`: a kill at any moment leaves old or new."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # what the umask allows; safetensors makes its files private
         write(part)
+        part.chmod(mode)
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -104,6 +107,21 @@ def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointI
     info, tensors, network = _open(path)
     network.load_state_dict(tensors)
     return network.eval(), info
+
+
+def convert(source: Path, target: Path, *, half: bool) -> CheckpointInfo:
+    """Write any checkpoint `read` takes as one of ours, which says where it came from.
+
+    Raises as `read` does, and `CheckpointError` where `target` cannot be written.
+    """
+    info, tensors = read(source)
+    origin = {"source": source.name, "source_sha256": sha256_of(source)}
+    info = replace(info, notes=info.notes | origin)
+    try:
+        save(tensors, target, info, half=half)
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be written: {error.strerror}") from error
+    return info
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
@@ -261,6 +279,7 @@ def _check_fit(
 
 def _form(tensor: Tensor) -> str:
     """Shape, and whatever a plain float tensor would not be: counters are integers."""
-    kind = "" if tensor.is_floating_point() else f" {tensor.dtype}"
-    layout = "" if tensor.layout is torch.strided else f" {tensor.layout}"
-    return f"{tuple(tensor.shape)}{kind}{layout}"
+    odd = [str(tensor.dtype)] if not tensor.is_floating_point() else []
+    odd += [str(tensor.layout)] if tensor.layout is not torch.strided else []
+    odd += [tensor.device.type] if tensor.device.type != "cpu" else []
+    return " ".join([str(tuple(tensor.shape)), *odd])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from model.convert_command import convert
 from model.evaluation.command import evaluate
 from model.export_command import export
 from model.predict_command import predict
@@ -14,3 +15,4 @@ app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)
+app.command()(convert)
