@@ -23,9 +23,8 @@ ServiceError
 ├── InternalError               500  internal
 │   ├── WorkerError             500  worker_failed
 │   └── NonFiniteError          500  non_finite
-├── UnavailableError            503  unavailable
-│   ├── NotReadyError           503  not_ready
-│   └── DrainingError           503  draining
+├── NotReadyError               503  not_ready
+├── DrainingError               503  draining
 └── DeadlineError               504  deadline
 
 OperatorError, for the person who runs the service; no client sees it
@@ -202,22 +201,16 @@ class NonFiniteError(InternalError):
     code, title = "non_finite", "Output not finite"
 
 
-class UnavailableError(ServiceError):
-    """The service cannot answer now; come again after `Retry-After`."""
+class NotReadyError(ServiceError):
+    """The model is not loaded (yet, or any more); come again after `Retry-After`."""
 
-    status, code, title = 503, "unavailable", "Unavailable"
-
-
-class NotReadyError(UnavailableError):
-    """The model is not loaded (yet, or any more)."""
-
-    code, title = "not_ready", "Not ready"
+    status, code, title = 503, "not_ready", "Not ready"
 
 
-class DrainingError(UnavailableError):
-    """The service is shutting down."""
+class DrainingError(ServiceError):
+    """The service is shutting down; come again after `Retry-After`."""
 
-    code, title = "draining", "Shutting down"
+    status, code, title = 503, "draining", "Shutting down"
 
 
 class DeadlineError(ServiceError):

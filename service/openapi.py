@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from service.errors import ServiceError, tree
-from service.options import MAX_THRESHOLD, OUTPUTS, SIZES, TIMEOUT_HEADER
+from service.options import MAX_THRESHOLD, MIN_TIMEOUT_MS, OUTPUTS, SIZES, TIMEOUT_HEADER
 from service.problems import MEDIA_TYPE
 from service.settings import Settings
 from service.sniff import MAX_SCANS
@@ -203,7 +203,7 @@ def _request_headers(settings: Settings) -> list[dict[str, Any]]:
             "description": "Milliseconds from the arrival of the request to its answer.",
             "schema": {
                 "type": "integer",
-                "minimum": 1,
+                "minimum": MIN_TIMEOUT_MS,
                 "maximum": most,
                 "default": int(settings.timeout_s * 1000),
             },

@@ -13,6 +13,8 @@ OUTPUTS = ("mask", "cutout")
 SIZES = ("original", "model")
 MAX_THRESHOLD = 255
 TIMEOUT_HEADER = "X-Timeout-Ms"
+MIN_TIMEOUT_MS = 100
+"""Less would only ever buy 504s."""
 
 _LONGEST_SHOWN = 40
 
@@ -41,7 +43,7 @@ def parse_timeout_s(value: str | None, default_s: float, most_s: float) -> float
     """`X-Timeout-Ms` in seconds, or the default. Raises `ParameterError`."""
     if value is None:
         return default_s
-    return _whole(TIMEOUT_HEADER, value, 1, int(most_s * 1000)) / 1000
+    return _whole(TIMEOUT_HEADER, value, MIN_TIMEOUT_MS, int(most_s * 1000)) / 1000
 
 
 def shown(text: str) -> str:

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
         description="Seconds from arrival to answer without `X-Timeout-Ms`; then 504.",
     )
     max_timeout_s: float = Field(
-        60.0, gt=0, description="Most seconds a client may ask for with `X-Timeout-Ms`."
+        60.0, ge=0.1, description="Most seconds a client may ask for with `X-Timeout-Ms`."
     )
     send_timeout_s: float = Field(
         60.0, gt=0, description="Seconds a client may take to read its answer; then it is cut off."

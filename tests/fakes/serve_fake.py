@@ -1,0 +1,33 @@
+"""`purnet serve` before a fake backend, as a process: `python serve_fake.py` with PURNET_* set.
+
+PURNET_FAKE_GATE=closed holds every prediction until the process is told to stop.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fake_backend import FakeBackend
+
+from service.errors import OperatorError
+from service.logs import configure_logging
+from service.metrics import Metrics
+from service.server import run
+from service.settings import Settings
+
+
+def main() -> None:
+    settings = Settings()
+    configure_logging(settings)
+    backend = FakeBackend()
+    if os.environ.get("PURNET_FAKE_GATE") == "closed":
+        backend.gate.clear()
+    try:
+        run(settings, backend, Metrics(), lambda url: print(url, flush=True))
+    except OperatorError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

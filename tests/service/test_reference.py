@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import service.errors
+from service.errors import ServiceError, tree
+from service.reference import DOCS, error_table, main, pages, settings_table
+from service.settings import Settings, environment_name
+
+
+def test_the_documentation_is_up_to_date() -> None:
+    for path, text in pages().items():
+        assert path.read_text(encoding="utf-8") == text, "run `python -m service.reference`"
+
+
+def test_running_it_again_changes_nothing() -> None:
+    before = {path: path.read_bytes() for path in pages()}
+    main()
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_stale_pages_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "api.md").write_text((DOCS / "api.md").read_text().replace("upload_timeout", "x"))
+    assert pages(tmp_path)[tmp_path / "api.md"] == (DOCS / "api.md").read_text()
+
+
+def test_every_error_has_one_row_and_one_code() -> None:
+    kinds = list(tree())
+    codes = [kind.code for kind in kinds]
+    assert len(set(codes)) == len(codes)
+    for kind in kinds:
+        assert f"| {kind.status} | `{kind.code}` | " in error_table()
+        assert kind.__doc__ != ServiceError.__doc__
+
+
+def test_the_tree_drawn_in_the_source_is_the_tree() -> None:
+    drawn = re.findall(r"(\w+Error)\s+(\d{3})\s+(\w+)\n", f"{service.errors.__doc__}\n")
+    drawn += re.findall(r"(InternalError)\s+(\d{3})\s+(\w+)\n", f"{service.errors.__doc__}\n")
+    true = {(kind.__name__, str(kind.status), kind.code) for kind in tree()}
+    assert set(drawn) == true
+
+
+def test_every_setting_is_described() -> None:
+    table = settings_table()
+    for name, field in Settings.model_fields.items():
+        assert field.description, name
+        assert f"| `{environment_name(name)}` |" in table
