@@ -2,7 +2,7 @@
 #
 #   make serve      install and run the service with the shipped weights
 #   make test       install and pass the tests
-#   make lint | test-slow | train | evaluate | bench
+#   make lint | test-slow | train | evaluate | bench | weights
 #
 # TORCH_INDEX_URL=<url>  an index with the torch build you want; the default index's torch is a
 #                        CUDA build of several GB
@@ -15,6 +15,7 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 ARGS ?=
 DATA ?= $(PURNET_DATA)
+STAGE ?= stage3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -23,7 +24,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
 ENGINE ?= $(if $(shell command -v nvidia-smi),torch,openvino)
 
-.PHONY: serve test test-slow lint format docs train evaluate bench clean
+.PHONY: serve test test-slow lint format docs train evaluate bench weights clean
 
 serve: $(VENV)/.serve-$(ENGINE)
 	@exec $(BIN)/purnet serve $(ARGS)
@@ -49,6 +50,15 @@ train: $(VENV)/.dev
 
 evaluate: $(VENV)/.dev
 	$(BIN)/purnet evaluate --dataset $(or $(DATA),$(error say where the data is: make evaluate DATA=DIR))/test/sod226 $(ARGS)
+
+# Puts the best weights of a run in the place of the shipped ones, with all that is made of them.
+weights: $(VENV)/.dev
+	$(BIN)/purnet convert --half $(or $(RUN),$(error say which run: make weights RUN=runs/lite0))/$(STAGE)-best.safetensors \
+		model/weights/purnet-lite0.safetensors
+	rm -rf model/weights/purnet-lite0-openvino
+	$(BIN)/purnet export model/weights/purnet-lite0.safetensors -o model/weights/purnet-lite0-openvino
+	$(BIN)/python docs/make_picture.py
+	cp $(RUN)/curves.png model/weights/curves.png
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.load $(ARGS)
