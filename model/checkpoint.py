@@ -208,13 +208,14 @@ def _from_resume(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dic
     """The averaged weights of an unfinished training run (`model.training.state.RunState`)."""
     tensors = _tensors(path, state["averaged"])
     variant = _RECIPE_VARIANT.match(str(state["recipe"]))
-    if variant is None:
-        raise CheckpointError(f"{path} does not say which variant was trained")
+    stage, iteration = state["stage"], state["iteration"]
+    if variant is None or not isinstance(stage, int):
+        raise CheckpointError(f"{path} does not say which variant was trained, and how far")
     info = CheckpointInfo(
         variant=variant[1],
         input_size=_input_size(path, variant[1]),
         attention=any(name.startswith("promotion.") for name in tensors),
-        notes={"trained": f"stage {state['stage']} from 0, iteration {state['iteration']}"},
+        notes={"trained": f"stage {stage + 1}, iteration {iteration}"},
     )
     return info, tensors
 

@@ -32,7 +32,7 @@ class Matte(tv_tensors.Image):  # type: ignore[misc]
 
 
 class Regions(tv_tensors.Mask):  # type: ignore[misc]
-    """Superpixel labels: moved with the photo, nearest neighbour, filled with `IGNORE`."""
+    """Superpixel labels: moved with the photo, nearest neighbour."""
 
 
 class Sample(NamedTuple):
@@ -65,15 +65,18 @@ class Augmentation:
     grey: float = 0.0
     """Probability of losing all colour."""
 
-    def geometry(self, size: int) -> v2.Transform:
-        """What moves photo, mask and regions together, to (size, size)."""
+    def geometry(self, size: int, *, region_fill: int = IGNORE) -> v2.Transform:
+        """What moves photo, mask and regions together, to (size, size).
+
+        `region_fill` labels the pixels that a rotation fills in.
+        """
         steps: list[Any] = []
         if self.rotate_deg:
             steps.append(
                 v2.RandomRotation(
                     self.rotate_deg,
                     interpolation=v2.InterpolationMode.BILINEAR,
-                    fill={tv_tensors.Image: 127, Matte: 0, Regions: IGNORE},
+                    fill={tv_tensors.Image: 127, Matte: 0, Regions: region_fill},
                 )
             )
         if self.min_crop < 1:
@@ -106,12 +109,13 @@ class SaliencyDataset(Dataset[Sample]):
         augmentation: Augmentation,
         seed: int,
         epoch: int,
+        region_fill: int = IGNORE,
     ) -> None:
         self.pairs = pairs
         self.regions = regions
         self.seed = seed
         self.epoch = epoch
-        self._geometry = augmentation.geometry(size)
+        self._geometry = augmentation.geometry(size, region_fill=region_fill)
         self._colour = augmentation.colour()
 
     def __len__(self) -> int:

@@ -1,8 +1,7 @@
 """The paper's losses, as one criterion that returns named terms.
 
-Where we differ from the released training code, on purpose: it applies the sigmoid twice in the
-structural similarity loss, so its region means lie between 0.5 and 0.73; here once. Its rotation
-fills the region map with region 0; here with `IGNORE`, which no region mean sees.
+Where we differ from the released training code, on purpose, a recipe can switch back: see
+`model.training.corrections`.
 """
 
 from __future__ import annotations
@@ -87,12 +86,16 @@ class Criterion:
     """The training losses of one stage.
 
     Each term is the sum over levels, weighted by `levels` (finest first). Targets are brought to
-    each map's own size: the truth by averaging, regions by nearest neighbour.
+    each map's own size: the truth by averaging, regions by nearest neighbour. Without
+    `single_sigmoid` the structure term sees the sigmoid of saliency, as released.
     """
 
-    def __init__(self, *, weights: LossWeights, levels: Sequence[float]) -> None:
+    def __init__(
+        self, *, weights: LossWeights, levels: Sequence[float], single_sigmoid: bool = True
+    ) -> None:
         self.weights = weights
         self.levels = tuple(levels)
+        self.single_sigmoid = single_sigmoid
 
     def __call__(self, output: PurNetOutput, truth: Tensor, regions: Tensor) -> dict[str, Tensor]:
         """Compute the terms whose weight is not 0, not yet weighted.
@@ -123,7 +126,8 @@ class Criterion:
             losses["saliency"] = self._saliency(output, level, truth)
         if weights.structure:
             nearest = F.interpolate(regions.to(truth.dtype), size=(height, width))
-            losses["structure"] = structural_similarity_loss(saliency, truth, nearest.long())
+            compared = saliency if self.single_sigmoid else saliency.sigmoid()
+            losses["structure"] = structural_similarity_loss(compared, truth, nearest.long())
         if weights.iou:
             losses["iou"] = iou_loss(saliency, truth)
         if weights.promotion:

@@ -9,22 +9,45 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import field
+from dataclasses import MISSING, Field, field, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from model.errors import TrainingError
+from model.training.corrections import Corrections
 from model.training.data import Augmentation
 from model.training.losses import LossWeights
 from model.training.superpixels import Superpixels
 
+Part = Literal["backbone", "purification", "promotion", "rectification"]
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Stage:
+
+class _TerseRepr:
+    """Shows a field of `repr=False` only where it is not at its default.
+
+    A run is resumed by the text of its recipe: a setting that is added later leaves the text of
+    recipes without it as it was, and so their runs.
+    """
+
+    def __repr__(self) -> str:
+        shown = (
+            f"{one.name}={getattr(self, one.name)!r}"
+            for one in fields(self)  # type: ignore[arg-type]
+            if one.repr or getattr(self, one.name) != _default(one)
+        )
+        return f"{type(self).__qualname__}({', '.join(shown)})"
+
+
+def _default(one: Field[Any]) -> Any:
+    return one.default if one.default_factory is MISSING else one.default_factory()
+
+
+@dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
+class Stage(_TerseRepr):
     """One stage of training."""
 
     attention: bool
@@ -34,7 +57,7 @@ class Stage:
     image_size: int
     """Side of the training squares, in pixels."""
     learning_rate: float
-    """Of heads and pyramids at the stage's first iteration."""
+    """At the stage's first iteration, of what no factor changes."""
     weights: LossWeights
     isolate: bool = False
     """Keep each loss to its own parts, as the paper does."""
@@ -45,6 +68,8 @@ class Stage:
     """Part of the learning rate that is left at the stage's last iteration."""
     warmup: int = 0
     """Iterations over which the learning rate rises from 0."""
+    factors: dict[Part, float] = field(default_factory=dict, repr=False)
+    """Learning rates of parts, relative to the stage's."""
 
     def rate(self, iteration: int) -> float:
         """Learning-rate factor at an iteration of this stage, from 0."""
@@ -68,8 +93,8 @@ class Source:
     """How much of every epoch comes from it, relative to the others' shares."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Optimiser:
+@dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
+class Optimiser(_TerseRepr):
     """Which optimiser, and how learning rate and decay differ between tensors."""
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -82,10 +107,12 @@ class Optimiser:
     """Learning rate of biases, relative to their weights."""
     clip_norm: float | None = None
     """Gradients are scaled down to this norm where theirs is larger."""
+    decay_biases: bool = field(default=True, repr=False)
+    """Whether weight decay pulls at biases too."""
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Recipe:
+@dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
+class Recipe(_TerseRepr):
     """Everything a training run depends on besides its data."""
 
     variant: str
@@ -103,6 +130,8 @@ class Recipe:
     """Decay of the averaged weights that are validated and exported; 0 is no averaging."""
     held_out_percent: float = 4.0
     """Part of the pairs that is kept for validation."""
+    corrections: Corrections = field(default_factory=Corrections, repr=False)
+    """Where training departs from the released code."""
 
 
 def bundled_recipes() -> dict[str, Path]:

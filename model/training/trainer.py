@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from model import variants
@@ -23,9 +23,11 @@ from model.purnet import PurNet
 from model.training.data import Augmentation, SaliencyDataset, Sample, epoch_order
 from model.training.log import RunLog, plot_curves
 from model.training.losses import Criterion
+from model.training.optimiser import make_optimiser, set_rates
 from model.training.sources import TrainingData
 from model.training.stages import Recipe, Stage
 from model.training.state import AveragedWeights, RunState, Tensors, restore_rng, rng_state
+from model.training.superpixels import IGNORE
 from model.training.validation import validate
 
 LOG_EVERY = 20
@@ -106,7 +108,11 @@ class Trainer:
         network = self._network(stage, init)
         averaged = AveragedWeights(network, decay=self.recipe.ema)
         optimiser = make_optimiser(network, self.recipe, stage)
-        criterion = Criterion(weights=stage.weights, levels=self._level_weights(network))
+        criterion = Criterion(
+            weights=stage.weights,
+            levels=self._level_weights(network),
+            single_sigmoid=self.recipe.corrections.single_sigmoid,
+        )
         self._best_mae = float("inf")
         iteration = 0
         if state is not None:
@@ -163,9 +169,7 @@ class Trainer:
         iteration: int,
     ) -> float:
         device = self.options.device
-        factor = stage.rate(iteration)
-        for group in optimiser.param_groups:
-            group["lr"] = stage.learning_rate * group["factor"] * factor
+        set_rates(optimiser, stage, iteration)
         network.train()
         images = batch.image.to(device).float().div_(255)
         output = network(
@@ -192,7 +196,7 @@ class Trainer:
                 {
                     "stage": index + 1,
                     "iteration": iteration + 1,
-                    "rate": stage.learning_rate * factor,
+                    "rate": stage.learning_rate * stage.rate(iteration),
                     "loss": loss,
                     "losses": {name: round(term.item(), 6) for name, term in losses.items()},
                 }
@@ -231,6 +235,7 @@ class Trainer:
                     augmentation=self.recipe.augmentation,
                     seed=self.recipe.seed,
                     epoch=number,
+                    region_fill=IGNORE if self.recipe.corrections.fill_is_no_region else 0,
                 ),
                 chosen,
                 stage.batch_size,
@@ -338,26 +343,3 @@ class Trainer:
 
 ATTENTION_PARTS = ("promotion.", "rectification.")
 """Names of the tensors that a network without attentions lacks begin with one of these."""
-
-
-def make_optimiser(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim.Optimizer:
-    """An optimiser whose groups carry the `factor` their learning rate is multiplied with.
-
-    Every group follows the schedule; in the released code only two of its groups do.
-    """
-    options = recipe.optimiser
-    groups: dict[float, list[Tensor]] = {}
-    for name, parameter in network.named_parameters():
-        factor = options.backbone_factor if name.startswith("backbone.") else 1.0
-        if name.endswith(".bias"):
-            factor *= options.bias_factor
-        groups.setdefault(factor, []).append(parameter)
-    tables = [{"params": params, "factor": factor} for factor, params in groups.items()]
-    if options.name == "sgd":
-        return torch.optim.SGD(
-            tables,
-            lr=stage.learning_rate,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-        )
-    return torch.optim.AdamW(tables, lr=stage.learning_rate, weight_decay=options.weight_decay)

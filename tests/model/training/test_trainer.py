@@ -15,10 +15,11 @@ from torch import nn
 from model import checkpoint
 from model.errors import TrainingError
 from model.training import trainer as trainer_module
+from model.training.optimiser import make_optimiser
 from model.training.sources import TrainingData
 from model.training.stages import Recipe, Stage
 from model.training.state import AveragedWeights, RunState
-from model.training.trainer import Trainer, TrainerOptions, make_optimiser
+from model.training.trainer import Trainer, TrainerOptions
 from model.variants import build
 
 CPU = torch.device("cpu")
