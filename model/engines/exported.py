@@ -3,7 +3,7 @@
 | file | what |
 |---|---|
 | `export.json` | variant, input size, sha256 of checkpoint and files, versions |
-| `model.xml`, `model.bin` | OpenVINO's intermediate representation, weights in half precision |
+| `model.xml`, `model.bin` | the network as OpenVINO's intermediate representation, float32 |
 | `reference.png` | the bundled photo's mask by eager float32: what the engine is checked against |
 
 Loads neither torch nor OpenVINO.
