@@ -6,13 +6,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
 import pytest
+import skimage.data
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.transforms import v2
 
 from model import released, variants
+from model.backbones import ResNet50
 from model.checkpoint import load
+from model.predictor import Predictor
 from model.purnet import PurNet, PurNetOutput
 
 pytestmark = pytest.mark.needs_torch
@@ -127,6 +135,35 @@ def test_through_the_public_door(reference: Any, stage3_file: Path) -> None:
     saliency = network.predict(images).sigmoid()
 
     torch.testing.assert_close(saliency, reference.outputs(3)["saliency"][:1], atol=2e-5, rtol=0)
+
+
+def _as_their_test_script(network: PurNet, photo: Image.Image) -> NDArray[np.uint8]:
+    """Photo -> map of its size, with the libraries their test script uses."""
+    see = v2.Compose(
+        [
+            v2.Resize([320, 320]),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(ResNet50.mean, ResNet50.std),
+        ]
+    )
+    saliency = network.predict(see(photo)[None]).sigmoid()[0]
+    levels = np.asarray(v2.ToPILImage()(saliency))
+    return cv2.resize(levels, photo.size)
+
+
+def test_photos_get_the_maps_of_their_pipeline(stage3: PurNet, stage3_file: Path) -> None:
+    predictor = Predictor.load(stage3_file, device="cpu")
+    for size in ((451, 300), (200, 340)):
+        photo = Image.fromarray(skimage.data.chelsea()).resize(size)
+
+        found = np.asarray(predictor.mask(photo)).astype(int)
+
+        wanted = _as_their_test_script(stage3, photo).astype(int)
+        assert wanted.std() > 5
+        # One level where a value stands on the edge of truncation, one for OpenCV's fixed point.
+        assert np.abs(found - wanted).max() <= 2
+        assert np.abs(found - wanted).mean() < 0.2
 
 
 @pytest.mark.parametrize(("height", "width"), [(256, 256), (352, 320)])
