@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,7 +105,8 @@ class LocalBackend:
                 logger.warning("%d images did not fit the drain time", self._batcher.in_flight)
             self._batcher.close(STOPPING)
         if self._reloading is not None:
-            self._reloading.cancel()
+            if not self._reloading.cancelling():
+                self._reloading.cancel()
             await asyncio.wait([self._reloading])
         await asyncio.gather(*(lane.close() for lane in self._lanes))
         if self._lag is not None:
@@ -217,22 +219,24 @@ class LocalBackend:
 
     async def _replace_workers(self, batcher: Batcher, checkpoint: Path | None) -> ModelInfo:
         fresh: list[Worker] = []
+        leaving: Sequence[Worker | None] = fresh
         try:
             model = await self._load_beside(checkpoint, fresh)
             batcher.hold()
             try:
                 await asyncio.gather(*(lane.idle() for lane in self._lanes))
-                replaced = [
+                leaving = [
                     lane.swap(worker, checkpoint)
                     for lane, worker in zip(self._lanes, fresh, strict=True)
                 ]
-                fresh = []
                 self._announce(model)
             finally:
                 batcher.resume()
         finally:
-            await asyncio.gather(*(worker.close() for worker in fresh))
-        await asyncio.gather(*(worker.close() for worker in replaced if worker is not None))
+            unneeded = [worker for worker in leaving if worker is not None]
+            for worker in unneeded:
+                worker.dismiss()
+            await asyncio.gather(*(worker.gone() for worker in unneeded))
         return model
 
     async def _load_beside(self, checkpoint: Path | None, fresh: list[Worker]) -> ModelInfo:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 30.0
 """Between restarts that follow each other without an answer; the first restart does not wait."""
-HOPELESS_AFTER = 3
+HOPELESS_AFTER = 5
 """Ends in a row without an answer after which the lane no longer promises to come back."""
 RECOVERY_BATCHES = 100
 """Batches without trouble after which one image more is tried again after out of memory."""
@@ -109,14 +109,14 @@ class Lane:
         await self._idle.wait()
 
     def swap(self, worker: Worker, checkpoint: Path | None) -> Worker | None:
-        """Serve another model from now on; returns the worker it replaces, for the caller to close.
+        """Serve another model from now on; returns the worker this dismissed.
 
         The lane must be idle.
         """
         self._abandon_loading()
         replaced = self._worker
         if replaced is not None:
-            replaced.owner = None
+            replaced.dismiss()
         self.spec = replace(self.spec, checkpoint=checkpoint)
         self.expected = worker.info
         self._strikes = 0
@@ -127,11 +127,13 @@ class Lane:
         """End the worker, or the attempt to load one."""
         self._cancel_timer()
         self._abandon_loading()
-        if self._abandoned:
-            await asyncio.wait(self._abandoned)
+        # Let go of before the first wait: an end that comes meanwhile must not start another.
         worker, self._worker = self._worker, None
         if worker is not None:
-            await worker.close()
+            worker.dismiss()
+            await worker.gone()
+        if self._abandoned:
+            await asyncio.wait(self._abandoned)
         self._idle.set()
 
     # --- what its worker tells it
@@ -172,13 +174,17 @@ class Lane:
         self._worker = None
         self._metrics.failed(end.failure)
         self._cancel_timer()
+        images_fault = False
         if unfinished:
             running, *waiting = unfinished
+            images_fault = not running.canary and all(ticket.alone for ticket in running.tickets)
             self._after_loss(running, end)
             for batch in waiting:
                 self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
         self._idle.set()
-        self._strike(end)
+        if not images_fault:
+            self._strike(end)
+        self._restart_later()
 
     def _settle(
         self, ticket: Ticket, model: ModelInfo, batch: Batch, answer: Done, masks: Mask, slot: int
@@ -252,7 +258,8 @@ class Lane:
             worker = await load(self.spec, self._launch)
             expected = self.expected
             if expected is not None and worker.info.sha256 != expected.sha256:
-                await worker.close()
+                worker.dismiss()
+                await worker.gone()
                 raise WorkerEndError(
                     Failure.REFUSED,
                     f"The checkpoint file is no longer {expected.version} but "
@@ -263,6 +270,7 @@ class Lane:
             self._loading = None
             self._metrics.failed(end.failure)
             self._strike(end)
+            self._restart_later()
             return
         self._loading = None
         self._adopt(worker)
@@ -292,13 +300,16 @@ class Lane:
             self._loading = None
 
     def _strike(self, end: WorkerEndError) -> None:
-        """Count an end without an answer; after the first, restarts take longer and longer."""
+        """Count an end that no answer came before and no image alone is to blame for."""
         self._strikes += 1
         if end.failure is Failure.REFUSED:
             self.trouble = self.given_up = end.detail
         elif self._strikes >= HOPELESS_AFTER:
             times = f"{self._strikes} times in a row"
             self.trouble = self.given_up = f"The worker failed {times}. {end.detail}"
+
+    def _restart_later(self) -> None:
+        """The first time at once, then after longer and longer."""
         delay_s = 0.0
         if self._strikes > 1:
             delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self._strikes - 2))

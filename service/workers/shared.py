@@ -8,6 +8,7 @@ a segment of its own: one that was replaced and wakes up again writes into memor
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import sys
@@ -48,18 +49,24 @@ def reserve(fd: int, *, banks: int, max_batch: int, input_size: int) -> None:
 class SharedBatches:
     """A mapping of a segment: `banks` batches of up to `max_batch` images each.
 
-    `pixels` is (banks, max_batch, S, S, 3) and `masks` (banks, max_batch, S, S), both uint8. The
-    memory is unmapped when the last array over it goes.
+    `pixels` is (banks, max_batch, S, S, 3) and `masks` (banks, max_batch, S, S), both uint8.
     """
 
     def __init__(self, fd: int, *, banks: int, max_batch: int, input_size: int) -> None:
-        mapping = mmap.mmap(fd, _size(banks, max_batch, input_size))
+        mapping = self._mapping = mmap.mmap(fd, _size(banks, max_batch, input_size))
         cells = (banks, max_batch, input_size, input_size)
         pixel_bytes = 3 * banks * max_batch * input_size**2
         self.banks = banks
         self.max_batch = max_batch
         self.pixels: Pixels = np.frombuffer(mapping, np.uint8, pixel_bytes).reshape(*cells, 3)
         self.masks: Mask = np.frombuffer(mapping, np.uint8, offset=pixel_bytes).reshape(cells)
+
+    def close(self) -> None:
+        """Unmap now. Left to the garbage collector, dead segments would pile up until it comes."""
+        self.pixels = self.masks = np.empty(0, np.uint8)
+        # An array that somebody still looks at keeps the mapping for as long as it lives.
+        with contextlib.suppress(BufferError):
+            self._mapping.close()
 
 
 def _size(banks: int, max_batch: int, input_size: int) -> int:

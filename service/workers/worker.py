@@ -148,10 +148,13 @@ class Worker:
             self._cause = WorkerEndError(failure, detail)
         _kill(self._link)
 
-    async def close(self) -> None:
-        """End a worker nobody needs any more, gently if it listens, without telling the owner."""
+    def dismiss(self) -> None:
+        """Send off a worker that nobody needs any more; its owner hears no more of it."""
         self.owner = None
         self._link.hang_up()
+
+    async def gone(self) -> None:
+        """Wait until the process has ended and is reaped."""
         await asyncio.wait([self._listener])
 
     async def _listen(self) -> None:
@@ -171,6 +174,7 @@ class Worker:
         self.end = self._cause or ended
         unfinished = tuple(batch for _, _, batch in self._running)
         self._running.clear()
+        self._shared.close()
         if self.owner is not None:
             self.owner.lost(self.end, unfinished)
 
@@ -253,11 +257,11 @@ async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
         shared.reserve(segment_fd, **size)
     except MemoryError as error:
         raise WorkerEndError(Failure.REFUSED, str(error)) from error
-    batches = shared.SharedBatches(segment_fd, **size)
     link.write(encode(Attach(**size)))
     ready = await _receive(link)
     if not isinstance(ready, Ready):
         await _give_up(link, ready)
+    batches = shared.SharedBatches(segment_fd, **size)
     info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
     watchdog_s = spec.watchdog_s or max(5.0, 20 * ready.slowest_s)
     return Worker(link, info, batches, ready, watchdog_s)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from service.workers.child import Servant
 from service.workers.launch import Link
@@ -23,7 +23,9 @@ class FakeProcess:
         self.inbox: deque[bytes] = deque()
         self.reader = asyncio.StreamReader()
         self.begun: list[int] = []
-        """Sizes of the batches it was sent."""
+        """Sizes of the batches it ran."""
+        self.on_batch: Callable[[list[int]], None] = lambda numbers: None
+        """Told the numbers of the images in every batch it is sent."""
         self._segment_fd = os.dup(segment_fd)
         self._servant: Servant | None = Servant(self._segment_fd)
         self._gone = asyncio.Event()
@@ -41,8 +43,12 @@ class FakeProcess:
         return self.returncode
 
     def write(self, line: bytes) -> None:
-        if self.returncode is None:
-            self.inbox.append(line)
+        if self.returncode is not None:
+            return
+        self.inbox.append(line)
+        message = decode(line)
+        if isinstance(message, Run):
+            self.on_batch(self._numbers(message))
 
     def hang_up(self) -> None:
         """The other end of the pipe closes; a worker that runs notices and leaves."""
@@ -75,6 +81,8 @@ class FakeProcess:
 
     def die(self, code: int) -> None:
         self.returncode = code
+        if self._servant is not None and self._servant._shared is not None:
+            self._servant._shared.close()
         self._servant = None
         os.close(self._segment_fd)
         self.inbox.clear()
@@ -84,6 +92,12 @@ class FakeProcess:
     def lose_pipe(self) -> None:
         """Its end of the pipe closes; it lives on."""
         self._end_of_file()
+
+    def _numbers(self, message: Run) -> list[int]:
+        assert self._servant is not None
+        assert self._servant._shared is not None
+        images = self._servant._shared.pixels[message.bank, : message.images]
+        return [int.from_bytes(tile[0, 1].tobytes(), "big") for tile in images]
 
     def _end_of_file(self) -> None:
         if not self.reader._eof:
@@ -95,9 +109,11 @@ class FakeLaunch:
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []
+        self.on_batch: Callable[[list[int]], None] = lambda numbers: None
 
     async def __call__(self, segment_fd: int, environment: Mapping[str, str]) -> Link:
         process = FakeProcess(1000 + len(self.processes), segment_fd)
+        process.on_batch = self.on_batch
         self.processes.append(process)
         return Link(process, process.reader, process.write, process.hang_up)
 

@@ -1,0 +1,107 @@
+"""A local backend on a clock and on workers that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+from fake_clock import FakeClockLoop
+from fake_launch import FakeLaunch, FakeProcess
+from fake_predictor import FACTORY, Act, image, number_in
+from prometheus_client import CollectorRegistry
+
+from service.backends.base import Prediction
+from service.backends.local import LocalBackend
+from service.outcomes import Outcome
+from service.queue_metrics import QueueMetrics
+from service.settings import Settings
+
+SOON_S = 1000.0
+
+
+class Bench:
+    """A local backend on a clock and on workers that the test moves."""
+
+    def __init__(self, checkpoint: Path, **settings: object) -> None:
+        self.loop = FakeClockLoop()
+        asyncio.set_event_loop(self.loop)
+        self.checkpoint = checkpoint
+        self.registry = CollectorRegistry()
+        self.launch = FakeLaunch()
+        self.backend = LocalBackend(
+            Settings(checkpoint=checkpoint, **settings),
+            QueueMetrics(self.registry),
+            factory=FACTORY,
+            launch=self.launch,
+        )
+
+    def start(self) -> None:
+        self.loop.finish(self.backend.start())
+
+    def step(self) -> None:
+        """Every worker handles one message."""
+        self.loop.settle()
+        for process in self.launch.alive:
+            process.step()
+        self.loop.settle()
+
+    def bring_up(self) -> FakeProcess:
+        """Let the newest worker load and warm up."""
+        self.step()
+        self.step()
+        return self.launch.last
+
+    def work(self) -> None:
+        """Let workers work, load and restart until nothing is left for them to do."""
+        self.step()
+        while any(process.inbox and not process.stopped for process in self.launch.alive):
+            self.step()
+
+    def send(
+        self, number: int, act: Act = Act.NOTHING, deadline_s: float = SOON_S
+    ) -> asyncio.Task[Prediction]:
+        return self.loop.begin(self.predict(number, act, self.loop.now + deadline_s))
+
+    async def predict(self, number: int, act: Act, deadline_s: float) -> Prediction:
+        return await self.backend.predict(image(number, act), deadline_s=deadline_s)
+
+    @staticmethod
+    def numbers(calls: Iterable[asyncio.Task[Prediction]]) -> list[object]:
+        """Per call: the number in its mask, or the class of its error."""
+        return [
+            type(call.exception()) if call.exception() else number_in(call.result().mask)
+            for call in calls
+        ]
+
+    def value(self, name: str, **labels: str) -> float:
+        return self.series()[name, tuple(labels.values())]
+
+    def series(self) -> dict[tuple[str, tuple[str, ...]], float]:
+        """Every sample of every series, by its name and the values of its labels."""
+        return {
+            (sample.name, tuple(sample.labels.values())): sample.value
+            for metric in self.registry.collect()
+            for sample in metric.samples
+        }
+
+    def executions(self) -> dict[str, float]:
+        """Executed images by outcome; checked against the batches they ran in."""
+        series = self.series()
+        found = {kind: series["purnet_executions_total", (kind,)] for kind in Outcome}
+        assert sum(found.values()) == series["purnet_batch_size_sum", ()]
+        return {str(kind): count for kind, count in found.items() if count}
+
+    def close(self) -> None:
+        stop = self.loop.begin(self.backend.stop(0))
+        self.loop.advance(20)
+        assert stop.done()
+        stop.result()
+        left = asyncio.all_tasks(self.loop)
+        for task in left:
+            task.cancel()
+        self.loop.settle()
+        self.loop.close()
+        asyncio.set_event_loop(None)
+        assert not left, f"stopping left {left} behind"
+        assert not self.launch.alive, "stopping leaves no worker behind"
