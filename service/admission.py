@@ -104,6 +104,7 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
         self.bytes = 0
+        self.leaving = False
         self.draining = False
 
     @property
@@ -119,6 +120,13 @@ class Admission:
         if (reason := self._not_ready()) is not None:
             return NotReadyError(f"Not ready: {reason}.", retry_after_s=retry)
         return None
+
+    def unready(self) -> ServiceError | None:
+        """Why a balancer should send nothing here any more; None when it should."""
+        if self.leaving:
+            retry = self._settings.retry_after_s
+            return DrainingError("The service is about to shut down.", retry_after_s=retry)
+        return self.unavailable()
 
     def admit(self, content_length: int | None) -> Lease:
         """Take a request in, by what it announces; None is a body of unknown length.
@@ -156,6 +164,10 @@ class Admission:
             self.bytes -= lease.bytes
             if not self._leases:
                 self._idle.set()
+
+    def leave(self) -> None:
+        """Tell balancers to look elsewhere; until they have noticed, requests are still taken."""
+        self.leaving = True
 
     def drain(self) -> None:
         """Admit nothing any more; what is in flight goes on."""

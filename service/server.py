@@ -69,10 +69,13 @@ def listen(settings: Settings) -> socket.socket:
 
 
 @contextmanager
-def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[None]:
-    """`/metrics` in a thread of its own while the context lasts, if a port is set for it."""
+def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[int | None]:
+    """`/metrics` in a thread of its own while the context lasts, if a port is set for it.
+
+    Gives the port.
+    """
     if settings.metrics_port is None:
-        yield
+        yield None
         return
     try:
         server, thread = start_http_server(settings.metrics_port, settings.host, registry)
@@ -82,7 +85,7 @@ def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[
         ) from error
     try:
         log.info("metrics", extra={"port": server.server_port})
-        yield
+        yield server.server_port
     finally:
         server.shutdown()
         server.server_close()
@@ -183,9 +186,10 @@ class Service:
     async def _drain(self) -> None:
         """Not ready at once; then no new connections; then what was accepted gets its time."""
         admission = self._door.admission
-        admission.drain()
+        admission.leave()
         log.info("draining", extra={"requests_in_flight": admission.requests})
         await self._hurried_within(self._settings.drain_delay_s)
+        admission.drain()
         self._server.should_exit = True
         idle = asyncio.create_task(admission.idle())
         hurry = asyncio.create_task(self._hurry.wait())

@@ -36,8 +36,8 @@ def router(door: Door) -> APIRouter:
     @routes.get("/readyz", responses=error_responses("internal", "not_ready", "draining"))
     async def readyz() -> Ready:
         """200 when images are being taken, else 503 with the reason."""
-        if (unavailable := door.admission.unavailable()) is not None:
-            raise unavailable
+        if (unready := door.admission.unready()) is not None:
+            raise unready
         info = door.backend.model
         return Ready(
             model=None if info is None else info.version,
