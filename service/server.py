@@ -60,8 +60,11 @@ def listen(settings: Settings) -> socket.socket:
         raise StartupError(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
         ) from error
+    # Accepted sockets inherit both options. asyncio sets the first only on sockets that were made
+    # with an explicit protocol; without it each answer's body waits for the peer's delayed ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Accepted sockets inherit it: a peer that takes nothing is cut off by the kernel too,
+        # A peer that takes nothing is cut off by the kernel too,
         # whatever is still in its buffers.
         timeout_ms = int(settings.send_timeout_s * 1000)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)

@@ -10,6 +10,7 @@ import sys
 
 from fake_backend import FakeBackend
 
+from service.backends.base import Pixels, Prediction
 from service.errors import OperatorError
 from service.logs import configure_logging
 from service.metrics import Metrics
@@ -17,10 +18,18 @@ from service.server import run
 from service.settings import Settings
 
 
+class TellingBackend(FakeBackend):
+    """Says on standard output that a prediction was asked for."""
+
+    async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
+        print("asked", flush=True)
+        return await super().predict(pixels, deadline_s=deadline_s)
+
+
 def main() -> None:
     settings = Settings()
     configure_logging(settings)
-    backend = FakeBackend()
+    backend = TellingBackend()
     if os.environ.get("PURNET_FAKE_GATE") == "closed":
         backend.gate.clear()
     try:
