@@ -124,31 +124,21 @@ def convert(source: Path, target: Path, *, half: bool) -> CheckpointInfo:
     return info
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
-    """A dict that `torch.save` wrote, of tensors (on the CPU) and plain containers.
+def read_state_dict(path: Path) -> dict[str, Any]:
+    """The state dict of any network, from safetensors or from what `torch.save` wrote.
 
     Raises `CheckpointError` for any other file, one that would run code included.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except Exception as error:  # torch.load raises nearly anything on a foreign or damaged file
-        raise CheckpointError(
-            f"{path} is not a whole PyTorch or safetensors file, or holds objects that could run "
-            "code; only tensors are read"
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
-    return {str(key): value for key, value in content.items()}
+    return _read_safetensors(path)[1] if _is_safetensors(path) else _read_pickle(path)
 
 
 def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
     """Info and tensors that fit, and a network with random weights for them to fill."""
     spell: Callable[[str], str] = str
     if _is_safetensors(path):
-        info, tensors = _read_safetensors(path)
-    elif (content := read_pickle(path)).keys() >= _RESUME_KEYS:
+        metadata, tensors = _read_safetensors(path)
+        info = _info(path, metadata)
+    elif (content := _read_pickle(path)).keys() >= _RESUME_KEYS:
         info, tensors = _from_resume(path, content)
     else:
         info, tensors = _from_released(path, content)
@@ -179,25 +169,44 @@ def _is_safetensors(path: Path) -> bool:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _read_safetensors(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """A dict of tensors (on the CPU) and plain containers."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises nearly anything on a foreign or damaged file
+        raise CheckpointError(
+            f"{path} is not a whole PyTorch or safetensors file, or holds objects that could run "
+            "code; only tensors are read"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict")
+    return {str(key): value for key, value in content.items()}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Metadata and tensors of any safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return dict(file.metadata() or {}), tensors
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file: {error}") from error
-    if metadata.pop("format", None) != FORMAT:
+
+
+def _info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
+    """What a checkpoint of ours says of itself."""
+    notes = dict(metadata)
+    if notes.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} does not say that it is a PurNet checkpoint ({FORMAT})")
     try:
-        info = CheckpointInfo(
-            variant=metadata.pop("variant"),
-            input_size=int(metadata.pop("input_size")),
-            attention=bool(json.loads(metadata.pop("attention"))),
-            notes=metadata,
+        return CheckpointInfo(
+            variant=notes.pop("variant"),
+            input_size=int(notes.pop("input_size")),
+            attention=bool(json.loads(notes.pop("attention"))),
+            notes=notes,
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
-    return info, tensors
 
 
 _RESUME_KEYS = frozenset({"recipe", "stage", "iteration", "averaged"})

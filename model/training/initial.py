@@ -6,7 +6,7 @@ from pathlib import Path
 
 from model import variants
 from model.backbones import EfficientNetLite0, load_classifier, load_imagenet_lite0
-from model.checkpoint import read_pickle
+from model.checkpoint import read_state_dict
 from model.errors import TrainingError
 from model.training.state import Tensors
 
@@ -26,5 +26,5 @@ def with_imagenet_backbone(variant: str, weights: Path | None = None) -> Tensors
             f"{variant} needs --backbone-weights: a file of its backbone's ImageNet weights"
         )
     else:
-        load_classifier(network.backbone, read_pickle(weights))
+        load_classifier(network.backbone, read_state_dict(weights))
     return network.state_dict()

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from model import released, variants
 from model.checkpoint import (
     CheckpointInfo,
+    convert,
     load,
     load_with_info,
     read,
@@ -332,3 +333,12 @@ def test_convert_says_what_is_wrong(tmp_path: Path, pth: Callable[[Any], Path]) 
     assert result.exit_code == 2
     assert "2 extra (weight, bias)" in result.output
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_convert_says_where_it_cannot_write(tmp_path: Path, lite: State) -> None:
+    source = tmp_path / "a.safetensors"
+    save(lite, source, LITE, half=False)
+
+    for target, told in ((tmp_path / "no" / "b", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(CheckpointError, match=f"cannot be written: {told}"):
+            convert(source, target, half=False)
