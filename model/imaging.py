@@ -128,7 +128,9 @@ def _neighbours(
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    rgba = image
+    if image.mode != "RGBA":  # to convert it to itself would copy it
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
     canvas = Image.new("RGB", rgba.size, "white")
     canvas.paste(rgba, mask=rgba)
     return canvas

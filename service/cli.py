@@ -119,9 +119,14 @@ def health(
 @app.command()
 def config(more: Set = None) -> None:
     """Show every setting as it is in effect, as lines for a shell or an env file."""
-    from service.settings import environment_name
+    from service.ceiling import memory_ceiling_bytes
+    from service.settings import MIB, environment_name
 
     settings = _settings({}, more)
+    typer.echo(
+        f"# memory of the API process: at most {memory_ceiling_bytes(settings) // MIB} MiB; "
+        "the workers come on top",
+    )
     for name, value in settings.model_dump(mode="json").items():
         shown = ",".join(value) if isinstance(value, list) else "" if value is None else value
         typer.echo(f"{environment_name(name)}={shown}")

@@ -75,7 +75,13 @@ class _Visit:
         door.backend.expect(1)
         try:
             async with self._stage("decode", "decode"):
-                decoded = await door.decoding.run(decode, image, model.input_size, door.limits)
+                decoded = await door.decoding.run(
+                    decode,
+                    image,
+                    model.input_size,
+                    door.limits,
+                    reduced_jpeg=door.settings.reduced_jpeg,
+                )
         finally:
             door.backend.expect(-1)
         self._exchange.width, self._exchange.height = decoded.width, decoded.height

@@ -24,7 +24,8 @@ def test_config_can_be_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PURNET_CORS_ORIGINS", "https://a.example,https://b.example")
     lines = run(app, ["config", "--set", "max-side=99"]).output.splitlines()
     assert {"PURNET_PORT=9001", "PURNET_MAX_SIDE=99", "PURNET_CHECKPOINT="} <= set(lines)
-    for line in lines:
+    assert lines[0].startswith("# memory of the API process: at most ")
+    for line in lines[1:]:
         monkeypatch.setenv(*line.split("=", 1))
     assert run(app, ["config"]).output.splitlines() == lines
 

@@ -30,11 +30,11 @@ class ThreadGate:
         self.entered = threading.Event()
         self.open = threading.Event()
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **more: Any) -> Any:
         self.entered.set()
         if not self.open.wait(WAIT_S):
             raise AssertionError("the gate was never opened")
-        return self._call(*args)
+        return self._call(*args, **more)
 
 
 @contextmanager
