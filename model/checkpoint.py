@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from model import released, variants
@@ -84,7 +84,8 @@ def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bo
         "attention": json.dumps(info.attention),
         **info.notes,
     }
-    write_atomically(path, lambda part: save_file(tensors, part, metadata))
+    # Not `save_file`, which makes files that no other user may read.
+    write_atomically(path, lambda part: part.write_bytes(to_bytes(tensors, metadata)))
 
 
 def read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:

@@ -105,6 +105,15 @@ def test_half_keeps_vectors_whole(tmp_path: Path, lite: State) -> None:
         assert torch.equal(found[name], exact), name
 
 
+def test_others_may_read_what_is_written(tmp_path: Path, lite: State) -> None:
+    """As the umask has it: a service seldom runs as the user who trained."""
+    path, plain = tmp_path / "a.safetensors", tmp_path / "plain"
+    plain.write_text("")
+    save(lite, path, LITE, half=True)
+
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 @pytest.mark.parametrize(
     ("metadata", "told"),
     [
