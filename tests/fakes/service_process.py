@@ -62,12 +62,16 @@ def running(arguments: list[str], **environment: str) -> Iterator[ServiceProcess
     """Run `python ARGUMENTS` with PURNET_* variables; killed at the end if it still lives."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PURNET_")}
     paths = [str(ROOT), str(ROOT / "tests" / "fakes")]
+    variables = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **environment}
+    with started([sys.executable, *arguments], variables) as service:
+        yield service
+
+
+@contextmanager
+def started(command: list[str], environment: dict[str, str] | None) -> Iterator[ServiceProcess]:
+    """Run a command, its output read line by line; killed at the end if it still lives."""
     process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**inherited, "PYTHONPATH": os.pathsep.join(paths), **environment},
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     service = ServiceProcess(process)
     readers = [

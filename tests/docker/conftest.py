@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def program(require: Any) -> Callable[[str], str]:
+    """Path of a program: beside this Python, where packages put theirs, or on the search path."""
+
+    def find(name: str) -> str:
+        beside = Path(sys.executable).with_name(name)
+        found = str(beside) if beside.is_file() else shutil.which(name)
+        require(found, f"{name} is not installed")
+        return found or ""
+
+    return find
