@@ -190,6 +190,7 @@ class Service:
         """Not ready at once; then no new connections; then what was accepted gets its time."""
         admission = self._door.admission
         admission.leave()
+        self._door.backend.drain()
         log.info("draining", extra={"requests_in_flight": admission.requests})
         await self._hurried_within(self._settings.drain_delay_s)
         admission.drain()

@@ -76,6 +76,13 @@ class Backend(Protocol):
         """Return as soon as `ready()` is None. Raises `StartupError` when it never will be."""
         ...
 
+    def drain(self) -> None:
+        """Shutdown has begun: count as draining and hold no image back for company.
+
+        Predictions go on until `stop`: which requests still come in is the door's decision.
+        """
+        ...
+
     async def stop(self, drain_s: float) -> None:
         """Finish what is queued within `drain_s` seconds, fail the rest with `DrainingError`."""
         ...

@@ -49,6 +49,7 @@ class LocalBackend:
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
         self._draining = False
+        self._stopping = False
         self._changed = asyncio.Event()
         self._reload_lock = asyncio.Lock()
         self._reloading: asyncio.Task[ModelInfo] | None = None
@@ -88,16 +89,22 @@ class LocalBackend:
             self._changed.clear()
             await self._changed.wait()
 
+    def drain(self) -> None:
+        """Count as draining, and let what is queued leave as soon as a device is free."""
+        self._draining = True
+        self._on_change()
+        if self._batcher is not None:
+            self._batcher.drain()
+
     async def stop(self, drain_s: float) -> None:
         """Answer what is queued or on its way within `drain_s` seconds, then end the workers.
 
         Calls of `predict` are accepted until that time is over: their requests were accepted
         before, and refusing new ones is the door's part.
         """
-        self._draining = True
-        self._on_change()
+        self._stopping = True
+        self.drain()
         if self._batcher is not None:
-            self._batcher.drain()
             try:
                 async with asyncio.timeout(drain_s):
                     await self._batcher.emptied()
@@ -120,7 +127,7 @@ class LocalBackend:
         for as long as that takes. Raises `ReloadError` and changes nothing otherwise.
         """
         async with self._reload_lock:
-            if self._draining or self._batcher is None:
+            if self._stopping or self._batcher is None:
                 raise ReloadError(STOPPING)
             path = checkpoint or self._settings.checkpoint
             self._reloading = asyncio.create_task(self._replace_workers(self._batcher, path))
@@ -128,7 +135,7 @@ class LocalBackend:
                 model = await self._reloading
             except asyncio.CancelledError:
                 self._metrics.reloaded(ok=False)
-                if self._draining:
+                if self._stopping:
                     raise ReloadError(STOPPING) from None
                 raise
             except ReloadError as error:
@@ -166,7 +173,7 @@ class LocalBackend:
 
     def ready(self) -> str | None:
         """None when predictions can be made: some device has a worker, or will in a moment."""
-        return STOPPING if self._draining else self._trouble()
+        return STOPPING if self._stopping else self._trouble()
 
     def stats(self) -> BackendStats:
         """Snapshot of the queue; may be taken from any thread."""
@@ -208,7 +215,8 @@ class LocalBackend:
         trouble = self._trouble()
         if trouble is not None and self._batcher is not None:
             self._batcher.give_up(trouble)
-        self._metrics.state(ready=self.ready() is None, draining=self._draining)
+        ready = not self._draining and self.ready() is None
+        self._metrics.state(ready=ready, draining=self._draining)
         self._changed.set()
 
     def _announce(self, model: ModelInfo) -> None:

@@ -32,6 +32,7 @@ class FakeBackend:
         self.cancelled = 0
         self.upstream = 0
         self.started = False
+        self.draining = False
         self.became_ready = asyncio.Event()
         self.became_ready.set()
 
@@ -40,6 +41,9 @@ class FakeBackend:
 
     async def wait_ready(self) -> None:
         await self.became_ready.wait()
+
+    def drain(self) -> None:
+        self.draining = True
 
     async def stop(self, drain_s: float) -> None:
         self.started = False

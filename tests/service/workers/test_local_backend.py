@@ -74,6 +74,18 @@ def test_one_worker_down_leaves_the_service_ready(make_bench, checkpoint):
     assert bench.numbers([call]) == [1]
 
 
+def test_draining_shows_at_once_and_goes_on_answering(bench):
+    bench.backend.drain()
+    assert bench.value("purnet_draining") == 1
+    assert bench.value("purnet_ready") == 0
+    bench.backend.expect(1)
+    call = bench.send(1)
+    bench.work()
+    assert bench.numbers([call]) == [1]
+    assert bench.value("purnet_batches_total", reason="drain") == 1
+    bench.backend.expect(-1)
+
+
 def test_stopping_answers_what_is_queued(bench):
     calls = [bench.send(number) for number in range(20)]
     stop = bench.loop.begin(bench.backend.stop(10))
