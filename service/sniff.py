@@ -20,6 +20,11 @@ MAX_SCANS = 100
 # A 20 MiB colour profile or thumbnail takes 320 segments of 64 KiB; five million empty ones would
 # keep a thread busy for seconds.
 MAX_SEGMENTS = 4096
+# Bytes between segments, which decoders skip one by one. Real files have a few, if any.
+MAX_FILL_BYTES = 65_536
+# 20 MiB in pieces of 8 KiB are 2,560 chunks, an animation of ten thousand frames has twenty
+# thousand. Decoders look at each; a file of empty ones would hold up 1.7 million.
+MAX_CHUNKS = 65_536
 
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
@@ -59,6 +64,13 @@ def sniff(data: bytes) -> Header:
 def _png_size(data: bytes) -> tuple[int, int] | None:
     if len(data) < 24 or data[12:16] != b"IHDR":
         return None
+    at = 8
+    for _ in range(MAX_CHUNKS):
+        if at + 8 > len(data) or data[at + 4 : at + 8] == b"IEND":
+            break
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    else:
+        raise ImageError("The PNG file has too many chunks.", limit=MAX_CHUNKS)
     return int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
 
 
@@ -78,12 +90,16 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 def _jpeg_size(data: bytes) -> tuple[int, int] | None:
     """Walk the segments; None when the file ends before a frame header."""
     size = None
-    scans = 0
+    scans = fill = 0
     at = 2
     for _ in range(MAX_SEGMENTS):
         if (found := _next_marker(data, at)) is None:
             return size
-        marker, at = found
+        marker, begin = found
+        fill += begin - at - 2
+        if fill > MAX_FILL_BYTES:
+            raise ImageError("The JPEG file has too much between its segments.")
+        at = begin
         if marker in _STANDALONE_MARKERS:
             continue
         if marker == _END_OF_IMAGE:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zlib
 from contextlib import suppress
 
 import pytest
@@ -7,7 +8,7 @@ from photos import encoded, scene
 from PIL import Image
 
 from service.errors import ImageError, TooManyScansError, UnsupportedMediaError
-from service.sniff import MAX_SCANS, MAX_SEGMENTS, Header, sniff
+from service.sniff import MAX_CHUNKS, MAX_FILL_BYTES, MAX_SCANS, MAX_SEGMENTS, Header, sniff
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,19 @@ def test_a_jpeg_of_endless_segments_is_refused() -> None:
         sniff(data[:2] + b"\xff\xfe\x00\x02" * (MAX_SEGMENTS + 1) + data[2:])
 
 
-def test_fill_bytes_are_skipped_at_once() -> None:
+@pytest.mark.parametrize("fill", [b"\xff", b"\x00", b"\x00\xff"])
+def test_some_fill_between_segments_is_skipped_and_megabytes_are_refused(fill: bytes) -> None:
     data = encoded(scene(), "JPEG")
-    assert sniff(data[:2] + b"\xff" * 5_000_000 + data[2:]) == Header("JPEG", 96, 64)
+    at = 2 + 2 + int.from_bytes(data[4:6], "big")  # behind the first segment
+    assert sniff(data[:at] + b"\xff" * 100 + data[at:]) == Header("JPEG", 96, 64)
+    with pytest.raises(ImageError):
+        sniff(data[:at] + fill * MAX_FILL_BYTES * 2 + data[at:])
+
+
+def test_a_png_of_endless_chunks_is_refused_wherever_they_are() -> None:
+    data = encoded(scene())
+    empty = b"\0\0\0\0abCd" + zlib.crc32(b"abCd").to_bytes(4, "big")
+    for at in (33, len(data) - 12):
+        assert sniff(data[:at] + empty * 1000 + data[at:]) == Header("PNG", 96, 64)
+        with pytest.raises(ImageError, match="chunks"):
+            sniff(data[:at] + empty * MAX_CHUNKS + data[at:])
