@@ -11,10 +11,14 @@ from typing import Any
 
 import pytest
 
+from service.ceiling import memory_ceiling_bytes
 from service.server import GRACE_S
-from service.settings import Settings
+from service.settings import MIB, Settings
 
 ROOT = Path(__file__).parents[2]
+WORKER_BYTES = 350 * MIB
+"""A worker that runs the shipped weights by OpenVINO on a few processors, with some room."""
+
 GPU, SCALE = "docker/compose.gpu.yml", "docker/compose.scale.yml"
 
 Resolve = Callable[..., dict[str, Any]]
@@ -137,6 +141,15 @@ def test_replicas_hide_behind_the_proxy(resolve: Resolve) -> None:
     assert services["purnet"]["deploy"]["replicas"] == 5
     assert services["proxy"]["ports"][0]["published"] == "8000"
     assert services["proxy"]["networks"].keys() == {"edge"}
+
+
+def test_the_memory_limit_holds_all_that_the_settings_allow(resolve: Resolve) -> None:
+    service = resolve()["services"]["purnet"]
+    (tmp,) = service["tmpfs"]
+    scratch = int(re.findall(r"size=(\d+)m", tmp)[0]) * MIB
+    # Two at a time while the model is being changed.
+    needed = memory_ceiling_bytes(environment(service)) + 2 * WORKER_BYTES + scratch
+    assert needed <= int(service["mem_limit"])
 
 
 def test_the_memory_alert_knows_the_limit(resolve: Resolve) -> None:
