@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from model.errors import ModelError
+from model.complaints import complaints
 
 
 def convert(
@@ -27,15 +27,9 @@ def convert(
 ) -> None:
     """Convert a checkpoint to safetensors that say what they are: variant, input size, source."""
     console = Console(stderr=True)
-    try:
+    with complaints(extra="torch"):
         from model.checkpoint import convert as run  # imports torch
 
         info = run(source, target, half=half)
-    except ModuleNotFoundError as error:
-        console.print(f"{error}: pip install 'purnet-serve[torch]'", style="bold red")
-        raise typer.Exit(2) from error
-    except ModelError as error:
-        console.print(str(error), markup=False, style="bold red", soft_wrap=True)
-        raise typer.Exit(2) from error
     parts = "all three pyramids" if info.attention else "stage 1, without attentions"
     console.print(f"{target}: {info.variant}, {parts}", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from model.errors import ModelError
+from model.complaints import complaints
 
 
 def export(
@@ -17,16 +17,10 @@ def export(
 ) -> None:
     """Convert a checkpoint for serving on CPUs without torch: `purnet serve --checkpoint DIR`."""
     console = Console(stderr=True)
-    try:
+    with complaints(extra="torch,openvino"):
         # A module of its own: it imports torch.
         from model.engines.export import export as run
 
         with console.status(f"converting {checkpoint} ..."):
             found = run(checkpoint, out)
-    except ModuleNotFoundError as error:
-        console.print(f"{error}: pip install 'purnet-serve[torch,openvino]'", style="bold red")
-        raise typer.Exit(2) from error
-    except ModelError as error:
-        console.print(str(error), markup=False, style="bold red", soft_wrap=True)
-        raise typer.Exit(2) from error
     console.print(f"{out}: {found} from eager float32", markup=False, soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from model.complaints import complaints
+
 
 def predict(
     photos: Annotated[
@@ -33,17 +35,13 @@ def predict(
     from rich.console import Console
     from rich.progress import Progress
 
-    from model.errors import ModelError
     from model.predict_files import plan, predict_all
     from model.predictor import Predictor
 
     console = Console(stderr=True)
-    try:
+    with complaints(extra="torch"):
         targets = plan(photos, out)
         predictor = Predictor.load(checkpoint, device=device)
-    except ModelError as error:
-        console.print(str(error), markup=False, style="bold red", soft_wrap=True)
-        raise typer.Exit(2) from error
     with Progress(console=console) as progress:
         task = progress.add_task("photos", total=len(targets))
 

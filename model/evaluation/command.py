@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from model.complaints import complaints
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from model.evaluation.results import Report
     from model.evaluation.scoring import Case, Cases, MapOf
 
-INCOMPLETE, NOTHING_SCORED = 1, 2
-"""Exit statuses besides 0; 2 is also what a command line that makes no sense exits with."""
+INCOMPLETE = 1
+"""Exit status when some images were left out."""
 
 
 def evaluate(
@@ -69,20 +71,15 @@ def evaluate(
     """
     from rich.console import Console
 
-    from model.errors import ModelError
-
     _check_usage(predictions, ground_truth, dataset, root, checkpoint, resize=resize)
     errors = Console(stderr=True)
-    try:
+    with complaints(extra="torch,evaluate"):
         if predictions is not None and ground_truth is not None:
             maps, works = _saved(predictions, ground_truth, resize=resize)
         else:
             maps, works = _predicted(dataset or [], root, checkpoint, device)
         found = _score(maps, works, errors)
         _hand_over(found, works, json, report)
-    except ModelError as error:
-        errors.print(str(error), markup=False, style="bold red", soft_wrap=True)
-        raise typer.Exit(NOTHING_SCORED) from error
     if not all(result.complete for result in found.sets):
         raise typer.Exit(INCOMPLETE)
 

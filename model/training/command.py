@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from model.complaints import complaints
+
 
 def train(
     data: Annotated[
@@ -42,12 +44,9 @@ def train(
     ] = None,
 ) -> None:
     """Train PurNet by a recipe of stages; run the same command again to go on."""
-    from rich.console import Console
+    with complaints(extra="train"):
+        from model.training.run import RunOptions, run
 
-    from model.errors import ModelError
-    from model.training.run import RunOptions, run
-
-    try:
         run(
             RunOptions(
                 recipe=recipe,
@@ -62,6 +61,3 @@ def train(
                 stop_after_min=stop_after,
             )
         )
-    except ModelError as error:
-        Console(stderr=True).print(str(error), markup=False, style="bold red", soft_wrap=True)
-        raise typer.Exit(1) from error
