@@ -27,6 +27,8 @@ from service.wire import Body, Sender, api_key, content_length
 
 API_PREFIX = "/v1/"
 IMAGE_DOOR = ("POST", "/v1/mask")
+PROBED = ("/livez", "/readyz", "/metrics")
+"""Asked every few seconds by machines; logged when the answer is news."""
 
 log = logging.getLogger("service.access")
 
@@ -161,12 +163,15 @@ class Guard:
         seconds = asyncio.get_running_loop().time() - exchange.arrived
         self._door.metrics.answered(exchange, seconds)
         timings = {name: round(value * 1000, 3) for name, value in exchange.timings.items()}
-        log.info(
+        route = self._door.metrics.route(exchange.path)
+        quiet = route in PROBED and exchange.status == 200
+        log.log(
+            logging.DEBUG if quiet else logging.INFO,
             "request",
             extra={
                 "request_id": exchange.request_id,
                 "method": exchange.method if exchange.method.isalpha() else "other",
-                "route": self._door.metrics.route(exchange.path),
+                "route": route,
                 "status": exchange.status,
                 "code": exchange.code,
                 "gone": exchange.stage if exchange.gone else None,

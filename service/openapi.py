@@ -7,7 +7,7 @@ from typing import Any
 
 from service.errors import ServiceError, tree
 from service.options import MAX_THRESHOLD, MIN_TIMEOUT_MS, OUTPUTS, SIZES, TIMEOUT_HEADER
-from service.problems import MEDIA_TYPE
+from service.problems import MEDIA_TYPE, RETRY_STATUSES
 from service.settings import Settings
 from service.sniff import MAX_SCANS
 
@@ -102,7 +102,7 @@ def error_responses(*codes: str, settings: Settings | None = None) -> dict[int |
             status,
             {
                 "description": "",
-                "headers": dict(_REQUEST_ID) | (_RETRY_AFTER if status in (429, 503) else {}),
+                "headers": dict(_REQUEST_ID) | (_RETRY_AFTER if status in RETRY_STATUSES else {}),
                 "content": {MEDIA_TYPE: {"schema": _PROBLEM_REF, "examples": {}}},
             },
         )

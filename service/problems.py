@@ -10,6 +10,9 @@ from starlette.responses import Response
 from service.errors import KeyMissingError, ParameterError, ServiceError
 
 MEDIA_TYPE = "application/problem+json"
+RETRY_STATUSES = (429, 503)
+DEFAULT_RETRY_AFTER_S = 1
+"""For errors raised behind the door, where nobody knows the setting."""
 
 
 def problem_document(error: ServiceError, request_id: str) -> dict[str, Any]:
@@ -37,8 +40,8 @@ def problem(
     lose the answer. The server reads on and discards instead.
     """
     extra = {"Cache-Control": "no-store", **(headers or {})}
-    if error.retry_after_s is not None:
-        extra["Retry-After"] = str(error.retry_after_s)
+    if error.status in RETRY_STATUSES:
+        extra["Retry-After"] = str(error.retry_after_s or DEFAULT_RETRY_AFTER_S)
     if isinstance(error, KeyMissingError):
         extra["WWW-Authenticate"] = "Bearer"
     body = json.dumps(problem_document(error, request_id), ensure_ascii=False).encode()

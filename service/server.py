@@ -121,22 +121,21 @@ class Service:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
-        self._server = _Server(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=GRACE_S,
-                proxy_headers=bool(settings.trusted_proxies),
-                forwarded_allow_ips=settings.trusted_proxies,
-            )
+        self.uvicorn_config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
         )
+        self._server = _Server(self.uvicorn_config)
 
     async def run(self) -> None:
         """Serve until told to stop. Raises `OperatorError` when the model never comes up."""
@@ -150,7 +149,9 @@ class Service:
             stop = asyncio.create_task(self._stop.wait())
             try:
                 await asyncio.wait({serving, ready, stop}, return_when=asyncio.FIRST_COMPLETED)
-                if ready.done() and ready.exception() is None:
+                if ready.done() and ready.exception() is not None:
+                    self._hurry.set()  # nobody was sent here yet
+                else:
                     await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
                 await self._drain()
                 await serving

@@ -171,3 +171,11 @@ def test_connections_send_at_once_and_do_not_wait_for_ever() -> None:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+
+
+@pytest.mark.anyio
+async def test_forwarded_headers_are_believed_of_named_proxies_only(make_live: MakeLive) -> None:
+    for trusted in ("", "10.0.0.1"):
+        live = await make_live(trusted_proxies=trusted)
+        config = live.service.uvicorn_config
+        assert (config.proxy_headers, config.forwarded_allow_ips) == (bool(trusted), trusted)
