@@ -1,7 +1,6 @@
 """Who may come in: readiness, keys, requests and bytes in flight. Knows nothing of ASGI.
 
-Uploads beyond the limits are refused at once. Answers are different: their requests were accepted,
-so an answer waits for room instead (`AnswerRoom`).
+What is over these limits is refused at once; what was accepted waits for room instead (`room.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import asyncio
 import hashlib
 import hmac
 import re
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +23,7 @@ from service.errors import (
     ServiceError,
     TooManyBytesError,
 )
+from service.room import Share
 from service.settings import Settings
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -78,7 +77,7 @@ class Lease:
         self.bytes = reserved
         self.abort: Callable[[ServiceError], None] = lambda _: None
         """Ends the request early with this error; set by who runs it."""
-        self.answer: Room | None = None
+        self.answer: Share | None = None
         """Room for the answer, once there is one."""
 
     def resize(self, held: int) -> None:
@@ -186,63 +185,3 @@ class Admission:
 def too_large(limit: int, actual: int) -> BodyTooLargeError:
     """The error for a body of `actual` bytes, announced or counted."""
     return BodyTooLargeError(f"The body may have {limit} bytes.", limit=limit, actual=actual)
-
-
-class AnswerRoom:
-    """Bytes of answers being encoded or sent. Waits in order of arrival until there is room.
-
-    An answer larger than all the room is let through when it is alone.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self.bytes = 0
-
-    async def take(self, size: int) -> Room:
-        """Wait for `size` bytes of room and take them. Cancelling takes nothing."""
-        if not self._waiting and self._fits(size):
-            self.bytes += size
-            return Room(self, size)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.give_back(size)
-            else:
-                self._wake()
-            raise
-        return Room(self, size)
-
-    def give_back(self, size: int) -> None:
-        """Return `size` bytes of room."""
-        self.bytes -= size
-        self._wake()
-
-    def _fits(self, size: int) -> bool:
-        return self.bytes == 0 or self.bytes + size <= self._limit
-
-    def _wake(self) -> None:
-        while self._waiting:
-            size, turn = self._waiting[0]
-            if not turn.done():
-                if not self._fits(size):
-                    return
-                self.bytes += size
-                turn.set_result(None)
-            self._waiting.popleft()
-
-
-class Room:
-    """Room that was taken."""
-
-    def __init__(self, owner: AnswerRoom, size: int) -> None:
-        self._owner = owner
-        self.bytes = size
-
-    def resize(self, held: int) -> None:
-        """Give back what is more than `held` bytes."""
-        self._owner.give_back(self.bytes - held)
-        self.bytes = held

@@ -88,7 +88,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     metrics.door.register(
         {route.path: route.methods or () for route in routes if isinstance(route, APIRoute)}
     )
-    metrics.door.watch(door.admission, door.answers)
+    metrics.door.watch(door.admission, door.answers, door.pixels)
     return app
 
 

@@ -5,16 +5,12 @@ Tested against a running service; the operating guide and `purnet config` quote 
 
 from __future__ import annotations
 
+from service.codec import BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
 from service.door import pool_threads
 from service.settings import MIB, Settings
 
 BASE_BYTES = 160 * MIB
 """Interpreter, libraries and metrics of an idle process, with a little room."""
-
-BYTES_PER_PIXEL = 24
-"""The worst format while it is decoded: an animated WebP, whose decoder keeps two canvases of four
-bytes a pixel and hands out a third, from which Pillow makes an image and we an RGB one; with a mask
-and its threshold beside it when a cutout is encoded."""
 
 BYTES_PER_REQUEST = MIB
 """Pixels and mask at the model's size, and what the server buffers of a connection."""
@@ -22,11 +18,12 @@ BYTES_PER_REQUEST = MIB
 
 def memory_ceiling_bytes(settings: Settings) -> int:
     """Bytes the API process holds at most; the workers come on top."""
-    threads = sum(pool_threads(settings))
+    largest = settings.max_pixels * (max(BYTES_PER_PIXEL.values()) + MASK_BYTES_PER_PIXEL)
     return (
         BASE_BYTES
         + settings.max_bytes_in_flight
         + settings.max_answer_bytes
         + settings.max_requests_in_flight * BYTES_PER_REQUEST
-        + threads * (settings.max_pixels * BYTES_PER_PIXEL + settings.max_body_bytes)
+        + max(settings.max_pixel_bytes, largest)
+        + sum(pool_threads(settings)) * settings.max_body_bytes
     )

@@ -19,7 +19,7 @@ from PIL import Image
 from model.imaging import cutout, orientation, resize_mask, to_rgb, turned
 from service.backends.base import Mask, Pixels
 from service.errors import ImageError, ServiceError, SideTooLongError, TooManyPixelsError
-from service.sniff import Header, sniff
+from service.sniff import Format, Header, sniff
 
 # Where it is allowed, a JPEG is decoded at 1/2, 1/4 or 1/8 while both sides stay this many times
 # the input size, so that the antialiased resize still has something to average.
@@ -27,6 +27,12 @@ DRAFT_FACTOR = 2
 # Level 1: smooth masks come out a little larger than at 6, in a fifth of the time.
 PNG_LEVEL = 1
 FOREGROUND_THRESHOLD = 128
+# While decoding: what Pillow decodes, what it is converted to, and its turned copy, four bytes a
+# pixel each; deep grey passes through wider integers; a WebP decoder keeps two canvases and hands
+# out a third.
+BYTES_PER_PIXEL: dict[Format, int] = {"JPEG": 12, "PNG": 16, "WEBP": 24}
+# While encoding: the mask, where it is foreground, and its copy cut at the threshold.
+MASK_BYTES_PER_PIXEL = 4
 
 # Our own limit comes first, but it is a setting; past 89 megapixels Pillow only warns.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -64,6 +70,7 @@ class Decoded:
     pixels: Pixels
     width: int
     height: int
+    format: Format
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,26 @@ class Answer:
     body: bytes
     box: Box | None
     """Left, top, right, bottom of the foreground in displayed pixels, right and bottom excluded."""
+
+
+def examine(upload: bytes, limits: Limits) -> Header:
+    """Read the header and hold it against the limits. Raises what `decode` raises."""
+    header = sniff(upload)
+    _check(header, limits)
+    return header
+
+
+def decoding_bytes(header: Header) -> int:
+    """Most bytes that decoding an image takes."""
+    return header.width * header.height * BYTES_PER_PIXEL[header.format]
+
+
+def encoding_bytes(decoded: Decoded, options: Options) -> int:
+    """Most bytes that encoding an answer takes beside the answer itself."""
+    each = MASK_BYTES_PER_PIXEL
+    if options.needs_upload:
+        each += BYTES_PER_PIXEL[decoded.format]
+    return decoded.width * decoded.height * each
 
 
 def decode(
@@ -85,8 +112,7 @@ def decode(
 
     Raises `UnsupportedMediaError`, `ImageError`, `TooManyPixelsError` or `SideTooLongError`.
     """
-    header = sniff(upload)
-    _check(header, limits)
+    header = examine(upload, limits)
     with _opened(upload, header) as image:
         box = _reduce(image, DRAFT_FACTOR * input_size) if reduced_jpeg else None
         upright = orientation(image)
@@ -95,7 +121,8 @@ def decode(
     width, height = header.width, header.height
     if upright >= 5:
         width, height = height, width
-    return Decoded(np.array(turned(small, upright), dtype=np.uint8), width, height)
+    pixels = np.array(turned(small, upright), dtype=np.uint8)
+    return Decoded(pixels, width, height, header.format)
 
 
 def encode(mask: Mask, decoded: Decoded, upload: bytes | None, options: Options) -> Answer:

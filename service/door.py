@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from service.admission import Admission, AnswerRoom, Keys
+from service.admission import Admission, Keys
 from service.backends.base import Backend
 from service.codec import Limits
 from service.cpus import available_cpus
 from service.metrics import DoorMetrics
 from service.pool import Pool
+from service.room import Room
 from service.settings import Settings
 
 
@@ -22,7 +23,8 @@ class Door:
     metrics: DoorMetrics
     keys: Keys
     admission: Admission
-    answers: AnswerRoom
+    answers: Room
+    pixels: Room
     decoding: Pool
     encoding: Pool
     limits: Limits
@@ -31,15 +33,17 @@ class Door:
     def build(cls, settings: Settings, backend: Backend, metrics: DoorMetrics) -> Door:
         """Put the parts together; nothing is read or started."""
         decode_threads, encode_threads = pool_threads(settings)
+        pixels = Room(settings.max_pixel_bytes)
         return cls(
             settings=settings,
             backend=backend,
             metrics=metrics,
             keys=Keys(settings.api_keys_file),
             admission=Admission(settings, backend.ready),
-            answers=AnswerRoom(settings.max_answer_bytes),
-            decoding=Pool(decode_threads, "decode"),
-            encoding=Pool(encode_threads, "encode"),
+            answers=Room(settings.max_answer_bytes),
+            pixels=pixels,
+            decoding=Pool(decode_threads, "decode", pixels),
+            encoding=Pool(encode_threads, "encode", pixels),
             limits=Limits(settings.max_pixels, settings.max_side),
         )
 

@@ -16,10 +16,11 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from service.admission import Admission, AnswerRoom
+from service.admission import Admission
 from service.errors import tree
 from service.exchange import STAGES, TIMED, Exchange
 from service.queue_metrics import QueueMetrics
+from service.room import Room
 
 OTHER = "other"
 """Label of every path and method that is not ours, so that no stranger can make a series."""
@@ -88,6 +89,11 @@ class DoorMetrics:
         self._answer_bytes = Gauge(
             "purnet_answer_bytes", "Bytes of answers being encoded or sent.", registry=registry
         )
+        self._pixel_bytes = Gauge(
+            "purnet_pixel_bytes",
+            "Bytes of decoded pixels that threads at work may hold.",
+            registry=registry,
+        )
         for part in TIMED:
             self._stage_seconds.labels(part)
         for stage in STAGES:
@@ -104,11 +110,12 @@ class DoorMetrics:
                 for status in STATUSES:
                     self._requests.labels(path, method, status)
 
-    def watch(self, admission: Admission, answers: AnswerRoom) -> None:
+    def watch(self, admission: Admission, answers: Room, pixels: Room) -> None:
         """Read the gauges off what counts anyway."""
         self._requests_in_flight.set_function(lambda: admission.requests)
         self._bytes_in_flight.set_function(lambda: admission.bytes)
         self._answer_bytes.set_function(lambda: answers.bytes)
+        self._pixel_bytes.set_function(lambda: pixels.bytes)
 
     def route(self, path: str) -> str:
         """The label for a path: itself when it is a route of ours."""

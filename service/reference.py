@@ -63,9 +63,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main() -> None:
+def main(docs: Path = DOCS) -> None:
     """Write the pages; say which changed."""
-    for path, text in pages().items():
+    for path, text in pages(docs).items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
             sys.stdout.write(f"renewed {path}\n")

@@ -87,6 +87,12 @@ class Settings(BaseSettings):
         "of a full decode, and at one pixel in a thousand by 10/255 or more, which is outside the "
         "parity gate.",
     )
+    max_pixel_bytes: int = Field(
+        1024 * MIB,
+        ge=1,
+        description="Bytes of decoded pixels in all threads at one time; huge images wait for each "
+        "other, one larger than this is decoded alone.",
+    )
     max_requests_in_flight: int = Field(
         256,
         ge=1,

@@ -11,7 +11,16 @@ from starlette.responses import Response
 
 from service.admission import Lease
 from service.backends.base import ModelInfo, Prediction
-from service.codec import Answer, Decoded, Options, decode, encode
+from service.codec import (
+    Answer,
+    Decoded,
+    Options,
+    decode,
+    decoding_bytes,
+    encode,
+    encoding_bytes,
+    examine,
+)
 from service.door import Door
 from service.errors import DeadlineError, NotReadyError
 from service.exchange import LEASE_KEY, Stage, Timed, exchange_of
@@ -75,7 +84,9 @@ class _Visit:
         door.backend.expect(1)
         try:
             async with self._stage("decode", "decode"):
+                header = await door.decoding.run(0, examine, image, door.limits)
                 decoded = await door.decoding.run(
+                    decoding_bytes(header),
                     decode,
                     image,
                     model.input_size,
@@ -103,7 +114,9 @@ class _Visit:
         async with self._stage("encode", "encode"):
             room = await door.answers.take(_most_bytes(decoded, options))
             self._lease.answer = room
-            answer = await door.encoding.run(encode, prediction.mask, decoded, kept, options)
+            answer = await door.encoding.run(
+                encoding_bytes(decoded, options), encode, prediction.mask, decoded, kept, options
+            )
             room.resize(len(answer.body))
         return answer
 

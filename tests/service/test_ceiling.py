@@ -22,6 +22,7 @@ LIMITS = {
     "max_requests_in_flight": 16,
     "max_bytes_in_flight": 64 * MIB,
     "max_answer_bytes": 64 * MIB,
+    "max_pixel_bytes": 256 * MIB,
 }
 WORKER_BYTES = 1024 * MIB
 """What the process with the model may take: the engine's own code, weights and one batch."""
