@@ -283,6 +283,8 @@ class Lane:
         self.spec = replace(self.spec, device=worker.info.device)
         self._ceiling = worker.max_batch
         self._calm_batches = 0
+        # The one before may have been sent off with a canary that nobody waits for.
+        self._idle.set()
         self._report_memory(worker)
         self._metrics.ceiling(worker.info.device, self._ceiling)
         if worker.end is not None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,8 @@ class Load:
         self.names: list[list[str]] = [[] for _ in range(CLIENTS)]
         """Models that answered each client, in its order."""
         self.refusals: list[str] = []
+        self.cut_off = 0
+        """Clients whose connection was refused, or closed before they were heard."""
 
     def run(self) -> None:
         asyncio.run(self._run())
@@ -68,9 +71,13 @@ class Load:
             base_url=self.url, timeout=PATIENCE_S, trust_env=False
         ) as client:
             while not self.enough():
-                answer = await client.post(
-                    "/v1/mask", content=png(number), headers={"Content-Type": "image/png"}
-                )
+                try:
+                    answer = await client.post(
+                        "/v1/mask", content=png(number), headers={"Content-Type": "image/png"}
+                    )
+                except httpx.TransportError:
+                    self.cut_off += 1
+                    return
                 if answer.status_code == 503:
                     self.refusals.append(answer.json()["code"])
                     return
@@ -85,13 +92,17 @@ class Load:
 
 
 def test_sigterm_under_load_fails_nothing_that_was_accepted(checkpoint):
-    # The delay lets every client hear the refusal before its next connection is refused.
-    with serving(checkpoint, PURNET_DRAIN_DELAY_S="2") as (service, url):
+    with serving(checkpoint, PURNET_DRAIN_DELAY_S="1") as (service, url):
         load = Load(url, lambda: service.signal(signal.SIGTERM))
         load.run()
         assert service.wait() == 0
-        assert len(load.refusals) == CLIENTS
-        assert set(load.refusals) <= {"draining", "not_ready"}
+    assert set(load.refusals) <= {"draining"}
+    assert len(load.refusals) + load.cut_off == CLIENTS
+    # A connection may close while a client begins to write to it: that request was never read.
+    # What the service did read, it answered, and the answer arrived.
+    statuses = Counter(log["status"] for log in service.logs if log["event"] == "request")
+    assert statuses[200] == load.answers >= DO_AFTER
+    assert set(statuses) <= {200, 503}
 
 
 def test_sighup_under_load_flips_the_version_once_and_fails_nothing(checkpoint):
@@ -105,6 +116,7 @@ def test_sighup_under_load_flips_the_version_once_and_fails_nothing(checkpoint):
         load.enough = lambda: all(names[-1:] == ["next"] for names in load.names)
         load.run()
         assert not load.refusals
+        assert not load.cut_off
         for names in load.names:
             assert names == sorted(names), "the version flips once"
             assert set(names) <= {"fake", "next"}
@@ -122,6 +134,7 @@ def test_a_refused_reload_under_load_fails_nothing(checkpoint):
         load.enough = lambda: any("reload refused" in line for line in service.errors)
         load.run()
         assert not load.refusals
+        assert not load.cut_off
         assert {name for names in load.names for name in names} == {"fake"}
 
 
@@ -132,3 +145,4 @@ def test_a_worker_killed_under_load_fails_nothing(checkpoint, number):
         load.enough = lambda: load.answers >= DO_AFTER + 100
         load.run()
         assert not load.refusals
+        assert not load.cut_off
