@@ -26,6 +26,8 @@ MAX_DELAY_S = 30.0
 """Between restarts that follow each other without an answer; the first restart does not wait."""
 HOPELESS_AFTER = 5
 """Ends in a row without an answer after which the lane no longer promises to come back."""
+PATIENCE_S = 30.0
+"""Longest restart during which the lane counts as good as back: about what clients wait."""
 RECOVERY_BATCHES = 100
 """Batches without trouble after which one image more is tried again after out of memory."""
 
@@ -254,6 +256,7 @@ class Lane:
     # --- restarts
 
     async def _load(self) -> None:
+        doubt = self._loop.call_later(PATIENCE_S, self._doubt)
         try:
             worker = await load(self.spec, self._launch)
             expected = self.expected
@@ -272,6 +275,8 @@ class Lane:
             self._strike(end)
             self._restart_later()
             return
+        finally:
+            doubt.cancel()
         self._loading = None
         self._adopt(worker)
 
@@ -317,6 +322,11 @@ class Lane:
             delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self._strikes - 2))
         self._timer = self._loop.call_later(delay_s, self._restart)
         self._changed()
+
+    def _doubt(self) -> None:
+        if self.trouble is None:
+            self.trouble = "The model is being loaded again, and that takes long."
+            self._changed()
 
     def _restart(self) -> None:
         self._metrics.restarted()

@@ -28,7 +28,7 @@ from service.errors import (
     WorkerError,
 )
 from service.outcomes import Failure
-from service.workers.lane import HOPELESS_AFTER
+from service.workers.lane import HOPELESS_AFTER, PATIENCE_S
 
 CANARY = 128 << 16 | 128 << 8 | 128
 """The number a plain grey image seems to have."""
@@ -88,10 +88,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     @property
     def hopeless(self) -> bool:
-        """Whether a worker has ever been refused, or failed often enough to be given up."""
+        """Whether a worker may have been refused, failed often, or taken long to come back."""
         found = self.bench.series()
         ends = [found["purnet_failures_total", (kind,)] for kind in Failure]
-        return found["purnet_failures_total", ("refused",)] > 0 or sum(ends) >= HOPELESS_AFTER
+        refused = found["purnet_failures_total", ("refused",)] > 0
+        return refused or sum(ends) >= HOPELESS_AFTER or self.bench.loop.now >= PATIENCE_S
 
     # --- clients
 

@@ -11,7 +11,7 @@ from service.errors import (
     NotReadyError,
     StartupError,
 )
-from service.workers.lane import HOPELESS_AFTER
+from service.workers.lane import HOPELESS_AFTER, PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -142,10 +142,23 @@ def test_no_descriptor_is_left_open(make_bench):
     for _ in range(5):
         call = bench.send(1)
         bench.launch.last.die(-signal.SIGKILL)
-        bench.loop.advance(100)
         bench.work()
         assert bench.numbers([call]) == [1]
     assert len(list(Path("/proc/self/fd").iterdir())) - before == per_worker
+
+
+def test_a_restart_that_takes_long_makes_it_unready_until_it_is_done(bench):
+    bench.launch.last.die(-signal.SIGKILL)
+    bench.loop.settle()
+    slow = bench.launch.last
+    slow.stopped = True
+    bench.loop.advance(PATIENCE_S - 1)
+    assert bench.backend.ready() is None
+    bench.loop.advance(1)
+    assert "takes long" in bench.backend.ready()
+    slow.stopped = False
+    bench.bring_up()
+    assert bench.backend.ready() is None
 
 
 def test_other_weights_are_not_taken_by_accident(bench):
@@ -175,7 +188,7 @@ def test_a_short_restart_is_not_unreadiness_but_a_hopeless_one_is(bench):
     for strike in range(HOPELESS_AFTER):
         assert bench.backend.ready() is None, strike
         bench.launch.last.die(-signal.SIGKILL)
-        bench.loop.advance(60 if strike < HOPELESS_AFTER - 1 else 0)
+        bench.loop.advance(10 if strike < HOPELESS_AFTER - 1 else 0)
     assert f"{HOPELESS_AFTER} times in a row" in bench.backend.ready()
     assert bench.value("purnet_ready") == 0
     assert isinstance(call.exception(), NotReadyError)
