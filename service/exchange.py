@@ -44,6 +44,8 @@ class Exchange:
     """Status sent; 0 while nothing was."""
     gone: bool = False
     """Whether the client went away first; `stage` says during what."""
+    over: bool = False
+    """Whether it was counted and logged."""
     code: str | None = None
     """Code of the error that was answered."""
     body_bytes: int = 0

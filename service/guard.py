@@ -57,6 +57,7 @@ class Guard:
         )
         scope[SCOPE_KEY] = exchange
         sender = Sender(send, exchange, self._door.settings.send_timeout_s)
+        sender.on_complete = lambda: self._account(exchange)
         try:
             error = await self._serve(scope, headers, receive, sender, exchange)
             if error is not None and not sender.started:
@@ -120,6 +121,13 @@ class Guard:
             if encoding != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
             scope[LEASE_KEY] = lease
+            account = sender.on_complete
+
+            def complete() -> None:
+                lease.release()
+                account()
+
+            sender.on_complete = complete
             body = Body(
                 receive, lease, exchange, settings.max_body_bytes, settings.upload_timeout_s
             )
@@ -160,6 +168,10 @@ class Guard:
             raise ended_by[0]
 
     def _account(self, exchange: Exchange) -> None:
+        """Count and log an exchange, the first time it is said to be over."""
+        if exchange.over:
+            return
+        exchange.over = True
         seconds = asyncio.get_running_loop().time() - exchange.arrived
         self._door.metrics.answered(exchange, seconds)
         timings = {name: round(value * 1000, 3) for name, value in exchange.timings.items()}

@@ -80,6 +80,8 @@ class Sender:
         self._started_at = 0.0
         self.started = False
         self.complete = False
+        self.on_complete: Callable[[], None] = lambda: None
+        """Called with the last byte, before the client can send its next request."""
 
     async def __call__(self, message: Message) -> None:
         """Pass on one message. Raises `ClientGoneError` when the client does not take it."""
@@ -100,6 +102,8 @@ class Sender:
         except TimeoutError:
             raise ClientGoneError from None
         self._exchange.timings["send"] = loop.time() - self._started_at
+        if self.complete:
+            self.on_complete()
 
     async def _send_body(self, body: bytes, more: bool) -> None:
         view = memoryview(body)

@@ -155,3 +155,13 @@ async def test_cors_is_closed_by_default_and_lets_pages_read_refusals(
     assert preflight.status_code == 200
     stranger = await live.client.get("/livez", headers={"Origin": "https://other.example"})
     assert "access-control-allow-origin" not in stranger.headers
+
+
+async def test_a_client_at_the_limit_may_ask_again_as_soon_as_it_is_answered(
+    make_live: MakeLive,
+) -> None:
+    live = await make_live(max_requests_in_flight=1)
+    for answered in range(50):
+        assert (await live.client.post("/v1/mask", content=PHOTO)).status_code == 200
+        count = live.sample("purnet_request_seconds_count", route="/v1/mask")
+        assert count == answered + 1
