@@ -21,7 +21,7 @@ from service.workers.lane import Lane
 from service.workers.launch import Launch, launch
 from service.workers.worker import Worker, WorkerEndError, WorkerSpec, load
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("service.backend")
 
 PREDICTOR = "model.predictor:Predictor.load_to_serve"
 """What a worker loads; a name, because this process never imports the model."""
@@ -109,7 +109,8 @@ class LocalBackend:
                 async with asyncio.timeout(drain_s):
                     await self._batcher.emptied()
             except TimeoutError:
-                logger.warning("%d images did not fit the drain time", self._batcher.in_flight)
+                left = self._batcher.in_flight
+                log.warning("drain time over", extra={"images_in_flight": left})
             self._batcher.close(STOPPING)
         if self._reloading is not None:
             if not self._reloading.cancelling():
@@ -138,14 +139,12 @@ class LocalBackend:
                 if self._stopping:
                     raise ReloadError(STOPPING) from None
                 raise
-            except ReloadError as error:
+            except ReloadError:
                 self._metrics.reloaded(ok=False)
-                logger.error("Reload refused: %s", error)
                 raise
             finally:
                 self._reloading = None
         self._metrics.reloaded(ok=True)
-        logger.info("Reloaded: %s", model.version)
         return model
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:

@@ -19,7 +19,7 @@ from service.workers.launch import Launch
 from service.workers.messages import Done
 from service.workers.worker import Worker, WorkerEndError, WorkerSpec, load
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("service.workers")
 
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 30.0
@@ -172,7 +172,7 @@ class Lane:
 
     def lost(self, end: WorkerEndError, unfinished: tuple[Batch, ...]) -> None:
         """Start another worker; give what this one had a second, solitary chance."""
-        logger.error("The worker on %s is gone: %s", self.spec.device, end.detail)
+        self._log(logging.ERROR, "worker lost", end.detail)
         self._worker = None
         self._metrics.failed(end.failure)
         self._cancel_timer()
@@ -269,7 +269,7 @@ class Lane:
                     f"{worker.info.version}: reload to take it.",
                 )
         except WorkerEndError as end:
-            logger.error("No worker on %s: %s", self.spec.device, end.detail)
+            self._log(logging.ERROR, "worker not loaded", end.detail)
             self._loading = None
             self._metrics.failed(end.failure)
             self._strike(end)
@@ -290,6 +290,7 @@ class Lane:
         self._calm_batches = 0
         # The one before may have been sent off with a canary that nobody waits for.
         self._idle.set()
+        self._log(logging.INFO, "worker up")
         self._report_memory(worker)
         self._metrics.ceiling(worker.info.device, self._ceiling)
         if worker.end is not None:
@@ -331,6 +332,13 @@ class Lane:
     def _restart(self) -> None:
         self._metrics.restarted()
         self.start()
+
+    def _log(self, level: int, event: str, reason: str | None = None) -> None:
+        worker = self._worker
+        told = {"reason": reason, "device": self.spec.device}
+        if worker is not None:
+            told |= {"model": worker.info.version, "engine": worker.info.engine}
+        log.log(level, event, extra=told)
 
     # --- canary
 

@@ -32,7 +32,7 @@ from service.workers.messages import (
     encode,
 )
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger("service.workers")
 
 PARTING_S = 1.0
 """How long a worker whose pipe closed may take to be gone before it counts as a lost pipe."""
@@ -166,7 +166,7 @@ class Worker:
             self.kill(Failure.PROTOCOL, f"The worker broke the protocol: {error}")
         except Exception as error:
             # Whatever is wrong here is ours, and the tickets still need their answers.
-            logger.exception("An answer of the worker on %s was mishandled", self.info.device)
+            log.exception("answer mishandled", extra={"device": self.info.device})
             self.kill(Failure.PROTOCOL, f"An answer was mishandled: {error!r}")
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -308,7 +308,7 @@ async def _end(link: Link) -> WorkerEndError:
             async with asyncio.timeout(REAP_S):
                 await link.process.wait()
         except TimeoutError:
-            logger.error("Process %d was killed and does not go", link.process.pid)
+            log.error("worker does not end", extra={"pid": link.process.pid})
         return WorkerEndError(Failure.PIPE, "The worker closed its pipe and went on running.")
     link.hang_up()
     if code < 0:
