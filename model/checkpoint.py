@@ -11,7 +11,6 @@ tensors and plain containers only; what would run code is refused.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from model import released, variants
 from model.backbones import ResNet50
+from model.digest import sha256_of
 from model.errors import CheckpointError, ModelError
 from model.purnet import Normalize, PurNet
 
@@ -46,12 +46,6 @@ class CheckpointInfo:
     """False for a network of training stage 1."""
     notes: dict[str, str] = field(default_factory=dict)
     """Anything else: where the file came from, how it was trained."""
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from model.digest import sha256_of
 from model.engines.exported import DEFAULT_EXPORT, is_export, read_info, read_reference
 from model.engines.parity import self_check_pixels
 from model.errors import CheckpointError, DeviceError
@@ -79,7 +80,7 @@ def load_torch(checkpoint: Path | None, *, device: str) -> Loaded:
         raise _torch_is_missing(checkpoint, device)
 
     from model import devices
-    from model.checkpoint import DEFAULT_CHECKPOINT, load_with_info, sha256_of
+    from model.checkpoint import DEFAULT_CHECKPOINT, load_with_info
     from model.engines.cuda import CudaEngine
     from model.engines.eager import EagerEngine, reference_maps
 
@@ -99,16 +100,21 @@ def load_torch(checkpoint: Path | None, *, device: str) -> Loaded:
 
 def _load_converted(checkpoint: Path | None, *, device: str) -> Loaded:
     """Load a checkpoint's export, made first if need be; PyTorch where there can be none."""
-    from model.checkpoint import DEFAULT_CHECKPOINT
     from model.engines.export_cache import cached_export
 
     try:
-        folder = cached_export(checkpoint or DEFAULT_CHECKPOINT)
+        folder = cached_export(checkpoint or _default_checkpoint())
     except (CheckpointError, OSError) as error:
         # A checkpoint that is bad in itself is refused again, in its own words, by PyTorch.
         log.warning("serving by PyTorch, which is slower here: %s", error)
         return load_torch(checkpoint, device=device)
     return load_export(folder, device=device)
+
+
+def _default_checkpoint() -> Path:
+    from model.checkpoint import DEFAULT_CHECKPOINT  # imports torch
+
+    return DEFAULT_CHECKPOINT
 
 
 def _torch_is_missing(checkpoint: Path | None, device: str) -> CheckpointError | DeviceError:

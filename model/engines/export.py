@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from model import checkpoint as checkpoints
+from model.digest import sha256_of
 from model.engines import openvino
 from model.engines.eager import reference_maps, to_masks
 from model.engines.exported import INFO, NETWORK, REFERENCE, ExportInfo, write_info
@@ -59,7 +60,7 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
             ExportInfo(
                 variant=info.variant,
                 input_size=info.input_size,
-                sha256=checkpoints.sha256_of(checkpoint),
+                sha256=sha256_of(checkpoint),
                 versions=versions,
             ),
         )

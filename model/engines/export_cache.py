@@ -6,6 +6,7 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
+from model.digest import sha256_of
 from model.engines.exported import FORMAT, is_export
 
 
@@ -13,10 +14,9 @@ def cached_export(checkpoint: Path) -> Path:
     """The export of a checkpoint, made now if it is not there yet. Raises as `export` does.
 
     It lies in `$XDG_CACHE_HOME/purnet`, by default `~/.cache/purnet`, under the checkpoint's sha256
-    and what else decides its content: the format and OpenVINO's version.
+    and what else decides its content: the format and OpenVINO's version. Only making one loads
+    torch.
     """
-    from model.checkpoint import sha256_of
-
     made_by = f"{FORMAT}-{version('openvino')}"
     folder = cache_folder() / f"{sha256_of(checkpoint)[:32]}-{made_by}"
     if not is_export(folder):

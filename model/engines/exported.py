@@ -11,7 +11,6 @@ Loads neither torch nor OpenVINO.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from model.digest import sha256_of
 from model.errors import CheckpointError
 from model.predictor import UInt8Array
 
@@ -90,9 +90,4 @@ def read_reference(folder: Path) -> UInt8Array:
 
 def digests(folder: Path) -> dict[str, str]:
     """Hex digest of each of `FILES`."""
-    return {name: _digest(folder / name) for name in FILES}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256_of(folder / name) for name in FILES}

@@ -25,10 +25,10 @@ from model.checkpoint import (
     load_with_info,
     read,
     save,
-    sha256_of,
     write_atomically,
 )
 from model.cli import app
+from model.digest import sha256_of
 from model.errors import CheckpointError
 from model.training.state import RunState
 

@@ -11,6 +11,7 @@ from exported_network import SIZE, Exported
 from typer.testing import CliRunner
 
 from model import checkpoint, cli
+from model.digest import sha256_of
 from model.engines import export as exporting
 from model.engines import export_cache
 from model.engines.eager import reference_maps
@@ -38,7 +39,7 @@ def folder(exported: Exported, tmp_path: Path) -> Path:
 def test_an_export_says_what_it_was_made_from(exported: Exported) -> None:
     info = read_info(exported.folder)
     assert (info.variant, info.input_size) == ("purnet-lite0", SIZE)
-    assert info.sha256 == checkpoint.sha256_of(exported.checkpoint)
+    assert info.sha256 == sha256_of(exported.checkpoint)
     assert set(info.files) == set(FILES)
     assert set(info.versions) == {"openvino", "python", "torch"}
     assert exported.agreement.holds
@@ -55,7 +56,7 @@ def test_others_may_read_it(exported: Exported) -> None:
 
 def test_the_shipped_export_is_that_of_the_shipped_weights() -> None:
     info = read_info(DEFAULT_EXPORT)
-    assert info.sha256 == checkpoint.sha256_of(checkpoint.DEFAULT_CHECKPOINT), (
+    assert info.sha256 == sha256_of(checkpoint.DEFAULT_CHECKPOINT), (
         "the weights changed: remove the folder and run `purnet export` on them again"
     )
 
