@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,6 +138,27 @@ def test_a_checkpoint_is_exported_once(exported: Exported, exporter: Exporter) -
     first = export_cache.cached_export(exported.checkpoint)
     assert is_export(first)
     assert export_cache.cached_export(exported.checkpoint) == first
+    assert exporter.calls == 1
+
+
+def test_finding_an_export_loads_no_torch(exported: Exported, exporter: Exporter) -> None:
+    export_cache.cached_export(exported.checkpoint)
+    script = """
+import sys
+from pathlib import Path
+from model.predictor import Predictor
+predictor = Predictor.load_to_serve(Path(sys.argv[1]), device="cpu")
+assert predictor.engine.name == "openvino"
+assert "torch" not in sys.modules
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(exported.checkpoint)],
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
     assert exporter.calls == 1
 
 
