@@ -42,6 +42,9 @@ from service.workers.messages import (
 )
 from service.workers.shared import SharedBatches
 
+MAX_TRACE = 8000
+"""Characters of a traceback that are worth a log line."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -88,8 +91,7 @@ class Servant:
         except ModelError as error:
             return Refused(str(error))
         except Exception as error:
-            traceback.print_exc()
-            return Refused(f"{type(error).__name__}: {error}")
+            return Refused(f"{type(error).__name__}: {error}", _trace())
 
     def _load(self, message: Load) -> Loaded:
         module, _, path = message.factory.partition(":")
@@ -136,8 +138,7 @@ class Servant:
         except OutOfMemoryError:
             return OutOfMemory(message.number)
         except Exception as error:
-            traceback.print_exc()
-            return Fault(f"{type(error).__name__}: {error}")
+            return Fault(f"{type(error).__name__}: {error}", _trace())
         infer_s = time.perf_counter() - began_s
         finite = [bool(flag) for flag in maps.finite]
         return Done(message.number, finite, infer_s, _resident_bytes(), self._device_bytes())
@@ -188,6 +189,11 @@ def _die_with(parent: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(os.EX_OK)
+
+
+def _trace() -> str:
+    """The end of the current traceback: told to the service, whose log has one line an event."""
+    return traceback.format_exc()[-MAX_TRACE:]
 
 
 def _resident_bytes() -> int:

@@ -172,7 +172,7 @@ class Lane:
 
     def lost(self, end: WorkerEndError, unfinished: tuple[Batch, ...]) -> None:
         """Start another worker; give what this one had a second, solitary chance."""
-        self._log(logging.ERROR, "worker lost", end.detail)
+        self._log(logging.ERROR, "worker lost", end)
         self._worker = None
         self._metrics.failed(end.failure)
         self._cancel_timer()
@@ -269,7 +269,7 @@ class Lane:
                     f"{worker.info.version}: reload to take it.",
                 )
         except WorkerEndError as end:
-            self._log(logging.ERROR, "worker not loaded", end.detail)
+            self._log(logging.ERROR, "worker not loaded", end)
             self._loading = None
             self._metrics.failed(end.failure)
             self._strike(end)
@@ -333,9 +333,13 @@ class Lane:
         self._metrics.restarted()
         self.start()
 
-    def _log(self, level: int, event: str, reason: str | None = None) -> None:
+    def _log(self, level: int, event: str, end: WorkerEndError | None = None) -> None:
         worker = self._worker
-        told = {"reason": reason, "device": self.spec.device}
+        told = {"device": self.spec.device}
+        if end is not None:
+            told["reason"] = end.detail
+            if end.trace:
+                told["trace"] = end.trace
         if worker is not None:
             told |= {"model": worker.info.version, "engine": worker.info.engine}
         log.log(level, event, extra=told)

@@ -98,6 +98,8 @@ class Refused:
     """The load failed for a reason that a person can do something about."""
 
     detail: str
+    trace: str = ""
+    """Where it was raised, for the log; empty when `detail` says it all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,7 @@ class Fault:
     """The engine raised something; the device cannot be trusted any more."""
 
     detail: str
+    trace: str = ""
 
 
 Message = Load | Loaded | Attach | Ready | Run | Done | OutOfMemory | Refused | Fault

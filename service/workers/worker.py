@@ -44,10 +44,11 @@ driver lets go of it; its memory is its own, so its successor need not wait for 
 class WorkerEndError(Exception):
     """A worker is gone, or never came up."""
 
-    def __init__(self, failure: Failure, detail: str) -> None:
+    def __init__(self, failure: Failure, detail: str, trace: str = "") -> None:
         super().__init__(detail)
         self.failure = failure
         self.detail = detail
+        self.trace = trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +143,10 @@ class Worker:
             self._begin_first()
         self._link.write(encode(Run(self._sent, bank, len(batch))))
 
-    def kill(self, failure: Failure, detail: str) -> None:
+    def kill(self, failure: Failure, detail: str, trace: str = "") -> None:
         """End the process now; the owner is told when it is gone."""
         if self._cause is None:
-            self._cause = WorkerEndError(failure, detail)
+            self._cause = WorkerEndError(failure, detail, trace)
         _kill(self._link)
 
     def dismiss(self) -> None:
@@ -180,7 +181,7 @@ class Worker:
 
     def _answered(self, message: Message) -> None:
         if isinstance(message, Fault):
-            self.kill(Failure.EXCEPTION, message.detail)
+            self.kill(Failure.EXCEPTION, message.detail, message.trace)
             return
         if not isinstance(message, Done | OutOfMemory) or not self._running:
             raise ProtocolError(f"unexpected {type(message).__name__}")
@@ -271,7 +272,7 @@ async def _give_up(link: Link, message: Message | None) -> NoReturn:
     if message is None:
         raise await _end(link)
     if isinstance(message, Refused):
-        raise WorkerEndError(Failure.REFUSED, message.detail)
+        raise WorkerEndError(Failure.REFUSED, message.detail, message.trace)
     raise ProtocolError(f"unexpected {type(message).__name__}")
 
 

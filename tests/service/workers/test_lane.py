@@ -83,6 +83,14 @@ def test_a_poisonous_image_fails_alone(bench):
     assert bench.value("purnet_failures_total", kind="exception") == 2
 
 
+def test_the_log_tells_where_the_engine_raised(bench, caplog):
+    bench.send(1, Act.RAISE)
+    bench.work()
+    lost = next(record for record in caplog.records if record.getMessage() == "worker lost")
+    assert "illegal memory access" in lost.reason
+    assert "fake_predictor.py" in lost.trace
+
+
 def test_a_lone_image_gets_its_second_chance_too(bench):
     call = bench.send(1)
     bench.launch.last.die(-signal.SIGKILL)
