@@ -140,6 +140,17 @@ def test_the_cuda_engine_computes_what_the_eager_one_does() -> None:
     assert np.array_equal(here.masks, there.masks)
 
 
+def test_the_cuda_engine_keeps_convolutions_in_float32() -> None:
+    class Watching(nn.Module):
+        def predict(self, images: torch.Tensor) -> torch.Tensor:
+            assert not torch.backends.cudnn.allow_tf32
+            return images[:, :1]
+
+    before = torch.backends.cudnn.allow_tf32
+    CudaEngine(Watching().eval(), torch.device("cpu"))(pixels(1))
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
 def test_the_cuda_engine_passes_the_parity_gate_on_a_gpu() -> None:
     network = settled()
