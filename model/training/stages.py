@@ -70,6 +70,8 @@ class Stage(_TerseRepr):
     """Iterations over which the learning rate rises from 0."""
     factors: dict[Part, float] = field(default_factory=dict, repr=False)
     """Learning rates of parts, relative to the stage's."""
+    augmentation: Augmentation | None = field(default=None, repr=False)
+    """In place of the recipe's."""
 
     def rate(self, iteration: int) -> float:
         """Learning-rate factor at an iteration of this stage, from 0."""

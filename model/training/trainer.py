@@ -232,7 +232,7 @@ class Trainer:
                     self.data.train,
                     self.data.train_regions,
                     size=stage.image_size,
-                    augmentation=self.recipe.augmentation,
+                    augmentation=stage.augmentation or self.recipe.augmentation,
                     seed=self.recipe.seed,
                     epoch=number,
                     region_fill=IGNORE if self.recipe.corrections.fill_is_no_region else 0,

@@ -15,6 +15,7 @@ from torch import nn
 from model import checkpoint
 from model.errors import TrainingError
 from model.training import trainer as trainer_module
+from model.training.data import Augmentation
 from model.training.optimiser import make_optimiser
 from model.training.sources import TrainingData
 from model.training.stages import Recipe, Stage
@@ -197,6 +198,21 @@ def test_schedules_have_their_known_values() -> None:
     assert cosine.rate(10) == 1
     assert cosine.rate(55) == pytest.approx(0.6)
     assert cosine.rate(100) == pytest.approx(0.2)
+
+
+def test_a_stage_may_vary_its_samples_in_its_own_way(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    heard: dict[str, float] = {}
+    for name, augmentation in {"plain": None, "mirrored": Augmentation(flip=1.0)}.items():
+        stage = replace(recipe.stages[0], iterations=1, augmentation=augmentation)
+        Trainer(
+            replace(recipe, stages=[stage]),
+            data,
+            TrainerOptions(out=tmp_path / name, device=CPU),
+            listener=lambda _stage, _iteration, loss, name=name: heard.update({name: loss}),
+        ).run()
+    assert heard["plain"] != heard["mirrored"]
 
 
 def test_averaged_weights_move_by_their_decay() -> None:
