@@ -15,7 +15,6 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 ARGS ?=
 DATA ?= $(PURNET_DATA)
-STAGE ?= stage3
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -44,6 +43,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Writes what the docs take from the code: the tables of settings and errors.
+docs: $(VENV)/.dev
+	$(BIN)/python -m service.reference
+
 train: $(VENV)/.dev
 	$(BIN)/purnet train --data $(or $(DATA),$(error say where the data is: make train DATA=DIR))/train \
 		--out runs/lite0 $(ARGS)
@@ -51,9 +54,11 @@ train: $(VENV)/.dev
 evaluate: $(VENV)/.dev
 	$(BIN)/purnet evaluate --dataset $(or $(DATA),$(error say where the data is: make evaluate DATA=DIR))/test/sod226 $(ARGS)
 
-# Puts the best weights of a run in the place of the shipped ones, with all that is made of them.
+# Puts the best weights of a run's last stage in the place of the shipped ones, with all that is
+# made of them.
 weights: $(VENV)/.dev
-	$(BIN)/purnet convert --half $(or $(RUN),$(error say which run: make weights RUN=runs/lite0))/$(STAGE)-best.safetensors \
+	$(BIN)/purnet convert --half \
+		$(or $(lastword $(sort $(wildcard $(RUN)/stage*-best.safetensors))),$(error say which run: make weights RUN=runs/lite0)) \
 		model/weights/purnet-lite0.safetensors
 	rm -rf model/weights/purnet-lite0-openvino
 	$(BIN)/purnet export model/weights/purnet-lite0.safetensors -o model/weights/purnet-lite0-openvino

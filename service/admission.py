@@ -41,9 +41,17 @@ class Keys:
         self._digests: tuple[bytes, ...] = ()
 
     def load(self) -> None:
-        """Read the file (again). Raises `KeysError`, changing nothing, for no list of keys."""
+        """Read the file and go by it. Raises `KeysError`, changing nothing, for no list of keys."""
+        self.adopt(self.read())
+
+    def adopt(self, digests: tuple[bytes, ...]) -> None:
+        """Go by what `read` returned from now on."""
+        self._digests = digests
+
+    def read(self) -> tuple[bytes, ...]:
+        """The digests in the file, not yet gone by. Raises `KeysError` for no list of keys."""
         if self._file is None:
-            return
+            return ()
         try:
             text = self._file.read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
@@ -55,7 +63,7 @@ class Keys:
                 raise KeysError(f"{self._file}, line {number}: not a sha256 in hex")
         if not digests:
             raise KeysError(f"{self._file} names no key, which would lock everybody out")
-        self._digests = tuple(bytes.fromhex(line) for line in digests)
+        return tuple(bytes.fromhex(line) for line in digests)
 
     def check(self, key: str | None) -> None:
         """Raises `KeyMissingError` or `KeyUnknownError`. Its time tells nothing."""
@@ -117,7 +125,7 @@ class Admission:
         if self.draining:
             return DrainingError("The service is shutting down.", retry_after_s=retry)
         if (reason := self._not_ready()) is not None:
-            return NotReadyError(f"Not ready: {reason}.", retry_after_s=retry)
+            return NotReadyError(f"Not ready: {reason.rstrip('.')}.", retry_after_s=retry)
         return None
 
     def unready(self) -> ServiceError | None:

@@ -33,6 +33,7 @@ FOREGROUND_THRESHOLD = 128
 BYTES_PER_PIXEL: dict[Format, int] = {"JPEG": 12, "PNG": 16, "WEBP": 24}
 # While encoding: the mask, where it is foreground, and its copy cut at the threshold.
 MASK_BYTES_PER_PIXEL = 4
+WIDENED_BYTES_PER_PIXEL = 12  # three arrays of float32
 
 # Our own limit comes first, but it is a setting; past 89 megapixels Pillow only warns.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -99,7 +100,9 @@ def encoding_bytes(decoded: Decoded, options: Options) -> int:
     each = MASK_BYTES_PER_PIXEL
     if options.needs_upload:
         each += BYTES_PER_PIXEL[decoded.format]
-    return decoded.width * decoded.height * each
+    # A mask is first widened, which takes as many rows as the network has, however thin the photo.
+    widened = decoded.pixels.shape[0] * decoded.width * WIDENED_BYTES_PER_PIXEL
+    return decoded.width * decoded.height * each + widened
 
 
 def decode(
@@ -115,9 +118,11 @@ def decode(
     header = examine(upload, limits)
     with _opened(upload, header) as image:
         box = _reduce(image, DRAFT_FACTOR * input_size) if reduced_jpeg else None
-        upright = orientation(image)
+        # Decoded before its orientation is asked for: asking decodes a PNG too, but keeps quiet
+        # about what is wrong with it.
+        rgb, upright = to_rgb(image), orientation(image)
         # Resized before it is turned, so that no second copy of full size is made.
-        small = to_rgb(image).resize((input_size, input_size), Image.Resampling.BILINEAR, box)
+        small = rgb.resize((input_size, input_size), Image.Resampling.BILINEAR, box)
     width, height = header.width, header.height
     if upright >= 5:
         width, height = height, width
@@ -143,7 +148,7 @@ def encode(mask: Mask, decoded: Decoded, upload: bytes | None, options: Options)
     if upload is None:
         raise ValueError("a cutout of the original size needs the upload")
     with _opened(upload, sniff(upload)) as image:
-        upright, photo = orientation(image), to_rgb(image)
+        photo, upright = to_rgb(image), orientation(image)
     return Answer(_png(cutout(turned(photo, upright), alpha)), box)
 
 

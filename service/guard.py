@@ -66,6 +66,8 @@ class Guard:
         except ClientGoneError:
             exchange.gone = True
         finally:
+            # An answer that was cut off is none, whatever status it began with.
+            exchange.gone = exchange.gone or (sender.started and not sender.complete)
             self._account(exchange)
 
     def _own_path(self, scope: Scope) -> str:

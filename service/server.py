@@ -180,8 +180,10 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            self._door.keys.load()
+            # What is refused changes nothing: keys count only once the model is there too.
+            keys = self._door.keys.read()
             info = await self._door.backend.reload()
+            self._door.keys.adopt(keys)
         except OperatorError as error:
             log.error("reload refused", extra={"reason": str(error)})
         else:

@@ -18,7 +18,11 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="PURNET_", env_ignore_empty=True, frozen=True, extra="forbid"
+        env_prefix="PURNET_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
     )
 
     # --- where
@@ -198,6 +202,9 @@ class Settings(BaseSettings):
             raise ValueError("max_bytes_in_flight is below max_body_bytes: no upload would fit")
         if self.max_timeout_s < self.timeout_s:
             raise ValueError("max_timeout_s is below timeout_s")
+        devices = ["cuda:0" if device == "cuda" else device for device in self.device.split(",")]
+        if len(set(devices)) < len(devices):
+            raise ValueError(f"{self.device} names a device twice; there is one worker on each")
         return self
 
 

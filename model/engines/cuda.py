@@ -32,6 +32,8 @@ class CudaEngine:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 return to_maps(self._network.predict(to_images(pixels, self._device)))
         except torch.cuda.OutOfMemoryError as error:
-            # What the failed batch left behind would make the smaller one fail too.
-            torch.cuda.empty_cache()
-            raise OutOfMemoryError(str(error)) from error
+            told = str(error)
+        # What the failed batch left behind would make the smaller one fail too. It can be given
+        # back only now that the error, and with it the batch's tensors, is gone.
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(told)

@@ -14,10 +14,10 @@ def cached_export(checkpoint: Path) -> Path:
     """The export of a checkpoint, made now if it is not there yet. Raises as `export` does.
 
     It lies in `$XDG_CACHE_HOME/purnet`, by default `~/.cache/purnet`, under the checkpoint's sha256
-    and what else decides its content: the format and OpenVINO's version. Only making one loads
-    torch.
+    and what else decides its content: the format, our version, OpenVINO's and torch's. Only making
+    one loads torch.
     """
-    made_by = f"{FORMAT}-{version('openvino')}"
+    made_by = "-".join([FORMAT, *map(version, ("purnet-serve", "openvino", "torch"))])
     folder = cache_folder() / f"{sha256_of(checkpoint)[:32]}-{made_by}"
     if not is_export(folder):
         from model.engines.export import export

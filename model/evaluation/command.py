@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -178,7 +179,11 @@ def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
 
     def pictures(stem: str) -> tuple[Image.Image | None, Image.Image, Image.Image]:
         case = by_stem[stem]
-        photo = open_image(case.photo) if case.photo is not None else None
+        photo = None
+        if case.photo is not None:
+            # The photo is only shown: one that is broken leaves its place empty.
+            with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                photo = open_image(case.photo)
         return photo, Image.fromarray(read_truth(case.truth)), Image.fromarray(map_of(case))
 
     return pictures

@@ -20,13 +20,15 @@ class Scores:
     """Mean absolute error of maps in [0, 1] against grey masks."""
     max_f: float
     """Largest F (beta^2 = 0.3) over thresholds of the maps, averaged over images; masks are cut
-    at one half (PySODMetrics)."""
+    as evaluation cuts them (PySODMetrics)."""
 
 
 @torch.inference_mode()
 def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -> Scores:
     """Score a network in evaluation mode over batches of samples."""
     from py_sod_metrics import FmeasureHandler, FmeasureV2
+
+    from model.evaluation.metrics import TRUTH_ABOVE
 
     fmeasure = FmeasureV2({"f": FmeasureHandler(True, False, beta=0.3)})
     errors: list[float] = []
@@ -36,6 +38,8 @@ def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -
         truth = batch.mask.to(device).float() / 255
         errors += (maps - truth).abs().mean(dim=(1, 2, 3)).tolist()
         for saliency, mask in zip((maps * 255).byte().cpu().numpy(), batch.mask, strict=True):
-            fmeasure.step(saliency[0], np.where(mask[0].numpy() > 127, 255, 0).astype(np.uint8))
+            fmeasure.step(
+                saliency[0], np.where(mask[0].numpy() > TRUTH_ABOVE, 255, 0).astype(np.uint8)
+            )
     curve = fmeasure.get_results()["f"]["dynamic"]
     return Scores(mae=float(np.mean(errors)), max_f=float(np.max(curve)))

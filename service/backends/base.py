@@ -64,8 +64,8 @@ class BackendStats:
 class Backend(Protocol):
     """Where predictions come from. All coroutines run on the server's event loop.
 
-    `upstream` tells the batcher how many admitted images are still being decoded: it may wait a
-    moment for them, and never waits when there are none.
+    `expect` tells how many admitted images are still being decoded: a queue may wait a moment for
+    them, and never waits when there are none.
     """
 
     async def start(self) -> None:
@@ -73,7 +73,7 @@ class Backend(Protocol):
         ...
 
     async def wait_ready(self) -> None:
-        """Return as soon as `ready()` is None. Raises `StartupError` when it never will be."""
+        """Return once every device answers. Raises `StartupError` when one never will."""
         ...
 
     def drain(self) -> None:

@@ -222,9 +222,15 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
 
     Leaves nothing behind when it fails or is cancelled.
     """
-    segment_fd = shared.create()
     try:
-        link = await launch(segment_fd, thread_environment(spec.threads))
+        segment_fd = shared.create()
+    except OSError as error:
+        raise _not_started(error) from error
+    try:
+        try:
+            link = await launch(segment_fd, thread_environment(spec.threads))
+        except OSError as error:
+            raise _not_started(error) from error
         try:
             async with asyncio.timeout(spec.load_timeout_s):
                 return await _introduce(spec, link, segment_fd)
@@ -239,6 +245,11 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
             raise
     finally:
         os.close(segment_fd)
+
+
+def _not_started(error: OSError) -> WorkerEndError:
+    """No process, descriptor or memory to be had now; there may be later."""
+    return WorkerEndError(Failure.EXIT, f"The worker could not be started: {error}")
 
 
 async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:

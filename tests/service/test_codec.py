@@ -11,7 +11,7 @@ from photos import encoded, opened, scene, with_orientation
 from PIL import Image, PngImagePlugin
 
 from model.imaging import open_image, resize_mask, to_pixels
-from service.codec import Limits, Options, decode, encode
+from service.codec import Decoded, Limits, Options, decode, encode, encoding_bytes
 from service.errors import ImageError, SideTooLongError, TooManyPixelsError
 
 LIMITS = Limits(40_000_000, 16_384)
@@ -101,6 +101,19 @@ def test_a_file_that_contradicts_itself_is_broken() -> None:
     with pytest.raises(ImageError):
         decode(png_with(width=97), SIZE, LIMITS)
     assert decode(data + encoded(scene(500, 500), "JPEG"), SIZE, LIMITS).width == 96
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_damaged_pixels_are_broken_and_not_a_guess(mode: str) -> None:
+    data = bytearray(encoded(scene().convert(mode)))
+    data[data.index(b"IDAT") + 40] ^= 1
+    with pytest.raises(ImageError):
+        decode(bytes(data), SIZE, LIMITS)
+
+
+def test_a_wide_and_thin_answer_counts_the_rows_of_the_network() -> None:
+    thin = Decoded(np.zeros((320, 320, 3), np.uint8), 16_384, 1, "PNG")
+    assert encoding_bytes(thin, Options()) >= 60_000_000
 
 
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP", "late zTXt"])

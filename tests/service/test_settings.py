@@ -29,6 +29,9 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         {"port": 70_000},
         {"device": "gpu"},
+        {"device": "cuda:1,cuda:1"},
+        {"device": "cuda,cuda:0"},
+        {"max_timeout_s": float("inf")},
         {"max_body_bytes": 2, "max_bytes_in_flight": 1},
         {"timeout_s": 61},
         {"root_path": "no-slash"},

@@ -281,3 +281,26 @@ def test_a_busy_worker_gets_no_canary(bench):
     bench.work()
     assert bench.value("purnet_canaries_total", result="ok") == 0
     assert bench.numbers([call]) == [1]
+
+
+def test_a_worker_that_cannot_be_started_is_tried_again(bench, monkeypatch):
+    bench.send(0)
+    bench.work()
+    refusals = [BlockingIOError(11, "Resource temporarily unavailable")] * 2
+    launch = type(bench.launch).__call__
+
+    async def refuse_twice(self, *arguments):
+        if refusals:
+            raise refusals.pop()
+        return await launch(self, *arguments)
+
+    monkeypatch.setattr(type(bench.launch), "__call__", refuse_twice)
+    bench.launch.last.die(-signal.SIGKILL)
+    call = bench.send(1)
+    for _ in range(4):
+        bench.work()
+        bench.loop.advance(2)
+    bench.work()
+    assert not refusals
+    assert bench.numbers([call]) == [1]
+    assert bench.value("purnet_failures_total", kind="exit") == 2
