@@ -101,8 +101,8 @@ def encoding_bytes(decoded: Decoded, options: Options) -> int:
     if options.needs_upload:
         each += BYTES_PER_PIXEL[decoded.format]
     # A mask is first widened, which takes as many rows as the network has, however thin the photo.
-    widened = decoded.pixels.shape[0] * decoded.width * WIDENED_BYTES_PER_PIXEL
-    return decoded.width * decoded.height * each + widened
+    rows: int = decoded.pixels.shape[0]
+    return decoded.width * (decoded.height * each + rows * WIDENED_BYTES_PER_PIXEL)
 
 
 def decode(
