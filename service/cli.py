@@ -93,27 +93,29 @@ def health(
     ] = None,
 ) -> None:
     """Ask a running service whether it is ready; exit 0 when it is."""
+    import http.client
     import json
     import urllib.error
     import urllib.request
 
     if url is None:
+        from service.settings import local_url
+
         settings = _settings({}, None)
-        everywhere = settings.host in ("0.0.0.0", "::")  # noqa: S104
-        host = "localhost" if everywhere else settings.host
-        url = (
-            f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
-        )
+        url = local_url(settings.host, settings.port)
     if not url.startswith(("http://", "https://")):
         _fail("the address must begin with http:// or https://", code=2)
+    ready = f"{url.rstrip('/')}/readyz"
     try:
-        with urllib.request.urlopen(f"{url}/readyz", timeout=HEALTH_TIMEOUT_S) as answer:  # noqa: S310
+        with urllib.request.urlopen(ready, timeout=HEALTH_TIMEOUT_S) as answer:  # noqa: S310
             typer.echo(json.load(answer)["status"])
     except urllib.error.HTTPError as error:
         with error:
             _fail(error.read().decode(errors="replace"), code=1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         _fail(f"no answer from {url}: {error}", code=1)
+    except (KeyError, TypeError):
+        _fail(f"what answers at {url} is not PurNet Serve", code=1)
 
 
 @app.command()

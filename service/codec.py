@@ -171,7 +171,7 @@ def _check(header: Header, limits: Limits) -> None:
         )
     if pixels > limits.max_pixels:
         raise TooManyPixelsError(
-            f"{size}; it may have {limits.max_pixels} pixels.",
+            f"{size}; it may have at most {limits.max_pixels} pixels.",
             limit=limits.max_pixels,
             actual=pixels,
         )

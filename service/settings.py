@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+DAY_S = 86_400
+"""No duration is longer: one that is was meant in other units."""
 MIB = 1024 * 1024
 
 
@@ -113,18 +115,22 @@ class Settings(BaseSettings):
         description="Bytes of answers held for slow readers before the next one is encoded.",
     )
     upload_timeout_s: float = Field(
-        20.0, gt=0, description="Seconds a body may take to arrive; then 408."
+        20.0, gt=0, le=DAY_S, description="Seconds a body may take to arrive; then 408."
     )
     timeout_s: float = Field(
         30.0,
         gt=0,
+        le=DAY_S,
         description="Seconds from arrival to answer without `X-Timeout-Ms`; then 504.",
     )
     max_timeout_s: float = Field(
-        60.0, ge=0.1, description="Most seconds a client may ask for with `X-Timeout-Ms`."
+        60.0, ge=0.1, le=DAY_S, description="Most seconds a client may ask for with `X-Timeout-Ms`."
     )
     send_timeout_s: float = Field(
-        60.0, gt=0, description="Seconds a client may take to read its answer; then it is cut off."
+        60.0,
+        gt=0,
+        le=DAY_S,
+        description="Seconds a client may take to read its answer; then it is cut off.",
     )
     retry_after_s: int = Field(
         1,
@@ -142,11 +148,13 @@ class Settings(BaseSettings):
     drain_delay_s: float = Field(
         0.0,
         ge=0,
+        le=DAY_S,
         description="Seconds between SIGTERM and closing the listener, for balancers to notice.",
     )
     drain_s: float = Field(
         25.0,
         ge=0,
+        le=DAY_S,
         description="Seconds accepted requests get to finish after that; the rest is told 503.",
     )
 
@@ -174,17 +182,20 @@ class Settings(BaseSettings):
     load_timeout_s: float = Field(
         300.0,
         gt=0,
+        le=DAY_S,
         description="Seconds a worker may take to load, check itself and warm up.",
     )
     watchdog_s: float | None = Field(
         None,
         gt=0,
+        le=DAY_S,
         description="Seconds of one batch after which its worker counts as hung; by default the "
         "larger of 5 and 20 times the slowest batch of the warm-up.",
     )
     canary_s: float = Field(
         30.0,
         gt=0,
+        le=DAY_S,
         description="Seconds of idleness after which a worker is sent an image of our own, so that "
         "a device lost meanwhile is found before a client finds it.",
     )

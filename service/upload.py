@@ -145,7 +145,9 @@ class _Form:
                 raise MissingImageError("The form has more than one image; send one at a time.")
             self._image = self._value
         elif name not in PARAMETERS:
-            raise ParameterError(shown(name), f"There is no form field {shown(name)!r}.")
+            raise ParameterError(
+                shown(name), f"There is no form field {shown(name)!r}; send the image as `image`."
+            )
         self._name = name
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:

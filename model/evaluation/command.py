@@ -72,7 +72,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    _check_usage(predictions, ground_truth, dataset, root, checkpoint, resize=resize)
+    _check_usage(predictions, ground_truth, dataset, root, checkpoint, json, report, resize=resize)
     errors = Console(stderr=True)
     with complaints(extra="torch,evaluate"):
         if predictions is not None and ground_truth is not None:
@@ -95,6 +95,8 @@ def _check_usage(
     dataset: list[str] | None,
     root: Path | None,
     checkpoint: Path | None,
+    json: Path | None,
+    report: Path | None,
     *,
     resize: bool,
 ) -> None:
@@ -104,6 +106,10 @@ def _check_usage(
         raise typer.BadParameter("--resize is for saved maps; the model's have the right size.")
     if predictions is not None and (root is not None or checkpoint is not None):
         raise typer.BadParameter("--root and --checkpoint go with --dataset.")
+    if report is not None and report.exists() and not report.is_dir():
+        raise typer.BadParameter(f"--report {report} is a file; name a folder.")
+    if json is not None and json.is_dir():
+        raise typer.BadParameter(f"--json {json} is a folder; name a file.")
 
 
 def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str, Works]:

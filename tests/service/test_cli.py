@@ -47,6 +47,10 @@ def test_health_asks_a_service_and_tells_why_not() -> None:
     result = run(app, ["health", "--url", url])
     assert (result.exit_code, "no answer" in result.output) == (1, True)
     assert run(app, ["health", "--url", "file:///etc/passwd"]).exit_code == 2
+    for nobody in ("http://127.0.0.1:abc", "http://127.0.0.1:1/"):
+        result = run(app, ["health", "--url", nobody])
+        assert result.exit_code == 1
+        assert nobody in result.output
     assert service.wait() != 0
 
 
