@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +24,12 @@ from torchvision.transforms import v2
 from model.evaluation.datasets import Pair
 from model.evaluation.maps import read_truth
 from model.imaging import open_image
+from model.training.composites import Layers, compose, cut_object, find_ground
 from model.training.superpixels import IGNORE, load_regions
+from model.training.terse import TerseRepr
+
+GROUND_PHOTOS = 8
+"""Photos that are looked at for a composite's ground; about one in five has any."""
 
 
 class Matte(tv_tensors.Image):  # type: ignore[misc]
@@ -48,8 +53,8 @@ class Sample(NamedTuple):
     """Which pair of its data set it is, int64."""
 
 
-@dataclass(frozen=True, slots=True)
-class Augmentation:
+@dataclass(frozen=True, repr=False)
+class Augmentation(TerseRepr):
     """How training samples are varied. The defaults vary nothing."""
 
     min_crop: float = 1.0
@@ -64,6 +69,8 @@ class Augmentation:
     hue: float = 0.0
     grey: float = 0.0
     """Probability of losing all colour."""
+    composite: float = field(default=0.0, repr=False)
+    """Probability of laying the object on a part of another photo where nothing is salient."""
 
     def geometry(self, size: int, *, region_fill: int = IGNORE) -> v2.Transform:
         """What moves photo, mask and regions together, to (size, size).
@@ -115,6 +122,8 @@ class SaliencyDataset(Dataset[Sample]):
         self.regions = regions
         self.seed = seed
         self.epoch = epoch
+        self._size = size
+        self._composite = augmentation.composite
         self._geometry = augmentation.geometry(size, region_fill=region_fill)
         self._colour = augmentation.colour()
 
@@ -122,30 +131,59 @@ class SaliencyDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        pair = self.pairs[index]
-        image = open_image(pair.image)
-        sample = {
-            "image": tv_tensors.Image(image),
-            "mask": Matte(torch.from_numpy(read_truth(pair.mask).copy()).unsqueeze(0)),
-            "regions": Regions(_regions_at(load_regions(self.regions[index]), image.size)),
-        }
+        layers = self._layers(index)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(zlib.crc32(f"{self.seed}/{self.epoch}/{index}".encode()))
-            sample = self._geometry(sample)
-            photo = self._colour(sample["image"])
+            composite = self._composed(layers) if self._composite else None
+            tensors = _tensors(layers if composite is None else composite)
+            if composite is None:
+                tensors = self._geometry(tensors)
+            photo = self._colour(tensors["image"])
         return Sample(
             image=photo.as_subclass(Tensor),
-            mask=sample["mask"].as_subclass(Tensor),
-            regions=sample["regions"].as_subclass(Tensor).long(),
+            mask=tensors["mask"].as_subclass(Tensor),
+            regions=tensors["regions"].as_subclass(Tensor).long(),
             number=torch.tensor(index),
         )
 
+    def _layers(self, index: int) -> Layers:
+        pair = self.pairs[index]
+        photo = open_image(pair.image)
+        # Pillow keeps 16-bit labels whole only in its 32-bit mode.
+        labels = Image.fromarray(load_regions(self.regions[index]).astype(np.int32))
+        return Layers(
+            photo=photo,
+            mask=Image.fromarray(read_truth(pair.mask)),
+            regions=labels.resize(photo.size, Image.Resampling.NEAREST),
+        )
 
-def _regions_at(regions: Any, size: tuple[int, int]) -> Tensor:
-    """(h, w) uint16 labels -> (1, H, W) int32 of a photo of (width, height) `size`."""
-    # Pillow keeps 16-bit labels whole only in its 32-bit mode.
-    resized = Image.fromarray(regions.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
-    return torch.from_numpy(np.asarray(resized).copy()).unsqueeze(0)
+    def _composed(self, layers: Layers) -> Layers | None:
+        """A composite, as often as the augmentation says and these photos allow; else None."""
+        if torch.rand(()) >= self._composite:
+            return None
+        cutout = cut_object(layers)
+        if cutout is None:
+            return None
+        for other in torch.randint(len(self.pairs), (GROUND_PHOTOS,)).tolist():
+            box = find_ground(Image.fromarray(read_truth(self.pairs[other].mask)))
+            if box is not None:
+                # Coloured apart from the ground, as objects and grounds are lit in all ways.
+                cutout = cutout._replace(photo=self._colour(cutout.photo))
+                return compose(self._layers(other).crop(box), cutout, self._size)
+        return None
+
+
+def _tensors(layers: Layers) -> dict[str, Tensor]:
+    """The layers as torchvision tells them apart: each (C, H, W)."""
+
+    def plane(layer: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(layer)).unsqueeze(0)
+
+    return {
+        "image": tv_tensors.Image(layers.photo),
+        "mask": Matte(plane(layers.mask)),
+        "regions": Regions(plane(layers.regions)),
+    }
 
 
 def epoch_order(

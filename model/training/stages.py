@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import MISSING, Field, field, fields
+from dataclasses import field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -22,32 +22,13 @@ from model.training.corrections import Corrections
 from model.training.data import Augmentation
 from model.training.losses import LossWeights
 from model.training.superpixels import Superpixels
+from model.training.terse import TerseRepr
 
 Part = Literal["backbone", "purification", "promotion", "rectification"]
 
 
-class _TerseRepr:
-    """Shows a field of `repr=False` only where it is not at its default.
-
-    A run is resumed by the text of its recipe: a setting that is added later leaves the text of
-    recipes without it as it was, and so their runs.
-    """
-
-    def __repr__(self) -> str:
-        shown = (
-            f"{one.name}={getattr(self, one.name)!r}"
-            for one in fields(self)  # type: ignore[arg-type]
-            if one.repr or getattr(self, one.name) != _default(one)
-        )
-        return f"{type(self).__qualname__}({', '.join(shown)})"
-
-
-def _default(one: Field[Any]) -> Any:
-    return one.default if one.default_factory is MISSING else one.default_factory()
-
-
 @dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
-class Stage(_TerseRepr):
+class Stage(TerseRepr):
     """One stage of training."""
 
     attention: bool
@@ -96,7 +77,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
-class Optimiser(_TerseRepr):
+class Optimiser(TerseRepr):
     """Which optimiser, and how learning rate and decay differ between tensors."""
 
     name: Literal["adamw", "sgd"] = "adamw"
@@ -114,7 +95,7 @@ class Optimiser(_TerseRepr):
 
 
 @dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
-class Recipe(_TerseRepr):
+class Recipe(TerseRepr):
     """Everything a training run depends on besides its data."""
 
     variant: str
