@@ -5,6 +5,8 @@ Heavy imports stay inside the commands: `purnet health` runs every few seconds i
 
 from __future__ import annotations
 
+import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -77,8 +79,12 @@ def serve(
     from service.logs import configure_logging
     from service.metrics import Metrics
     from service.server import run
+    from service.settings import unknown_variables
 
     configure_logging(settings)
+    log = logging.getLogger("service")
+    for variable, meant in unknown_variables(os.environ).items():
+        log.warning("unknown setting", extra={"variable": variable, "meant": meant})
     metrics = Metrics()
     try:
         run(settings, LocalBackend(settings, metrics.queue), metrics, _announce)

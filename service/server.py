@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from service.backends.base import Backend
 from service.door import Door
 from service.errors import DrainingError, OperatorError, StartupError
 from service.metrics import Metrics
+from service.queue_metrics import QueueMetrics
 from service.settings import Settings, local_url
 
 BACKLOG = 2048
@@ -35,17 +37,17 @@ log = logging.getLogger("service.server")
 def run(
     settings: Settings, backend: Backend, metrics: Metrics, announce: Callable[[str], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and return. SIGHUP reloads checkpoint and keys.
+    """Serve until SIGTERM, SIGINT or the end of the terminal, then drain and return.
 
-    `announce` is called once, when images are taken. Raises `OperatorError` when the service
-    cannot come up.
+    Any other SIGHUP reloads checkpoint and keys. `announce` is called once, when images are
+    taken. Raises `OperatorError` when the service cannot come up.
     """
     app = create_app(settings, backend, metrics)
     with (
         closing(listen(settings)) as sock,
         metrics_server(settings, metrics.registry),
     ):
-        asyncio.run(Service(app, settings, sock, announce).run())
+        asyncio.run(Service(app, settings, sock, metrics.queue, announce).run())
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -95,6 +97,15 @@ def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[
         thread.join()
 
 
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that was closed is none."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class _Server(uvicorn.Server):
     """uvicorn, leaving signals alone."""
 
@@ -111,16 +122,19 @@ class Service:
         app: FastAPI,
         settings: Settings,
         sock: socket.socket,
+        metrics: QueueMetrics,
         announce: Callable[[str], None],
     ) -> None:
         self._app = app
         self._door: Door = app.state.door
         self._settings = settings
         self._sock = sock
+        self._metrics = metrics
         self._announce = announce
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
+        self._in_terminal = False
         self.uvicorn_config = uvicorn.Config(
             app,
             http="h11",
@@ -140,9 +154,11 @@ class Service:
     async def run(self) -> None:
         """Serve until told to stop. Raises `OperatorError` when the model never comes up."""
         loop = asyncio.get_running_loop()
+        # `nohup` asks for a life after the terminal's.
+        self._in_terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._on_reload)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         async with self._app.router.lifespan_context(self._app):
             serving = asyncio.create_task(self._server.serve([self._sock]))
             ready = asyncio.create_task(self._announce_ready())
@@ -173,7 +189,11 @@ class Service:
             self._hurry.set()
         self._stop.set()
 
-    def _on_reload(self) -> None:
+    def _on_hangup(self) -> None:
+        """Somebody asks for a reload, unless the terminal this was started in was closed."""
+        if self._in_terminal and not has_terminal():
+            self.stop()
+            return
         task = asyncio.create_task(self._reload())
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
@@ -185,8 +205,10 @@ class Service:
             info = await self._door.backend.reload()
             self._door.keys.adopt(keys)
         except OperatorError as error:
+            self._metrics.reloaded(ok=False)
             log.error("reload refused", extra={"reason": str(error)})
         else:
+            self._metrics.reloaded(ok=True)
             log.info("reloaded", extra={"model": info.version})
 
     async def _drain(self) -> None:

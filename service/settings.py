@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -45,7 +48,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "",
         description="Addresses or networks, comma-separated, whose `X-Forwarded-*` headers are "
-        "believed; by default nobody's.",
+        "believed, `*` for everybody's; by default nobody's.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -200,6 +203,14 @@ class Settings(BaseSettings):
         "a device lost meanwhile is found before a client finds it.",
     )
 
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_networks(cls, value: str) -> str:
+        for part in filter(None, (part.strip() for part in value.split(","))):
+            if part != "*":
+                ip_network(part)  # its ValueError says what is wrong
+        return value
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -222,6 +233,21 @@ class Settings(BaseSettings):
 def environment_name(field: str) -> str:
     """The environment variable a setting is read from."""
     return f"{Settings.model_config['env_prefix']}{field}".upper()
+
+
+def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
+    """Variables named like settings that are none, each with the setting it may be meant for.
+
+    They are no error: a cluster sets such names for a service called `purnet` by itself.
+    """
+    prefix = environment_name("")
+    fields = {name: name.removeprefix(prefix).lower() for name in sorted(environment)}
+    found: dict[str, str | None] = {}
+    for name, field in fields.items():
+        if name.startswith(prefix) and field not in Settings.model_fields:
+            close = get_close_matches(field, Settings.model_fields, 1)
+            found[name] = environment_name(close[0]) if close else None
+    return found
 
 
 def local_url(host: str, port: int) -> str:

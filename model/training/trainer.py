@@ -286,7 +286,8 @@ class Trainer:
         dataset = SaliencyDataset(
             self.data.validation,
             self.data.validation_regions,
-            size=stage.image_size,
+            # Of prediction, so that scores compare between stages and the best is what a user gets.
+            size=variants.get(self.recipe.variant).input_size,
             augmentation=Augmentation(),
             seed=0,
             epoch=0,

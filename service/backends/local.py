@@ -133,19 +133,13 @@ class LocalBackend:
             path = checkpoint or self._settings.checkpoint
             self._reloading = asyncio.create_task(self._replace_workers(self._batcher, path))
             try:
-                model = await self._reloading
+                return await self._reloading
             except asyncio.CancelledError:
-                self._metrics.reloaded(ok=False)
                 if self._stopping:
                     raise ReloadError(STOPPING) from None
                 raise
-            except ReloadError:
-                self._metrics.reloaded(ok=False)
-                raise
             finally:
                 self._reloading = None
-        self._metrics.reloaded(ok=True)
-        return model
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask. See `Backend.predict`."""

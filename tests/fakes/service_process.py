@@ -58,20 +58,25 @@ class ServiceProcess:
 
 
 @contextmanager
-def running(arguments: list[str], **environment: str) -> Iterator[ServiceProcess]:
+def running(
+    arguments: list[str], *, popen: dict[str, Any] | None = None, **environment: str
+) -> Iterator[ServiceProcess]:
     """Run `python ARGUMENTS` with PURNET_* variables; killed at the end if it still lives."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PURNET_")}
     paths = [str(ROOT), str(ROOT / "tests" / "fakes")]
     variables = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **environment}
-    with started([sys.executable, *arguments], variables) as service:
+    with started([sys.executable, *arguments], variables, **popen or {}) as service:
         yield service
 
 
 @contextmanager
-def started(command: list[str], environment: dict[str, str] | None) -> Iterator[ServiceProcess]:
+def started(
+    command: list[str], environment: dict[str, str] | None, **popen: Any
+) -> Iterator[ServiceProcess]:
     """Run a command, its output read line by line; killed at the end if it still lives."""
+    pipe = subprocess.PIPE
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=pipe, stderr=pipe, text=True, env=environment, **popen
     )
     service = ServiceProcess(process)
     readers = [
@@ -94,8 +99,10 @@ def started(command: list[str], environment: dict[str, str] | None) -> Iterator[
 
 
 @contextmanager
-def fake_service(**environment: str) -> Iterator[tuple[ServiceProcess, str]]:
+def fake_service(
+    *, popen: dict[str, Any] | None = None, **environment: str
+) -> Iterator[tuple[ServiceProcess, str]]:
     """`serve_fake.py` on a free port, and its address once it is ready."""
     script = str(Path(__file__).parent / "serve_fake.py")
-    with running([script], PURNET_PORT="0", **environment) as service:
+    with running([script], popen=popen, PURNET_PORT="0", **environment) as service:
         yield service, service.await_line("http://", service.lines)

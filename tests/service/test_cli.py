@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from service_process import fake_service
+from service_process import fake_service, running
 from typer.testing import CliRunner
 
 from service.cli import app
@@ -38,6 +39,14 @@ def test_a_bad_setting_is_named_and_exits_2(arguments: list[str]) -> None:
     result = run(app, arguments)
     assert result.exit_code == 2
     assert "Traceback" not in result.output
+
+
+def test_serving_warns_of_variables_that_are_no_settings(tmp_path: Path) -> None:
+    command = ["-c", "from service.cli import app; app()", "serve"]
+    with running(command, PURNET_MAX_BACH="4", PURNET_CHECKPOINT=str(tmp_path / "none")) as service:
+        assert service.wait() == 1
+    (warned,) = [entry for entry in service.logs if entry["event"] == "unknown setting"]
+    assert (warned["variable"], warned["meant"]) == ("PURNET_MAX_BACH", "PURNET_MAX_BATCH")
 
 
 def test_health_asks_a_service_and_tells_why_not() -> None:

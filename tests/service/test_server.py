@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
+import os
 import signal
 import socket
+import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -76,6 +79,24 @@ def test_a_second_signal_ends_the_patience() -> None:
         assert service.wait() == 0
 
 
+def test_the_end_of_its_terminal_ends_it_and_any_other_hangup_does_not() -> None:
+    terminal, side = os.openpty()
+
+    def take_terminal() -> None:
+        fcntl.ioctl(side, termios.TIOCSCTTY, 0)
+
+    with fake_service(popen={"start_new_session": True, "preexec_fn": take_terminal}) as (
+        service,
+        _,
+    ):
+        os.close(side)
+        service.signal(signal.SIGHUP)
+        service.await_line("reloaded", service.errors)
+        os.close(terminal)
+        assert service.wait() == 0
+    assert any("draining" in line for line in service.errors)
+
+
 def test_hangup_reads_keys_and_checkpoint_again(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(hashlib.sha256(b"old").hexdigest())
@@ -93,6 +114,9 @@ def test_hangup_reads_keys_and_checkpoint_again(tmp_path: Path) -> None:
         service.signal(signal.SIGHUP)
         service.await_line("reload refused", service.errors)
         assert client.get("/v1/models", headers={"X-Api-Key": "new"}).status_code == 200
+        counted = client.get("/metrics").text
+        assert 'purnet_reloads_total{result="ok"} 1.0' in counted
+        assert 'purnet_reloads_total{result="failed"} 1.0' in counted
 
 
 def test_a_port_that_is_taken_is_said_in_one_line() -> None:

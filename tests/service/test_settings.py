@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, local_url
+from service.settings import Settings, local_url, unknown_variables
 
 
 def test_flag_then_environment_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,6 +17,19 @@ def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("PURNET_METRICS_PORT", "")
     monkeypatch.setenv("PURNET_CHECKPOINT", "")
     assert (Settings().metrics_port, Settings().checkpoint) == (None, None)
+
+
+@pytest.mark.parametrize("proxies", ["", "*", "10.0.0.1", "10.0.0.0/8, fd00::/8"])
+def test_proxies_are_addresses_networks_or_everybody(proxies: str) -> None:
+    assert Settings(trusted_proxies=proxies).trusted_proxies == proxies
+
+
+def test_a_variable_that_is_no_setting_is_found_with_the_one_it_may_mean() -> None:
+    environment = {"PURNET_PORT": "1", "PURNET_MAX_BACH": "2", "PURNET_QUITE_ELSE": "", "PATH": ""}
+    assert unknown_variables(environment) == {
+        "PURNET_MAX_BACH": "PURNET_MAX_BATCH",
+        "PURNET_QUITE_ELSE": None,
+    }
 
 
 def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,6 +48,8 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         {"max_body_bytes": 2, "max_bytes_in_flight": 1},
         {"timeout_s": 61},
         {"root_path": "no-slash"},
+        {"trusted_proxies": "10.0.0.1/8"},
+        {"trusted_proxies": "proxy"},
         {"nonsense": 1},
     ],
 )
