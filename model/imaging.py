@@ -21,6 +21,11 @@ from PIL import Image, ImageChops
 
 UInt8Array = NDArray[np.uint8]
 
+IMAGE_SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+)
+"""Files of a folder that are taken for images; a file named by itself is always tried."""
+
 ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,

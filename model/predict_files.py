@@ -8,13 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from model.errors import ModelError
-from model.imaging import cutout, open_image
+from model.imaging import IMAGE_SUFFIXES, cutout, open_image
 from model.predictor import OutOfMemoryError, Predictor
-
-PHOTO_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
-)
-"""Files of a folder that are taken for photos; a file named by itself is always tried."""
 
 Report = Callable[[Path, Exception | None], None]
 """Hears of every photo that is done, or failed with an error."""
@@ -73,7 +68,7 @@ def _photos(inputs: Iterable[Path]) -> Iterator[Path]:
             found = sorted(
                 file
                 for file in path.iterdir()
-                if file.suffix.lower() in PHOTO_SUFFIXES and not file.name.startswith(".")
+                if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
             )
             if not found:
                 raise ModelError(f"there are no photos in the folder {path}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -78,17 +78,19 @@ class OpenVinoEngine:
         return Maps(masks=answer[0], finite=answer[1])
 
 
-def load(folder: Path, *, threads: int | None = None) -> OpenVinoEngine:
-    """Compile an export for this processor, in float32.
+def load(
+    folder: Path, *, threads: int | None = None, precision: Literal["f32", "bf16"] = "f32"
+) -> OpenVinoEngine:
+    """Compile an export for this processor.
 
-    `threads` None leaves their number to OpenVINO: all processors it may use. Raises
-    `CheckpointError` for a network that OpenVINO does not read.
+    `threads` None leaves their number to OpenVINO: all processors it may use. What it computes in
+    is up to `precision`; bfloat16 misses the parity gate (docs/operating.md has the figures).
+    Raises `CheckpointError` for a network that OpenVINO does not read.
     """
     openvino = runtime()
     options: dict[str, Any] = {
-        # Where the processor computes bfloat16, OpenVINO would by itself; that misses the parity
-        # gate (docs/operating.md has the figures).
-        "INFERENCE_PRECISION_HINT": "f32",
+        # Without this OpenVINO computes in bfloat16 wherever the processor can.
+        "INFERENCE_PRECISION_HINT": precision,
         # One request at a time, with all threads on it.
         "PERFORMANCE_HINT": "LATENCY",
     }

@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from model.errors import DatasetError
 from model.evaluation.maps import UnreadableError, displayed_size, opened
-
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+from model.imaging import IMAGE_SUFFIXES
 
 
 class Layout(NamedTuple):

@@ -51,6 +51,26 @@ class TrainerOptions:
     """Seconds after which the run stops cleanly, with a resume file."""
 
 
+@dataclass(slots=True)
+class _StageRun:
+    """A stage that is being trained: its parts, and how far it is."""
+
+    index: int
+    stage: Stage
+    network: PurNet
+    averaged: AveragedWeights
+    optimiser: torch.optim.Optimizer
+    criterion: Criterion
+    iteration: int = 0
+    """Updates made so far."""
+    best_mae: float = float("inf")
+
+    @property
+    def name(self) -> str:
+        """As files of the run call it."""
+        return f"stage{self.index + 1}"
+
+
 class Trainer:
     """Runs a recipe over data.
 
@@ -72,7 +92,6 @@ class Trainer:
         self._clock = clock
         self._listener = listener
         self._log = RunLog(options.out / "run.jsonl")
-        self._best_mae = float("inf")
 
     def run(self, *, stages: Sequence[int] | None = None, init: Tensors | None = None) -> bool:
         """Train the stages given (all by default), going on from a resume file if there is one.
@@ -103,100 +122,89 @@ class Trainer:
     def _run_stage(
         self, index: int, init: Tensors | None, state: RunState | None, started: float
     ) -> tuple[bool, Tensors]:
+        run = self._begin(index, init, state)
+        stage, averaged = run.stage, run.averaged
+        saved = self._clock()
+        per_epoch = self._iterations_per_epoch(stage)
+        for batch in self._batches(index, stage, first=run.iteration):
+            loss = self._step(run, batch)
+            averaged.update(run.network, updates=run.iteration)
+            run.iteration += 1
+            self._listener(index, run.iteration, loss)
+            now = self._clock()
+            if run.iteration % per_epoch == 0 or run.iteration == stage.iterations:
+                self._check(run)
+                self._save(run)
+                saved = now
+            elif now - saved >= self.options.save_every_s:
+                self._save(run)
+                saved = now
+            stop = self.options.stop_after_s
+            if stop is not None and now - started >= stop and run.iteration < stage.iterations:
+                self._save(run)
+                return False, averaged.tensors
+        self._export(run, run.name)
+        return True, averaged.tensors
+
+    def _begin(self, index: int, init: Tensors | None, state: RunState | None) -> _StageRun:
+        """A stage at its first iteration, or where `state` left it."""
         stage = self.recipe.stages[index]
         torch.manual_seed(self.recipe.seed + index)
         network = self._network(stage, init)
-        averaged = AveragedWeights(network, decay=self.recipe.ema)
-        optimiser = make_optimiser(network, self.recipe, stage)
-        criterion = Criterion(
-            weights=stage.weights,
-            levels=self._level_weights(network),
-            single_sigmoid=self.recipe.corrections.single_sigmoid,
+        run = _StageRun(
+            index=index,
+            stage=stage,
+            network=network,
+            averaged=AveragedWeights(network, decay=self.recipe.ema),
+            optimiser=make_optimiser(network, self.recipe, stage),
+            criterion=Criterion(
+                weights=stage.weights,
+                levels=self._level_weights(network),
+                single_sigmoid=self.recipe.corrections.single_sigmoid,
+            ),
         )
-        self._best_mae = float("inf")
-        iteration = 0
         if state is not None:
             network.load_state_dict(state.network)
-            averaged.tensors = {k: v.to(self.options.device) for k, v in state.averaged.items()}
-            optimiser.load_state_dict(state.optimiser)
+            run.averaged.tensors = {
+                name: tensor.to(self.options.device) for name, tensor in state.averaged.items()
+            }
+            run.optimiser.load_state_dict(state.optimiser)
             restore_rng(state.rng)
-            self._best_mae = state.best_mae
-            iteration = state.iteration
+            run.best_mae = state.best_mae
+            run.iteration = state.iteration
+        return run
 
-        def snapshot() -> None:
-            RunState(
-                recipe=repr(self.recipe),
-                pairs=self._pairs_digest(),
-                stage=index,
-                iteration=iteration,
-                best_mae=self._best_mae,
-                network=network.state_dict(),
-                averaged=averaged.tensors,
-                optimiser=optimiser.state_dict(),
-                rng=rng_state(),
-            ).save(self._resume_path)
-
-        saved = self._clock()
-        per_epoch = self._iterations_per_epoch(stage)
-        for batch in self._batches(index, stage, first=iteration):
-            loss = self._step(network, optimiser, criterion, stage, batch, index, iteration)
-            averaged.update(network, updates=iteration)
-            iteration += 1
-            self._listener(index, iteration, loss)
-            now = self._clock()
-            if iteration % per_epoch == 0 or iteration == stage.iterations:
-                self._check(network, averaged, stage, index, iteration)
-                snapshot()
-                saved = now
-            elif now - saved >= self.options.save_every_s:
-                snapshot()
-                saved = now
-            stop = self.options.stop_after_s
-            if stop is not None and now - started >= stop and iteration < stage.iterations:
-                snapshot()
-                return False, averaged.tensors
-        self._export(averaged.tensors, stage, f"stage{index + 1}", iteration)
-        return True, averaged.tensors
-
-    def _step(
-        self,
-        network: PurNet,
-        optimiser: torch.optim.Optimizer,
-        criterion: Criterion,
-        stage: Stage,
-        batch: Sample,
-        index: int,
-        iteration: int,
-    ) -> float:
-        device = self.options.device
-        set_rates(optimiser, stage, iteration)
-        network.train()
+    def _step(self, run: _StageRun, batch: Sample) -> float:
+        """One update of the weights; returns the loss it was made for."""
+        device, stage = self.options.device, run.stage
+        set_rates(run.optimiser, stage, run.iteration)
+        run.network.train()
         images = batch.image.to(device).float().div_(255)
-        output = network(
+        output = run.network(
             images.contiguous(memory_format=torch.channels_last), isolate=stage.isolate
         )
         truth = batch.mask.to(device).float().div_(255)
-        losses = criterion(output, truth, batch.regions.to(device))
-        total = criterion.total(losses)
+        losses = run.criterion(output, truth, batch.regions.to(device))
+        total = run.criterion.total(losses)
         loss = total.item()
         if not torch.isfinite(total):
             names = ", ".join(self.data.train[n].stem for n in batch.number.tolist())
             parts = ", ".join(f"{name} {term.item():g}" for name, term in losses.items())
             raise TrainingError(
-                f"the loss is {loss} in stage {index + 1} at iteration {iteration} ({parts}); "
-                f"the batch: {names}"
+                f"the loss is {loss} in stage {run.index + 1} at iteration {run.iteration} "
+                f"({parts}); the batch: {names}"
             )
-        optimiser.zero_grad(set_to_none=True)
+        run.optimiser.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if self.recipe.optimiser.clip_norm is not None:
-            nn.utils.clip_grad_norm_(network.parameters(), self.recipe.optimiser.clip_norm)
-        optimiser.step()
-        if (iteration + 1) % LOG_EVERY == 0:
+            nn.utils.clip_grad_norm_(run.network.parameters(), self.recipe.optimiser.clip_norm)
+        run.optimiser.step()
+        if (run.iteration + 1) % LOG_EVERY == 0:
             self._log.append(
                 {
-                    "stage": index + 1,
-                    "iteration": iteration + 1,
-                    "rate": stage.learning_rate * stage.rate(iteration),
+                    "stage": run.index + 1,
+                    "iteration": run.iteration + 1,
+                    "rate": stage.learning_rate * stage.rate(run.iteration),
                     "loss": loss,
                     "losses": {name: round(term.item(), 6) for name, term in losses.items()},
                 }
@@ -277,12 +285,11 @@ class Trainer:
                 raise TrainingError(f"the initial weights do not fit {self.recipe.variant}: {name}")
         return network.to(self.options.device).to(memory_format=torch.channels_last)
 
-    def _check(
-        self, network: PurNet, averaged: AveragedWeights, stage: Stage, index: int, iteration: int
-    ) -> None:
+    def _check(self, run: _StageRun) -> None:
         """Validate the averaged weights, log, draw, and export them where they are the best."""
+        network = run.network
         plain = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        network.load_state_dict(averaged.tensors)
+        network.load_state_dict(run.averaged.tensors)
         dataset = SaliencyDataset(
             self.data.validation,
             self.data.validation_regions,
@@ -293,37 +300,49 @@ class Trainer:
             epoch=0,
         )
         order = range(len(dataset))
-        scores = validate(
-            network, self._loader(dataset, order, stage.batch_size), self.options.device
-        )
+        batches = self._loader(dataset, order, run.stage.batch_size)
+        scores = validate(network, batches, self.options.device)
         network.load_state_dict(plain)
         self._log.append(
             {
-                "stage": index + 1,
-                "iteration": iteration,
+                "stage": run.index + 1,
+                "iteration": run.iteration,
                 "mae": round(scores.mae, 5),
                 "max_f": round(scores.max_f, 5),
             }
         )
         plot_curves(self._log.entries(), self.options.out / "curves.png")
-        if scores.mae < self._best_mae:
-            self._best_mae = scores.mae
-            self._export(averaged.tensors, stage, f"stage{index + 1}-best", iteration)
+        if scores.mae < run.best_mae:
+            run.best_mae = scores.mae
+            self._export(run, f"{run.name}-best")
 
-    def _export(self, tensors: Tensors, stage: Stage, name: str, iteration: int) -> None:
+    def _export(self, run: _StageRun, name: str) -> None:
         info = CheckpointInfo(
             variant=self.recipe.variant,
             input_size=variants.get(self.recipe.variant).input_size,
-            attention=stage.attention,
-            notes={"trained": f"{name}, iteration {iteration}, seed {self.recipe.seed}"},
+            attention=run.stage.attention,
+            notes={"trained": f"{name}, iteration {run.iteration}, seed {self.recipe.seed}"},
         )
-        save(tensors, self.options.out / f"{name}.safetensors", info, half=False)
+        save(run.averaged.tensors, self.options.out / f"{name}.safetensors", info, half=False)
 
     # --- resuming
 
     @property
     def _resume_path(self) -> Path:
         return self.options.out / "resume.pt"
+
+    def _save(self, run: _StageRun) -> None:
+        RunState(
+            recipe=repr(self.recipe),
+            pairs=self._pairs_digest(),
+            stage=run.index,
+            iteration=run.iteration,
+            best_mae=run.best_mae,
+            network=run.network.state_dict(),
+            averaged=run.averaged.tensors,
+            optimiser=run.optimiser.state_dict(),
+            rng=rng_state(),
+        ).save(self._resume_path)
 
     def _pairs_digest(self) -> str:
         names = "\n".join(str(pair.image.name) for pair in self.data.train)

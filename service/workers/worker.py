@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -222,34 +223,34 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
 
     Leaves nothing behind when it fails or is cancelled.
     """
-    try:
-        segment_fd = shared.create()
-    except OSError as error:
-        raise _not_started(error) from error
-    try:
+    with contextlib.ExitStack() as stack:
         try:
+            segment_fd = shared.create()
+            stack.callback(os.close, segment_fd)
             link = await launch(segment_fd, thread_environment(spec.threads))
         except OSError as error:
-            raise _not_started(error) from error
+            # No process, descriptor or memory to be had now; there may be later.
+            detail = f"The worker could not be started: {error}"
+            raise WorkerEndError(Failure.EXIT, detail) from error
         try:
-            async with asyncio.timeout(spec.load_timeout_s):
+            async with _ended_on_failure(link), asyncio.timeout(spec.load_timeout_s):
                 return await _introduce(spec, link, segment_fd)
-        except BaseException as error:
-            _kill(link)
-            await _end(link)
-            if isinstance(error, TimeoutError):
-                detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
-                raise WorkerEndError(Failure.HANG, detail) from error
-            if isinstance(error, ProtocolError | OSError):
-                raise WorkerEndError(Failure.PROTOCOL, str(error)) from error
-            raise
-    finally:
-        os.close(segment_fd)
+        except TimeoutError as error:
+            detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
+            raise WorkerEndError(Failure.HANG, detail) from error
+        except (ProtocolError, OSError) as error:
+            raise WorkerEndError(Failure.PROTOCOL, str(error)) from error
 
 
-def _not_started(error: OSError) -> WorkerEndError:
-    """No process, descriptor or memory to be had now; there may be later."""
-    return WorkerEndError(Failure.EXIT, f"The worker could not be started: {error}")
+@contextlib.asynccontextmanager
+async def _ended_on_failure(link: Link) -> AsyncIterator[None]:
+    """Kill and reap the worker when the block raises or is cancelled."""
+    try:
+        yield
+    except BaseException:
+        _kill(link)
+        await _end(link)
+        raise
 
 
 async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:

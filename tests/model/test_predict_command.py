@@ -170,4 +170,4 @@ def test_hidden_files_of_a_folder_are_no_photos(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
     (tmp_path / "._x.jpg").touch()
     assert [path.name for path in plan([tmp_path], tmp_path / "out")] == ["x.jpg"]
-    assert ".jpg" in predict_files.PHOTO_SUFFIXES
+    assert ".jpg" in predict_files.IMAGE_SUFFIXES

@@ -1,0 +1,95 @@
+"""How far each way to a mask is from eager float32: `python -m benchmarks.parity PHOTOS`.
+
+On a folder of photos, with the shipped weights: the engine of CPUs in both precisions, and JPEGs
+decoded at reduced scale. For the last the photos are first enlarged, since only large ones are
+decoded so. Differences are in grey levels of 255, over the pixels of all photos together; what
+exceeds the parity gate is no default.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from model.checkpoint import DEFAULT_CHECKPOINT, load
+from model.engines import openvino
+from model.engines.eager import EagerEngine
+from model.engines.exported import DEFAULT_EXPORT
+from model.engines.parity import agreement
+from model.imaging import IMAGE_SUFFIXES, open_image, to_pixels
+from model.predictor import Engine
+from service.codec import DRAFT_FACTOR, Limits, decode
+from service.settings import Settings
+
+SIZE = 320
+JPEG_QUALITY = 90
+
+Mask = NDArray[np.uint8]
+Way = Callable[[Image.Image], Mask]
+
+
+def engine_way(engine: Engine) -> Way:
+    """Masks of photos as they are."""
+    return lambda photo: engine(to_pixels(photo, SIZE)[None]).masks[0]
+
+
+def jpeg_way(engine: Engine, factor: int, *, reduced: bool) -> Way:
+    """Masks of photos enlarged so far that a reduced decode divides their sides by `factor`."""
+    settings = Settings()
+    limits = Limits(settings.max_pixels, settings.max_side)
+
+    def mask(photo: Image.Image) -> Mask:
+        scale = factor * DRAFT_FACTOR * SIZE / min(photo.size)
+        large = photo.resize((round(photo.width * scale), round(photo.height * scale)))
+        file = BytesIO()
+        large.save(file, "JPEG", quality=JPEG_QUALITY)
+        pixels = decode(file.getvalue(), SIZE, limits, reduced_jpeg=reduced).pixels
+        return engine(pixels[None]).masks[0]
+
+    return mask
+
+
+def computes_bfloat16() -> bool:
+    """Whether OpenVINO would; where it cannot, it computes in float32 without a word."""
+    core = openvino.runtime().Core()
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def photos(folder: Path, most: int) -> Iterator[Image.Image]:
+    """The first photos of a folder."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    return (open_image(path) for path in files[:most])
+
+
+def main() -> None:
+    """Print a line for each way."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, help="photos")
+    parser.add_argument("--most", type=int, default=100, help="photos taken of it [100]")
+    options = parser.parse_args()
+    eager = EagerEngine(load(DEFAULT_CHECKPOINT))
+    usual = engine_way(eager)
+    compared = {"OpenVINO float32": (engine_way(openvino.load(DEFAULT_EXPORT)), usual)}
+    if computes_bfloat16():
+        short = openvino.load(DEFAULT_EXPORT, precision="bf16")
+        compared["OpenVINO bfloat16"] = (engine_way(short), usual)
+    else:
+        print("OpenVINO bfloat16  this processor does not compute in it")
+    for factor in (2, 4):
+        reduced, full = (jpeg_way(eager, factor, reduced=flag) for flag in (True, False))
+        compared[f"JPEG at 1/{factor}"] = (reduced, full)
+    for name, (way, reference) in compared.items():
+        pairs = [(way(one), reference(one)) for one in photos(options.folder, options.most)]
+        found = agreement(np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
+        verdict = "passes" if found.holds else "misses"
+        print(f"{name:18} {found}, {verdict} the gate ({len(pairs)} photos)")
+
+
+if __name__ == "__main__":
+    main()
