@@ -140,7 +140,9 @@ class Batcher:
         try:
             return await ticket.future
         except asyncio.CancelledError:
-            self.observer.cancelled(ticket.place)
+            # A client that leaves in the turn its answer comes was answered.
+            if ticket.future.cancelled():
+                self.observer.cancelled(ticket.place)
             raise
         finally:
             timer.cancel()

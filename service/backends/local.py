@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from service.queue_metrics import QueueMetrics
 from service.settings import Settings
 from service.workers.lane import Lane
 from service.workers.launch import Launch, launch
-from service.workers.worker import Worker, WorkerEndError, WorkerSpec, load
+from service.workers.worker import Leaving, Worker, WorkerEndError, WorkerSpec, load
 
 log = logging.getLogger("service.backend")
 
@@ -52,6 +51,7 @@ class LocalBackend:
         self._stopping = False
         self._changed = asyncio.Event()
         self._reload_lock = asyncio.Lock()
+        self._leaving = Leaving()
         self._reloading: asyncio.Task[ModelInfo] | None = None
 
     async def start(self) -> None:
@@ -64,6 +64,7 @@ class LocalBackend:
                 self._launch,
                 self._batcher,
                 self._metrics,
+                self._leaving,
                 canary_s=self._settings.canary_s,
                 changed=self._on_change,
             )
@@ -117,6 +118,7 @@ class LocalBackend:
                 self._reloading.cancel()
             await asyncio.wait([self._reloading])
         await asyncio.gather(*(lane.close() for lane in self._lanes))
+        await self._leaving.gone()
         if self._lag is not None:
             self._lag.stop()
 
@@ -133,13 +135,16 @@ class LocalBackend:
             path = checkpoint or self._settings.checkpoint
             self._reloading = asyncio.create_task(self._replace_workers(self._batcher, path))
             try:
-                return await self._reloading
+                model = await self._reloading
             except asyncio.CancelledError:
                 if self._stopping:
                     raise ReloadError(STOPPING) from None
                 raise
             finally:
                 self._reloading = None
+                # Before another reload may need their memory.
+                await self._leaving.gone()
+            return model
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask. See `Backend.predict`."""
@@ -220,24 +225,22 @@ class LocalBackend:
 
     async def _replace_workers(self, batcher: Batcher, checkpoint: Path | None) -> ModelInfo:
         fresh: list[Worker] = []
-        leaving: Sequence[Worker | None] = fresh
         try:
             model = await self._load_beside(checkpoint, fresh)
             batcher.hold()
             try:
                 await asyncio.gather(*(lane.idle() for lane in self._lanes))
-                leaving = [
+                if not all(worker.accepts for worker in fresh):
+                    raise ReloadError("The new worker ended before it could take over.")
+                for lane, worker in zip(self._lanes, fresh, strict=True):
                     lane.swap(worker, checkpoint)
-                    for lane, worker in zip(self._lanes, fresh, strict=True)
-                ]
+                fresh.clear()
                 self._announce(model)
             finally:
                 batcher.resume()
         finally:
-            unneeded = [worker for worker in leaving if worker is not None]
-            for worker in unneeded:
-                worker.dismiss()
-            await asyncio.gather(*(worker.gone() for worker in unneeded))
+            for worker in fresh:
+                self._leaving.dismiss(worker)
         return model
 
     async def _load_beside(self, checkpoint: Path | None, fresh: list[Worker]) -> ModelInfo:

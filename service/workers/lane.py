@@ -17,7 +17,7 @@ from service.outcomes import Failure, Outcome, Release
 from service.queue_metrics import QueueMetrics
 from service.workers.launch import Launch
 from service.workers.messages import Done
-from service.workers.worker import Worker, WorkerEndError, WorkerSpec, load
+from service.workers.worker import Leaving, Worker, WorkerEndError, WorkerSpec, load
 
 log = logging.getLogger("service.workers")
 
@@ -44,6 +44,7 @@ class Lane:
         launch: Launch,
         batcher: Batcher,
         metrics: QueueMetrics,
+        leaving: Leaving,
         *,
         canary_s: float,
         changed: Callable[[], None],
@@ -52,12 +53,14 @@ class Lane:
         self.trouble: str | None = "The model is being loaded."
         """Why no answer can be expected of this lane; None while there is hope."""
         self.given_up: str | None = None
-        """Why the model does not come up here, and will not by trying once more."""
+        """Why the model does not come up here, and will not by trying once more: a first start
+        ends with it. A restart that only takes long is `trouble` alone."""
         self.expected: ModelInfo | None = None
         """The model every incarnation must turn out to be; None: whatever comes."""
         self._launch = launch
         self._batcher = batcher
         self._metrics = metrics
+        self._leaving = leaving
         self._canary_s = canary_s
         self._changed = changed
         self._loop = batcher.loop
@@ -68,6 +71,8 @@ class Lane:
         self._loading: asyncio.Task[None] | None = None
         self._abandoned: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        """Of the next canary while there is a worker, of the next restart while there is none."""
+        self._doubt_timer: asyncio.TimerHandle | None = None
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -110,30 +115,25 @@ class Lane:
         """Wait until no batch is on the device."""
         await self._idle.wait()
 
-    def swap(self, worker: Worker, checkpoint: Path | None) -> Worker | None:
-        """Serve another model from now on; returns the worker this dismissed.
-
-        The lane must be idle.
-        """
+    def swap(self, worker: Worker, checkpoint: Path | None) -> None:
+        """Serve another model from now on; the lane must be idle."""
+        self._cancel_timer()
         self._abandon_loading()
-        replaced = self._worker
-        if replaced is not None:
-            replaced.dismiss()
+        if self._worker is not None:
+            self._leaving.dismiss(self._worker)
         self.spec = replace(self.spec, checkpoint=checkpoint)
-        self.expected = worker.info
         self._strikes = 0
         self._adopt(worker)
-        return replaced
 
     async def close(self) -> None:
-        """End the worker, or the attempt to load one."""
+        """Dismiss the worker and end the attempt to load one."""
         self._cancel_timer()
+        self._cancel_doubt()
         self._abandon_loading()
         # Let go of before the first wait: an end that comes meanwhile must not start another.
         worker, self._worker = self._worker, None
         if worker is not None:
-            worker.dismiss()
-            await worker.gone()
+            self._leaving.dismiss(worker)
         if self._abandoned:
             await asyncio.wait(self._abandoned)
         self._idle.set()
@@ -153,10 +153,15 @@ class Lane:
             self._free()
             return
         self._recover(len(batch))
+        # Answered first, counted then: what fails in between leaves the batch for `lost` to count.
+        outcomes = [
+            self._settle(ticket, worker.info, batch, answer, masks, slot)
+            for slot, ticket in enumerate(batch.tickets)
+        ]
         self._metrics.executed(batch, answer.infer_s)
+        for outcome in outcomes:
+            self._metrics.outcome(outcome)
         self._report_memory(worker)
-        for slot, ticket in enumerate(batch.tickets):
-            self._metrics.outcome(self._settle(ticket, worker.info, batch, answer, masks, slot))
         self._free()
 
     def out_of_memory(self, batch: Batch) -> None:
@@ -176,6 +181,8 @@ class Lane:
         self._worker = None
         self._metrics.failed(end.failure)
         self._cancel_timer()
+        if self._doubt_timer is None:
+            self._doubt_timer = self._loop.call_later(PATIENCE_S, self._doubt)
         images_fault = False
         if unfinished:
             running, *waiting = unfinished
@@ -184,7 +191,10 @@ class Lane:
             for batch in waiting:
                 self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
         self._idle.set()
-        if not images_fault:
+        if images_fault:
+            # The end before, which may have been its doing too, was counted against the worker.
+            self._strikes = max(0, self._strikes - 1)
+        else:
             self._strike(end)
         self._restart_later()
 
@@ -215,7 +225,7 @@ class Lane:
         self._metrics.executed(batch, None)
         second_chance = []
         for ticket in batch.tickets:
-            if ticket.live and not ticket.alone:
+            if not ticket.alone:
                 ticket.alone = True
                 second_chance.append(ticket)
             else:
@@ -256,12 +266,11 @@ class Lane:
     # --- restarts
 
     async def _load(self) -> None:
-        doubt = self._loop.call_later(PATIENCE_S, self._doubt)
         try:
             worker = await load(self.spec, self._launch)
             expected = self.expected
             if expected is not None and worker.info.sha256 != expected.sha256:
-                worker.dismiss()
+                self._leaving.dismiss(worker)
                 await worker.gone()
                 raise WorkerEndError(
                     Failure.REFUSED,
@@ -275,14 +284,13 @@ class Lane:
             self._strike(end)
             self._restart_later()
             return
-        finally:
-            doubt.cancel()
         self._loading = None
         self._adopt(worker)
 
     def _adopt(self, worker: Worker) -> None:
         self._worker = worker
         worker.owner = self
+        self._cancel_doubt()
         self.trouble = self.given_up = None
         # From now on exactly this device: `auto` must not end on the CPU when a GPU is lost.
         self.spec = replace(self.spec, device=worker.info.device)
@@ -323,6 +331,11 @@ class Lane:
             delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self._strikes - 2))
         self._timer = self._loop.call_later(delay_s, self._restart)
         self._changed()
+
+    def _cancel_doubt(self) -> None:
+        if self._doubt_timer is not None:
+            self._doubt_timer.cancel()
+            self._doubt_timer = None
 
     def _doubt(self) -> None:
         if self.trouble is None:

@@ -15,18 +15,25 @@ unpickle what a process that runs foreign weights sends.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 MAX_LINE_BYTES = 1 << 20
 """A longer line is not one of ours."""
+
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""What a worker says is checked like any other input: a wrong type stops at this door."""
 
 
 class ProtocolError(Exception):
     """The other side said something that has no meaning here."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Load:
     """Load a checkpoint onto a device and check it."""
 
@@ -36,7 +43,7 @@ class Load:
     device: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Loaded:
     """What was loaded, and where."""
 
@@ -47,7 +54,7 @@ class Loaded:
     engine: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Attach:
     """The shared memory now has its size: map it and warm up every batch size up to `max_batch`."""
 
@@ -56,7 +63,7 @@ class Attach:
     input_size: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Ready:
     """Every batch size up to `max_batch` has run; the slowest took `slowest_s` seconds."""
 
@@ -66,7 +73,7 @@ class Ready:
     device_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Run:
     """Predict the first `images` slots of a bank."""
 
@@ -75,7 +82,7 @@ class Run:
     images: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Done:
     """The masks of batch `number` are in its bank."""
 
@@ -86,14 +93,14 @@ class Done:
     device_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class OutOfMemory:
     """The device has no room for batch `number`; the worker goes on."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Refused:
     """The load failed for a reason that a person can do something about."""
 
@@ -102,7 +109,7 @@ class Refused:
     """Where it was raised, for the log; empty when `detail` says it all."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=STRICT)
 class Fault:
     """The engine raised something; the device cannot be trusted any more."""
 

@@ -113,6 +113,8 @@ class Worker:
         self._running: deque[tuple[int, int, Batch]] = deque()
         self._free_banks = list(range(batches.banks))
         self._sent = 0
+        self._ending = False
+        """From the kill, or the last thing heard of it: there is nobody to run anything more."""
         self._cause: WorkerEndError | None = None
         self._loop = asyncio.get_running_loop()
         self._watchdog: asyncio.TimerHandle | None = None
@@ -131,7 +133,7 @@ class Worker:
     @property
     def accepts(self) -> bool:
         """Whether there is a free bank, and somebody to run what is put into it."""
-        return bool(self._free_banks) and self._cause is None and self.end is None
+        return bool(self._free_banks) and not self._ending
 
     def run(self, batch: Batch) -> None:
         """Send a batch; needs `accepts`. The answer goes to the owner."""
@@ -146,6 +148,7 @@ class Worker:
 
     def kill(self, failure: Failure, detail: str, trace: str = "") -> None:
         """End the process now; the owner is told when it is gone."""
+        self._ending = True
         if self._cause is None:
             self._cause = WorkerEndError(failure, detail, trace)
         _kill(self._link)
@@ -170,6 +173,7 @@ class Worker:
             # Whatever is wrong here is ours, and the tickets still need their answers.
             log.exception("answer mishandled", extra={"device": self.info.device})
             self.kill(Failure.PROTOCOL, f"An answer was mishandled: {error!r}")
+        self._ending = True
         if self._watchdog is not None:
             self._watchdog.cancel()
         ended = await _end(self._link)
@@ -200,11 +204,16 @@ class Worker:
         self._begin_first()
         if self.owner is None:
             return
-        if isinstance(message, Done):
-            self.memory = Memory(message.resident_bytes, message.device_bytes)
-            self.owner.done(batch, message, self._shared.masks[bank, : len(batch)])
-        else:
-            self.owner.out_of_memory(batch)
+        try:
+            if isinstance(message, Done):
+                self.memory = Memory(message.resident_bytes, message.device_bytes)
+                self.owner.done(batch, message, self._shared.masks[bank, : len(batch)])
+            else:
+                self.owner.out_of_memory(batch)
+        except Exception:
+            # Still unfinished for whoever in it has no answer.
+            self._running.appendleft((number, bank, batch))
+            raise
 
     def _begin_first(self) -> None:
         """The oldest batch is the one the device works on: its time starts now."""
@@ -218,6 +227,25 @@ class Worker:
         self.kill(Failure.HANG, f"No answer for {self.watchdog_s:.1f} s.")
 
 
+class Leaving:
+    """Workers that were sent off and may not be gone yet."""
+
+    def __init__(self) -> None:
+        self._workers: set[Worker] = set()
+
+    def dismiss(self, worker: Worker) -> None:
+        """Send a worker off; its owner hears no more of it."""
+        worker.dismiss()
+        self._workers.add(worker)
+
+    async def gone(self) -> None:
+        """Wait until every one of them is reaped. Whoever is cancelled here may ask again."""
+        while self._workers:
+            worker = next(iter(self._workers))
+            await worker.gone()
+            self._workers.discard(worker)
+
+
 async def load(spec: WorkerSpec, launch: Launch) -> Worker:
     """Bring up a worker: load, check, share memory, warm up. Raises `WorkerEndError`.
 
@@ -228,8 +256,8 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
             segment_fd = shared.create()
             stack.callback(os.close, segment_fd)
             link = await launch(segment_fd, thread_environment(spec.threads))
-        except OSError as error:
-            # No process, descriptor or memory to be had now; there may be later.
+        except (OSError, RuntimeError) as error:
+            # No process, descriptor, memory or thread to be had now; there may be later.
             detail = f"The worker could not be started: {error}"
             raise WorkerEndError(Failure.EXIT, detail) from error
         try:
@@ -240,6 +268,12 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
             raise WorkerEndError(Failure.HANG, detail) from error
         except (ProtocolError, OSError) as error:
             raise WorkerEndError(Failure.PROTOCOL, str(error)) from error
+        except WorkerEndError:
+            raise
+        except Exception as error:
+            # A lane that hears of no end would wait for ever for one that will not come.
+            log.exception("loading mishandled", extra={"device": spec.device})
+            raise WorkerEndError(Failure.PROTOCOL, f"Loading went wrong: {error!r}") from error
 
 
 @contextlib.asynccontextmanager
@@ -259,7 +293,9 @@ async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
     loaded = await _receive(link)
     if not isinstance(loaded, Loaded):
         await _give_up(link, loaded)
-    if spec.device != "auto" and _kind(loaded.device) != _kind(spec.device):
+    # `cuda` is any GPU, and `auto` any device; one with a number is that one.
+    asked = spec.device if ":" in spec.device else _kind(spec.device)
+    if asked not in ("auto", loaded.device, _kind(loaded.device)):
         detail = f"The model was asked onto {spec.device} and came up on {loaded.device}."
         raise WorkerEndError(Failure.REFUSED, detail)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only

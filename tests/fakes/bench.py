@@ -52,6 +52,15 @@ class Bench:
         self.step()
         return self.launch.last
 
+    def bring_up_last(self) -> FakeProcess:
+        """Let the newest worker load and warm up while the others do nothing."""
+        process = self.launch.last
+        for _ in range(2):
+            self.loop.settle()
+            process.step()
+        self.loop.settle()
+        return process
+
     def work(self) -> None:
         """Let workers work, load and restart until nothing is left for them to do."""
         self.step()
@@ -94,9 +103,13 @@ class Bench:
 
     def close(self) -> None:
         stop = self.loop.begin(self.backend.stop(0))
-        self.loop.advance(20)
+        for _ in range(20):
+            if not stop.done():
+                self.loop.advance(1)
         assert stop.done()
         stop.result()
+        # What is left at this very moment: later the worst leak would have healed.
+        alive, timers = self.launch.alive, self.loop.timers
         left = asyncio.all_tasks(self.loop)
         for task in left:
             task.cancel()
@@ -104,4 +117,5 @@ class Bench:
         self.loop.close()
         asyncio.set_event_loop(None)
         assert not left, f"stopping left {left} behind"
-        assert not self.launch.alive, "stopping leaves no worker behind"
+        assert not alive, "stopping leaves no worker behind"
+        assert not timers, "stopping leaves no timer behind"

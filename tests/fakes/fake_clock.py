@@ -16,6 +16,8 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.now = 0.0
         super().__init__()
+        self._raised: list[BaseException] = []
+        self.set_exception_handler(self._note)
 
     def time(self) -> float:
         return self.now
@@ -25,6 +27,8 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
         for _ in range(TURNS):
             self.call_soon(self.stop)
             self.run_forever()
+            if self._raised:
+                raise self._raised.pop()
             due = self._next_timer_s()
             if not self._ready and (due is None or due > self.now):
                 return
@@ -54,6 +58,18 @@ class FakeClockLoop(asyncio.SelectorEventLoop):
             self.settle()
             raise AssertionError("it waits for something that does not come")
         return task.result()
+
+    @property
+    def timers(self) -> int:
+        """Timers that are still to fire."""
+        return sum(not timer.cancelled() for timer in self._scheduled)
+
+    def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What a callback raises, an assertion too, is raised by the `settle` it runs in."""
+        if "handle" in context and "exception" in context:
+            self._raised.append(context["exception"])
+        else:
+            loop.default_exception_handler(context)
 
     def _next_timer_s(self) -> float | None:
         return min((t.when() for t in self._scheduled if not t.cancelled()), default=None)

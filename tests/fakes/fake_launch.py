@@ -20,6 +20,8 @@ class FakeProcess:
         self.pid = pid
         self.returncode: int | None = None
         self.stopped = False
+        self.unkillable = False
+        """Stuck where no signal reaches it."""
         self.inbox: deque[bytes] = deque()
         self.reader = asyncio.StreamReader()
         self.begun: list[int] = []
@@ -35,6 +37,8 @@ class FakeProcess:
     def kill(self) -> None:
         if self.returncode is not None:
             raise ProcessLookupError
+        if self.unkillable:
+            return
         self.die(-signal.SIGKILL)
 
     async def wait(self) -> int:
@@ -52,7 +56,7 @@ class FakeProcess:
 
     def hang_up(self) -> None:
         """The other end of the pipe closes; a worker that runs notices and leaves."""
-        if not self.stopped and self.returncode is None:
+        if not self.stopped and not self.unkillable and self.returncode is None:
             self.die(os.EX_OK)
         self._end_of_file()
 

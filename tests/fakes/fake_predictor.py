@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -140,6 +140,8 @@ def load(checkpoint: Path | None = None, *, device: str = "auto") -> FakePredict
         raise DeviceError(behaviour.refuse)
     if device == "cuda:7":
         raise DeviceError("There is no device cuda:7 here.")
+    if behaviour.device == "cuda" and device.startswith("cuda:"):
+        behaviour = replace(behaviour, device=device)
     return FakePredictor(behaviour, hashlib.sha256(data).hexdigest())
 
 

@@ -81,6 +81,8 @@ def _number(ticket: Ticket) -> int:
 def loop() -> Iterator[FakeClockLoop]:
     loop = FakeClockLoop()
     yield loop
+    loop.advance(WAIT_S)
+    assert not loop.timers, "no timer outlives what it was for"
     left = asyncio.all_tasks(loop)
     for task in left:
         task.cancel()
@@ -297,6 +299,28 @@ def test_a_retried_image_keeps_its_place_and_runs_alone(loop, batcher, lane, sen
     assert all(call.result() for call in calls)
 
 
+def test_an_image_that_runs_alone_is_nobodys_company(loop, batcher, lane, send):
+    send(1, 2, 3)
+    lost = lane.held.pop()
+    lost.tickets[1].alone = True
+    batcher.requeue(lost.tickets)
+    loop.settle()
+    answer_all(loop, batcher, lane)
+    assert lane.numbers[1:] == [[1], [2], [3]]
+
+
+def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
+    loop, batcher, lane, send, counts
+):
+    send(0)
+    (call,) = send(1, deadline_s=1)
+    loop.call_at(1.0, call.cancel)
+    loop.advance(1)
+    assert call.cancelled()
+    assert (counts.expirations, counts.cancellations) == ([Place.QUEUE], [])
+    answer_all(loop, batcher, lane)
+
+
 def test_held_batches_leave_when_the_hold_ends(loop, batcher, lane, send):
     batcher.hold()
     send(1, 2)
@@ -350,8 +374,13 @@ def test_giving_up_fails_the_queue_and_leaves_the_device_alone(loop, batcher, la
 def test_depth_and_age_tell_of_the_queue(loop, batcher, lane, send):
     send(0)
     assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 1, 0.0)
-    send(1)
+    (gone,) = send(1)
     loop.advance(3)
-    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (1, 2, 3.0)
+    send(2)
+    loop.advance(2)
+    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (2, 3, 5.0)
+    gone.cancel()
+    loop.settle()
+    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (1, 2, 2.0)
     answer_all(loop, batcher, lane)
     assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 0, 0.0)

@@ -12,6 +12,11 @@ from service.errors import (
 )
 from service.workers.lane import FIRST_DELAY_S, RECOVERY_BATCHES
 
+DONE = (
+    b'{"kind": "Done", "number": 1, "finite": [true], "infer_s": 0.5,'
+    b' "resident_bytes": 4096, "device_bytes": 0}\n'
+)
+
 
 def test_each_gets_its_own_mask(bench):
     calls = [bench.send(number) for number in range(40)]
@@ -139,6 +144,10 @@ def test_a_worker_without_its_pipe_is_killed(bench):
     "line",
     [
         b"nonsense\n",
+        DONE.replace(b"0.5", b'"x"'),
+        DONE.replace(b"0.5", b"NaN"),
+        DONE.replace(b"4096", b"null"),
+        DONE.replace(b"true", b"1"),
         b'{"kind": "Ready"}\n',
         b'{"kind": "Refused", "detail": "late"}\n',
         b'{"kind": "OutOfMemory", "number": 99}\n',
@@ -196,6 +205,7 @@ def test_no_room_for_a_single_image_restarts_the_worker(make_bench, checkpoint):
     bench.work()
     assert bench.numbers([call]) == [1]
     assert len(bench.launch.processes) == 2
+    assert bench.value("purnet_failures_total", kind="out_of_memory") == 1
 
 
 def test_warm_up_finds_the_largest_batch_that_fits(make_bench, checkpoint):
@@ -205,17 +215,18 @@ def test_warm_up_finds_the_largest_batch_that_fits(make_bench, checkpoint):
     assert bench.value("purnet_max_batch", device="cpu") == 5
 
 
-def test_a_dead_ticket_is_not_retried(bench):
+def test_an_image_nobody_waits_for_is_not_retried(bench):
+    bench.send(0)
     gone, late, stays = bench.send(1), bench.send(2, deadline_s=1), bench.send(3)
     bench.step()
-    running = [bench.send(4), bench.send(5)]
-    bench.step()
     gone.cancel()
-    bench.loop.advance(2)
+    bench.loop.advance(1)
+    bench.launch.last.die(-signal.SIGKILL)
     bench.work()
-    assert isinstance(late.exception() if late.done() else None, DeadlineError | None)
-    assert bench.numbers([stays, *running]) == [3, 4, 5]
-    bench.executions()
+    assert isinstance(late.exception(), DeadlineError)
+    assert bench.numbers([stays]) == [3]
+    assert bench.launch.last.begun == [1]
+    assert bench.executions() == {"late": 2, "retried": 1, "mask": 2}
 
 
 def test_a_deadline_passes_on_time_while_the_worker_restarts(bench):
@@ -283,10 +294,18 @@ def test_a_busy_worker_gets_no_canary(bench):
     assert bench.numbers([call]) == [1]
 
 
-def test_a_worker_that_cannot_be_started_is_tried_again(bench, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        BlockingIOError(11, "Resource temporarily unavailable"),
+        RuntimeError("can't start new thread"),
+    ],
+    ids=["process", "thread"],
+)
+def test_a_worker_that_cannot_be_started_is_tried_again(bench, monkeypatch, error):
     bench.send(0)
     bench.work()
-    refusals = [BlockingIOError(11, "Resource temporarily unavailable")] * 2
+    refusals = [error] * 2
     launch = type(bench.launch).__call__
 
     async def refuse_twice(self, *arguments):

@@ -12,6 +12,7 @@ from service.errors import (
     StartupError,
 )
 from service.workers.lane import HOPELESS_AFTER, PATIENCE_S
+from service.workers.messages import Loaded, encode
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,27 @@ def test_a_demanded_device_is_never_replaced_by_another(make_bench):
     assert str(waiting.exception()) == "The model was asked onto cuda:0 and came up on cpu."
 
 
+def test_a_gpu_demanded_by_number_is_that_one(make_bench, checkpoint):
+    Behaviour(device="cuda:0").save(checkpoint)
+    bench = make_bench(device="cuda:1")
+    waiting = bench.loop.begin(bench.backend.wait_ready())
+    bench.step()
+    assert str(waiting.exception()) == "The model was asked onto cuda:1 and came up on cuda:0."
+
+
+def test_what_was_found_automatically_stays(make_bench, checkpoint):
+    Behaviour(device="cuda:0").save(checkpoint)
+    bench = make_bench()
+    bench.bring_up()
+    model = bench.backend.model
+    bench.launch.last.die(-signal.SIGKILL)
+    bench.loop.settle()
+    on_cpu = Loaded(model.name, model.sha256, model.input_size, "cpu", "fake")
+    bench.launch.last.say(encode(on_cpu))
+    bench.loop.settle()
+    assert bench.backend.ready() == "The model was asked onto cuda:0 and came up on cpu."
+
+
 def test_a_worker_that_never_comes_up_ends_the_start(make_bench):
     bench = make_bench()
     waiting = bench.loop.begin(bench.backend.wait_ready())
@@ -52,8 +74,12 @@ def test_one_worker_per_device(make_bench, checkpoint):
     Behaviour(device="cuda").save(checkpoint)
     bench = make_bench(device="cuda:0,cuda:1")
     waiting = bench.loop.begin(bench.backend.wait_ready())
-    bench.step()
-    bench.step()
+    first, second = bench.launch.processes
+    for process in (first, first, second, second):
+        bench.loop.settle()
+        assert not waiting.done()
+        process.step()
+    bench.loop.settle()
     assert waiting.done()
     calls = [bench.send(1), bench.send(2)]
     bench.work()
@@ -134,6 +160,37 @@ def test_stopping_while_the_model_loads_leaves_nothing(make_bench):
     assert not bench.launch.alive
 
 
+def test_stopping_waits_for_workers_that_were_sent_off_before(bench, tmp_path):
+    other = Behaviour(name="other").save(tmp_path / "other.json")
+    old = bench.launch.last
+    old.stopped = True
+    bench.loop.begin(bench.backend.reload(other))
+    bench.bring_up()
+    assert bench.backend.model.name == "other"
+    assert old.alive
+    stop = bench.loop.begin(bench.backend.stop(0))
+    assert not stop.done()
+    bench.loop.advance(2)
+    assert stop.done()
+    assert not bench.launch.alive
+
+
+def test_stopping_waits_for_a_worker_that_brought_other_weights(bench):
+    Behaviour(name="other").save(bench.checkpoint)
+    bench.launch.last.die(-signal.SIGKILL)
+    bench.loop.settle()
+    wrong = bench.launch.last
+    wrong.step()
+    bench.loop.settle()
+    wrong.step()
+    wrong.stopped = True
+    bench.loop.settle()
+    stop = bench.loop.begin(bench.backend.stop(0))
+    bench.loop.advance(2)
+    assert stop.done()
+    assert not bench.launch.alive
+
+
 def test_no_descriptor_is_left_open(make_bench):
     before = len(list(Path("/proc/self/fd").iterdir()))
     bench = make_bench()
@@ -159,6 +216,18 @@ def test_a_restart_that_takes_long_makes_it_unready_until_it_is_done(bench):
     slow.stopped = False
     bench.bring_up()
     assert bench.backend.ready() is None
+
+
+def test_many_short_attempts_are_one_long_restart(bench):
+    bench.launch.last.die(-signal.SIGKILL)
+    bench.loop.settle()
+    bench.launch.last.stopped = True
+    bench.loop.advance(PATIENCE_S / 2)
+    assert bench.backend.ready() is None
+    bench.launch.last.die(1)
+    bench.loop.settle()
+    bench.loop.advance(PATIENCE_S / 2)
+    assert "takes long" in bench.backend.ready()
 
 
 def test_other_weights_are_not_taken_by_accident(bench):
@@ -188,7 +257,7 @@ def test_a_short_restart_is_not_unreadiness_but_a_hopeless_one_is(bench):
     for strike in range(HOPELESS_AFTER):
         assert bench.backend.ready() is None, strike
         bench.launch.last.die(-signal.SIGKILL)
-        bench.loop.advance(10 if strike < HOPELESS_AFTER - 1 else 0)
+        bench.loop.advance(2**strike if strike < HOPELESS_AFTER - 1 else 0)
     assert f"{HOPELESS_AFTER} times in a row" in bench.backend.ready()
     assert bench.value("purnet_ready") == 0
     assert isinstance(call.exception(), NotReadyError)

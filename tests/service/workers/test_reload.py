@@ -173,3 +173,78 @@ def test_a_cancelled_reload_leaves_no_worker(bench, other):
     bench.loop.advance(10)
     assert reload.cancelled()
     assert bench.launch.alive == [old]
+
+
+def test_a_new_worker_that_dies_before_its_turn_is_not_taken(bench, other):
+    old, before = bench.launch.last, bench.backend.model
+    call = bench.send(1)
+    reload = bench.loop.begin(bench.backend.reload(other))
+    new = bench.bring_up_last()
+    assert not reload.done(), "the old worker has a batch"
+    new.die(-signal.SIGSEGV)
+    bench.work()
+    assert "ended before it could take over" in str(reload.exception())
+    assert bench.numbers([call]) == [1]
+    assert bench.backend.model == before
+    assert bench.launch.alive == [old]
+
+
+def test_a_file_that_changes_between_two_devices_is_refused(make_bench, checkpoint, other):
+    Behaviour(device="cuda").save(checkpoint)
+    Behaviour(device="cuda", name="other").save(other)
+    bench = make_bench(device="cuda:0,cuda:1")
+    bench.bring_up()
+    before = bench.backend.model
+    reload = bench.loop.begin(bench.backend.reload(other))
+    bench.bring_up_last()
+    Behaviour(device="cuda", name="yet another").save(other)
+    bench.work()
+    assert "changed while it was being read" in str(reload.exception())
+    assert bench.backend.model == before
+    assert len(bench.launch.alive) == 2
+
+
+def test_a_reload_waits_for_no_batch_of_a_worker_that_died(bench, other):
+    call = bench.send(1)
+    bench.launch.last.die(-signal.SIGKILL)
+    bench.loop.settle()
+    reload = bench.loop.begin(bench.backend.reload(other))
+    bench.work()
+    assert reload.result().name == "other"
+    assert bench.numbers([call]) == [1]
+
+
+def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_bench, checkpoint, other):
+    Behaviour(device="cuda").save(checkpoint)
+    Behaviour(device="cuda", name="other").save(other)
+    bench = make_bench(device="cuda:0,cuda:1", canary_s=30, watchdog_s=100)
+    bench.bring_up()
+    bench.loop.settle()
+    busy, idle = bench.launch.processes
+    busy.stopped = idle.stopped = True
+    call = bench.send(0)
+    assert busy.inbox
+    reload = bench.loop.begin(bench.backend.reload(other))
+    bench.work()
+    bench.loop.advance(30)
+    assert idle.inbox, "the canary of a worker that is about to be replaced"
+    busy.stopped = False
+    bench.work()
+    bench.loop.advance(2)
+    assert reload.result().name == "other"
+    assert bench.numbers([call]) == [0]
+    again = bench.loop.begin(bench.backend.reload(checkpoint))
+    bench.work()
+    assert again.result().name == "fake"
+
+
+def test_the_old_worker_is_gone_when_the_reload_is_over(bench, other):
+    old = bench.launch.last
+    old.stopped = True
+    reload = bench.loop.begin(bench.backend.reload(other))
+    bench.bring_up_last()
+    assert bench.backend.model.name == "other"
+    assert not reload.done()
+    bench.loop.advance(2)
+    assert reload.done()
+    assert old not in bench.launch.alive
