@@ -238,7 +238,18 @@ def test_it_is_half_of_the_batch_that_may_fit_not_half_of_the_ceiling(bench):
     for number in range(1, 5):
         bench.send(number, Act.CROWDED)
     bench.work()
-    assert bench.value("purnet_max_batch", device="cpu") == CROWD == 2
+    assert bench.value("purnet_max_batch", device="cpu") == CROWD
+    assert bench.launch.last.begun == [1, 4, 2, 2]
+
+
+def test_no_room_for_a_single_image_restarts_the_worker(bench):
+    call = bench.send(1)
+    out_of_memory(bench)
+    bench.work()
+    assert bench.numbers([call]) == [1]
+    assert len(bench.launch.processes) == 2
+    assert bench.value("purnet_failures_total", kind="out_of_memory") == 1
+    assert bench.executions() == {"retried": 1, "mask": 1}
 
 
 def test_batches_that_are_not_full_show_nothing_of_the_memory(bench):
@@ -257,8 +268,9 @@ def test_out_of_memory_ends_the_calm(bench):
     for number in range(1, 5):
         bench.send(number, Act.CROWDED)
     bench.work()
-    for number in range(RECOVERY_BATCHES - 1):
+    for number in range(RECOVERY_BATCHES - 3):  # two have been
         send_together(bench, number, number)
+    assert bench.value("purnet_max_batch", device="cpu") == CROWD
     bench.backend.expect(1)
     calls = [bench.send(1), bench.send(2)]
     bench.backend.expect(-1)

@@ -13,6 +13,7 @@ from service.errors import (
 )
 from service.workers.lane import HOPELESS_AFTER, PATIENCE_S
 from service.workers.messages import Loaded, encode
+from service.workers.worker import PARTING_S
 
 
 @pytest.mark.parametrize(
@@ -158,6 +159,19 @@ def test_stopping_while_the_model_loads_leaves_nothing(make_bench):
     bench.loop.advance(10)
     assert stop.done()
     assert not bench.launch.alive
+
+
+def test_stopping_waits_for_a_worker_that_was_loading(make_bench):
+    bench = make_bench()
+    loading = bench.launch.last
+    loading.unkillable = True
+    stop = bench.loop.begin(bench.backend.stop(0))
+    bench.loop.advance(PARTING_S)
+    assert not stop.done()
+    loading.unkillable = False
+    loading.die(-signal.SIGKILL)
+    bench.loop.settle()
+    assert stop.done()
 
 
 def test_stopping_waits_for_workers_that_were_sent_off_before(bench, tmp_path):

@@ -208,8 +208,10 @@ def test_a_reload_waits_for_no_batch_of_a_worker_that_died(bench, other):
     call = bench.send(1)
     bench.launch.last.die(-signal.SIGKILL)
     bench.loop.settle()
+    bench.launch.last.stopped = True
     reload = bench.loop.begin(bench.backend.reload(other))
     bench.work()
+    assert reload.done()
     assert reload.result().name == "other"
     assert bench.numbers([call]) == [1]
 
