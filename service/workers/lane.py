@@ -301,9 +301,6 @@ class Lane:
         self._log(logging.INFO, "worker up")
         self._report_memory(worker)
         self._metrics.ceiling(worker.info.device, self._ceiling)
-        if worker.end is not None:
-            self.lost(worker.end, ())
-            return
         self._plan_canary()
         self._batcher.wake()
         self._changed()

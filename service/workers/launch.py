@@ -57,7 +57,7 @@ async def launch(segment_fd: int, environment: Mapping[str, str]) -> Link:
     A fresh interpreter and not a fork: a fork would inherit the service's threads' locks. Not
     `multiprocessing` either: its helper process, its copy of `__main__` and its registry of named
     segments are three more lives to look after. The event loop's streams read and write the pipe,
-    so a stopped worker cannot stop the service and no thread is spent on waiting.
+    so a stopped worker cannot stop the service.
     """
     ours, theirs = socket.socketpair()
     try:

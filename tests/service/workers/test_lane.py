@@ -259,14 +259,6 @@ def test_a_worker_that_loads_for_ever_is_ended(make_bench):
     assert len(bench.launch.processes) == 2
 
 
-def test_an_idle_worker_gets_a_canary_that_counts_as_nothing_else(bench):
-    bench.loop.advance(30)
-    bench.work()
-    assert bench.value("purnet_canaries_total", result="ok") == 1
-    assert bench.value("purnet_batch_size_count") == 0
-    assert bench.value("purnet_inference_seconds_count") == 0
-
-
 def test_a_worker_that_died_in_its_sleep_is_found_by_its_canary(bench):
     sleeping = bench.launch.last
     sleeping.stopped = True
