@@ -107,7 +107,6 @@ class Worker:
         self.max_batch = ready.max_batch
         self.memory = Memory(ready.resident_bytes, ready.device_bytes)
         self.watchdog_s = limit_s
-        self.end: WorkerEndError | None = None
         self._link = link
         self._shared = batches
         self._running: deque[tuple[int, int, Batch]] = deque()
@@ -177,12 +176,12 @@ class Worker:
         if self._watchdog is not None:
             self._watchdog.cancel()
         ended = await _end(self._link)
-        self.end = self._cause or ended
+        end = self._cause or ended
         unfinished = tuple(batch for _, _, batch in self._running)
         self._running.clear()
         self._shared.close()
         if self.owner is not None:
-            self.owner.lost(self.end, unfinished)
+            self.owner.lost(end, unfinished)
 
     def _answered(self, message: Message) -> None:
         if isinstance(message, Fault):
