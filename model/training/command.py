@@ -17,7 +17,7 @@ def train(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")],
     recipe: Annotated[
-        str, typer.Option(help="Bundled recipe (lite0, paper) or a TOML file.")
+        str, typer.Option(help="Bundled recipe (lite0, lite0-small, paper) or a file.")
     ] = "lite0",
     cache_dir: Annotated[
         Path, typer.Option(help="Where superpixels are kept; never below --data.")
