@@ -7,6 +7,7 @@ raises a caught SIGTERM again when it is done, so that a clean end would look li
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -101,9 +102,23 @@ def has_terminal() -> bool:
     """Whether this process has a controlling terminal; one that was closed is none."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
+    return True
+
+
+def in_foreground() -> bool:
+    """Whether this process was started for a person who looks at its terminal."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError:
         return False
-    return True
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 class _Server(uvicorn.Server):
@@ -154,8 +169,8 @@ class Service:
     async def run(self) -> None:
         """Serve until told to stop. Raises `OperatorError` when the model never comes up."""
         loop = asyncio.get_running_loop()
-        # `nohup` asks for a life after the terminal's.
-        self._in_terminal = has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        # A background job may outlive its terminal, and `nohup` asks for that.
+        self._in_terminal = in_foreground() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
@@ -192,7 +207,7 @@ class Service:
     def _on_hangup(self) -> None:
         """Somebody asks for a reload, unless the terminal this was started in was closed."""
         if self._in_terminal and not has_terminal():
-            self.stop()
+            self._stop.set()  # not `stop`: some shells pass it on twice, and that is no hurry
             return
         task = asyncio.create_task(self._reload())
         self._reloads.add(task)

@@ -206,10 +206,13 @@ class Settings(BaseSettings):
     @field_validator("trusted_proxies")
     @classmethod
     def _check_networks(cls, value: str) -> str:
-        for part in filter(None, (part.strip() for part in value.split(","))):
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if "*" in parts and len(parts) > 1:
+            raise ValueError("* is everybody: say it alone")
+        for part in parts:
             if part != "*":
                 ip_network(part)  # its ValueError says what is wrong
-        return value
+        return ",".join(parts)
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
@@ -161,6 +161,10 @@ class Worker:
         """Wait until the process has ended and is reaped."""
         await asyncio.wait([self._listener])
 
+    def when_gone(self, call: Callable[[Worker], None]) -> None:
+        """Have `call` called once the process has ended and is reaped."""
+        self._listener.add_done_callback(lambda _: call(self))
+
     async def _listen(self) -> None:
         """Read answers until there are none, then reap and report. Must not end before that."""
         try:
@@ -236,13 +240,12 @@ class Leaving:
         """Send a worker off; its owner hears no more of it."""
         worker.dismiss()
         self._workers.add(worker)
+        worker.when_gone(self._workers.discard)
 
     async def gone(self) -> None:
         """Wait until every one of them is reaped. Whoever is cancelled here may ask again."""
         while self._workers:
-            worker = next(iter(self._workers))
-            await worker.gone()
-            self._workers.discard(worker)
+            await next(iter(self._workers)).gone()
 
 
 async def load(spec: WorkerSpec, launch: Launch) -> Worker:

@@ -83,7 +83,10 @@ def test_the_end_of_its_terminal_ends_it_and_any_other_hangup_does_not() -> None
     terminal, side = os.openpty()
 
     def take_terminal() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         fcntl.ioctl(side, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+        os.tcsetpgrp(side, os.getpgrp())
 
     with fake_service(popen={"start_new_session": True, "preexec_fn": take_terminal}) as (
         service,

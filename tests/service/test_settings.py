@@ -19,9 +19,10 @@ def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> No
     assert (Settings().metrics_port, Settings().checkpoint) == (None, None)
 
 
-@pytest.mark.parametrize("proxies", ["", "*", "10.0.0.1", "10.0.0.0/8, fd00::/8"])
+@pytest.mark.parametrize("proxies", ["", "*", " *,", "10.0.0.1", "10.0.0.0/8, fd00::/8"])
 def test_proxies_are_addresses_networks_or_everybody(proxies: str) -> None:
-    assert Settings(trusted_proxies=proxies).trusted_proxies == proxies
+    trusted = Settings(trusted_proxies=proxies).trusted_proxies
+    assert trusted == proxies.replace(" ", "").strip(",")
 
 
 def test_a_variable_that_is_no_setting_is_found_with_the_one_it_may_mean() -> None:
@@ -50,6 +51,7 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         {"root_path": "no-slash"},
         {"trusted_proxies": "10.0.0.1/8"},
         {"trusted_proxies": "proxy"},
+        {"trusted_proxies": "*, 10.0.0.0/8"},
         {"nonsense": 1},
     ],
 )
