@@ -216,7 +216,9 @@ def main() -> None:
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "load.md").write_text(text + "\n")
-        (options.out / "load.json").write_text(json.dumps([asdict(step) for step in steps]))
+        # `asdict` would rebuild the counter from its pairs, and count those.
+        told = [{**vars(step), "memory": step.memory and asdict(step.memory)} for step in steps]
+        (options.out / "load.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":
