@@ -101,7 +101,7 @@ def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[
 def has_terminal() -> bool:
     """Whether this process has a controlling terminal; one that was closed is none."""
     try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+        os.close(_open_terminal())
     except OSError as error:
         return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
     return True
@@ -110,7 +110,7 @@ def has_terminal() -> bool:
 def in_foreground() -> bool:
     """Whether this process was started for a person who looks at its terminal."""
     try:
-        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        terminal = _open_terminal()
     except OSError:
         return False
     try:
@@ -119,6 +119,10 @@ def in_foreground() -> bool:
         return False
     finally:
         os.close(terminal)
+
+
+def _open_terminal() -> int:
+    return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
 
 
 class _Server(uvicorn.Server):

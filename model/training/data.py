@@ -146,14 +146,17 @@ class SaliencyDataset(Dataset[Sample]):
             number=torch.tensor(index),
         )
 
-    def _layers(self, index: int) -> Layers:
-        pair = self.pairs[index]
-        photo = open_image(pair.image)
+    def _mask(self, index: int) -> Image.Image:
+        return Image.fromarray(read_truth(self.pairs[index].mask))
+
+    def _layers(self, index: int, mask: Image.Image | None = None) -> Layers:
+        """The layers of a pair; `mask` is its own, where it was read before."""
+        photo = open_image(self.pairs[index].image)
         # Pillow keeps 16-bit labels whole only in its 32-bit mode.
         labels = Image.fromarray(load_regions(self.regions[index]).astype(np.int32))
         return Layers(
             photo=photo,
-            mask=Image.fromarray(read_truth(pair.mask)),
+            mask=self._mask(index) if mask is None else mask,
             regions=labels.resize(photo.size, Image.Resampling.NEAREST),
         )
 
@@ -165,11 +168,12 @@ class SaliencyDataset(Dataset[Sample]):
         if cutout is None:
             return None
         for other in torch.randint(len(self.pairs), (GROUND_PHOTOS,)).tolist():
-            box = find_ground(Image.fromarray(read_truth(self.pairs[other].mask)))
+            mask = self._mask(other)
+            box = find_ground(mask)
             if box is not None:
                 # Coloured apart from the ground, as objects and grounds are lit in all ways.
                 cutout = cutout._replace(photo=self._colour(cutout.photo))
-                return compose(self._layers(other).crop(box), cutout, self._size)
+                return compose(self._layers(other, mask).crop(box), cutout, self._size)
         return None
 
 

@@ -34,19 +34,15 @@ def test_a_start_that_is_refused_says_why(make_bench, checkpoint, behaviour):
     )
 
 
-def test_a_demanded_device_is_never_replaced_by_another(make_bench):
-    bench = make_bench(device="cuda:0")
+@pytest.mark.parametrize(
+    ("asked", "found"), [("cuda:0", "cpu"), ("cuda:1", "cuda:0")], ids=["cpu", "another gpu"]
+)
+def test_a_demanded_device_is_never_replaced_by_another(make_bench, checkpoint, asked, found):
+    Behaviour(device=found).save(checkpoint)
+    bench = make_bench(device=asked)
     waiting = bench.loop.begin(bench.backend.wait_ready())
     bench.step()
-    assert str(waiting.exception()) == "The model was asked onto cuda:0 and came up on cpu."
-
-
-def test_a_gpu_demanded_by_number_is_that_one(make_bench, checkpoint):
-    Behaviour(device="cuda:0").save(checkpoint)
-    bench = make_bench(device="cuda:1")
-    waiting = bench.loop.begin(bench.backend.wait_ready())
-    bench.step()
-    assert str(waiting.exception()) == "The model was asked onto cuda:1 and came up on cuda:0."
+    assert str(waiting.exception()) == f"The model was asked onto {asked} and came up on {found}."
 
 
 def test_what_was_found_automatically_stays(make_bench, checkpoint):
