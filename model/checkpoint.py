@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -104,19 +104,44 @@ def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointI
     return network.eval(), info
 
 
-def convert(source: Path, target: Path, *, half: bool) -> CheckpointInfo:
+def convert(
+    source: Path, target: Path, *, half: bool, average_with: Sequence[Path] = ()
+) -> CheckpointInfo:
     """Write any checkpoint `read` takes as one of ours, which says where it came from.
 
-    Raises as `read` does, and `CheckpointError` where `target` cannot be written.
+    `average_with` names checkpoints of the same network that were trained on from common weights:
+    the mean of their weights and of the source's is written, which is often better than each
+    (Wortsman et al., *Model soups*, ICML 2022). Raises as `read` does, and `CheckpointError` for
+    checkpoints of different networks and where `target` cannot be written.
     """
+    sources = [source, *average_with]
     info, tensors = read(source)
-    origin = {"source": source.name, "source_sha256": sha256_of(source)}
+    # In double precision: the mean of equal numbers is that number.
+    totals = {name: x.double() for name, x in tensors.items() if x.is_floating_point()}
+    for other in average_with:
+        other_info, others = read(other)
+        if replace(other_info, notes={}) != replace(info, notes={}):
+            raise CheckpointError(
+                f"{other} cannot be averaged with {source}: {_kind(other_info)}, not {_kind(info)}"
+            )
+        for name, total in totals.items():
+            total += others[name]
+    tensors |= {name: (total / len(sources)).float() for name, total in totals.items()}
+    origin = {
+        "source": ", ".join(path.name for path in sources),
+        "source_sha256": ", ".join(sha256_of(path) for path in sources),
+    }
     info = replace(info, notes=info.notes | origin)
     try:
         save(tensors, target, info, half=half)
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror}") from error
     return info
+
+
+def _kind(info: CheckpointInfo) -> str:
+    parts = "with" if info.attention else "without"
+    return f"{info.variant} for {info.input_size} pixels {parts} attentions"
 
 
 def read_state_dict(path: Path) -> dict[str, Any]:

@@ -21,6 +21,14 @@ def convert(
     ],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors file to write.")],
     *,
+    average_with: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--average-with",
+            metavar="FILE",
+            help="Write the mean of IN's weights and this file's; may be given several times.",
+        ),
+    ] = None,
     half: Annotated[
         bool, typer.Option("--half", help="Store weights in 16 bits: half the size.")
     ] = False,
@@ -30,6 +38,6 @@ def convert(
     with complaints(extra="torch"):
         from model.checkpoint import convert as run  # imports torch
 
-        info = run(source, target, half=half)
+        info = run(source, target, half=half, average_with=average_with or ())
     parts = "all three pyramids" if info.attention else "stage 1, without attentions"
     console.print(f"{target}: {info.variant}, {parts}", markup=False, soft_wrap=True)

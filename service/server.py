@@ -28,7 +28,10 @@ from service.queue_metrics import QueueMetrics
 from service.settings import Settings, local_url
 
 BACKLOG = 2048
-KEEP_ALIVE_S = 5
+KEEP_ALIVE_S = 65
+"""Seconds an idle connection stays open: longer than clients and proxies keep theirs (httpx 5,
+nginx 60), so that they close it. When the server does, a request may be on its way already.
+"""
 GRACE_S = 5
 """Seconds uvicorn waits for connections after every request was answered or aborted."""
 

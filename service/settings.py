@@ -103,9 +103,10 @@ class Settings(BaseSettings):
         "other, one larger than this is decoded alone.",
     )
     max_requests_in_flight: int = Field(
-        256,
+        128,
         ge=1,
-        description="Requests admitted at one time, the one bound on the queue; more get 429.",
+        description="Requests admitted at one time, the one bound on the queue and so on the wait "
+        "when there is too much to do; more get 429.",
     )
     max_bytes_in_flight: int = Field(
         512 * MIB,
@@ -138,7 +139,7 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(
         1,
         ge=1,
-        description="Seconds in `Retry-After` of 429 and 503: a full queue takes about that.",
+        description="Seconds in `Retry-After` of 429 and 503: a full queue has room again by then.",
     )
     decode_threads: int | None = Field(
         None,

@@ -6,6 +6,7 @@ import json
 import os
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,46 @@ def test_others_may_read_what_is_written(tmp_path: Path, lite: State) -> None:
     save(lite, path, LITE, half=True)
 
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_the_mean_of_three(tmp_path: Path, lite: State) -> None:
+    """By the command; what is equal in all stays what it is, to the last bit."""
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        state = {
+            name: tensor + number if name.startswith("promotion") else tensor
+            for name, tensor in lite.items()
+        }
+        save(state, path, LITE, half=False)
+    target = tmp_path / "mean.safetensors"
+    first, *others = map(str, paths)
+    flags = [word for other in others for word in ("--average-with", other)]
+
+    result = CliRunner().invoke(app, ["convert", first, str(target), *flags])
+
+    assert result.exit_code == 0, result.output
+    info, found = read(target)
+    assert info.notes["source"] == "0.safetensors, 1.safetensors, 2.safetensors"
+    assert info.notes["source_sha256"] == ", ".join(map(sha256_of, paths))
+    for name, tensor in lite.items():
+        moved = name.startswith("promotion") and tensor.is_floating_point()
+        if moved:
+            torch.testing.assert_close(found[name], tensor + 1)
+        else:
+            assert torch.equal(found[name], tensor), name
+
+
+def test_no_mean_of_different_networks(tmp_path: Path, lite: State) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    save(lite, one, LITE, half=False)
+    state = _state("purnet-lite0", attention=False)
+    save(state, other, replace(LITE, attention=False), half=False)
+    target = tmp_path / "mean.safetensors"
+
+    with pytest.raises(CheckpointError, match=r"other.* without attentions, not .* with atten"):
+        convert(one, target, half=False, average_with=[other])
+
+    assert not target.exists()
 
 
 @pytest.mark.parametrize(
