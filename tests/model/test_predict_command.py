@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model import predict_files
 from model.cli import app
 from model.errors import ModelError
 from model.predict_files import plan, predict_all
@@ -170,4 +169,3 @@ def test_hidden_files_of_a_folder_are_no_photos(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
     (tmp_path / "._x.jpg").touch()
     assert [path.name for path in plan([tmp_path], tmp_path / "out")] == ["x.jpg"]
-    assert ".jpg" in predict_files.IMAGE_SUFFIXES

@@ -10,7 +10,9 @@ import signal
 import socket
 import termios
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -18,7 +20,7 @@ import pytest
 from fake_backend import WAIT_S, FakeBackend
 from live_service import MakeLive
 from photos import encoded, scene
-from service_process import fake_service, running
+from service_process import ServiceProcess, fake_service, running
 
 from service.errors import OperatorError, StartupError
 from service.metrics import Metrics
@@ -79,25 +81,37 @@ def test_a_second_signal_ends_the_patience() -> None:
         assert service.wait() == 0
 
 
-def test_the_end_of_its_terminal_ends_it_and_any_other_hangup_does_not() -> None:
+@contextmanager
+def in_a_terminal(hangup: signal.Handlers) -> Iterator[tuple[ServiceProcess, int]]:
+    """A service in the foreground of a terminal, and that terminal. `nohup` ignores hangups."""
     terminal, side = os.openpty()
 
     def take_terminal() -> None:
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, hangup)
         fcntl.ioctl(side, termios.TIOCSCTTY, 0)
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)
         os.tcsetpgrp(side, os.getpgrp())
 
-    with fake_service(popen={"start_new_session": True, "preexec_fn": take_terminal}) as (
-        service,
-        _,
-    ):
+    popen = {"start_new_session": True, "preexec_fn": take_terminal}
+    with fake_service(popen=popen) as (service, _):
         os.close(side)
+        yield service, terminal
+
+
+def test_the_end_of_its_terminal_ends_it_and_any_other_hangup_does_not() -> None:
+    with in_a_terminal(signal.SIG_DFL) as (service, terminal):
         service.signal(signal.SIGHUP)
         service.await_line("reloaded", service.errors)
         os.close(terminal)
         assert service.wait() == 0
     assert any("draining" in line for line in service.errors)
+
+
+def test_nohup_lets_it_outlive_its_terminal() -> None:
+    with in_a_terminal(signal.SIG_IGN) as (service, terminal):
+        os.close(terminal)
+        service.await_line("reloaded", service.errors)
+        assert not any("draining" in line for line in service.errors)
 
 
 def test_hangup_reads_keys_and_checkpoint_again(tmp_path: Path) -> None:
