@@ -54,10 +54,10 @@ train: $(VENV)/.dev
 evaluate: $(VENV)/.dev
 	$(BIN)/purnet evaluate --dataset $(or $(DATA),$(error say where the data is: make evaluate DATA=DIR))/test/sod226 $(ARGS)
 
-# Puts the best weights of a run's last stage in the place of the shipped ones, with all that is
-# made of them.
+# Puts the best weights of a run's last stage, or their mean with those of the files in AVERAGE_WITH,
+# in the place of the shipped ones, with all that is made of them.
 weights: $(VENV)/.dev
-	$(BIN)/purnet convert --half \
+	$(BIN)/purnet convert --half $(foreach file,$(AVERAGE_WITH),--average-with $(file)) \
 		$(or $(lastword $(sort $(wildcard $(RUN)/stage*-best.safetensors))),$(error say which run: make weights RUN=runs/lite0)) \
 		model/weights/purnet-lite0.safetensors
 	rm -rf model/weights/purnet-lite0-openvino

@@ -232,6 +232,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE for the service")
     parser.add_argument("--out", type=Path, help="folder for load.md and load.json")
     options = parser.parse_args()
+    if options.rounds < 1 or options.seconds <= 0 or options.ramp < 0:
+        parser.error("--rounds is at least 1, --seconds more than 0, --ramp not less")
     photos = read_photos(options.photos, options.most)
     factors = [float(factor) for factor in options.factors.split(",")]
     where = processors()

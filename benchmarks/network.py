@@ -79,6 +79,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds is at least 1")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / "weights.safetensors"

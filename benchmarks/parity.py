@@ -24,10 +24,11 @@ from model.engines.exported import DEFAULT_EXPORT
 from model.engines.parity import agreement
 from model.imaging import IMAGE_SUFFIXES, open_image, to_pixels
 from model.predictor import Engine
+from model.variants import get
 from service.codec import DRAFT_FACTOR, Limits, decode
 from service.settings import Settings
 
-SIZE = 320
+SIZE = get("purnet-lite0").input_size
 JPEG_QUALITY = 90
 
 Mask = NDArray[np.uint8]
@@ -64,6 +65,8 @@ def computes_bfloat16() -> bool:
 def photos(folder: Path, most: int) -> Iterator[Image.Image]:
     """The first photos of a folder."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files[:most]:
+        raise SystemExit(f"no photo taken of {folder}")
     return (open_image(path) for path in files[:most])
 
 

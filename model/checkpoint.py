@@ -11,6 +11,7 @@ tensors and plain containers only; what would run code is refused.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -49,7 +50,13 @@ class CheckpointInfo:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(part)` and move its file to `path`: a kill at any moment leaves old or new."""
+    """Call `write(part)` and move its file to `path`: a kill at any moment leaves old or new.
+
+    Follows links. Raises `OSError` for a path that is a device, a pipe or a folder.
+    """
+    path = path.resolve()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EEXIST, "it is there and is no file", str(path))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.touch()
@@ -64,13 +71,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bool) -> None:
-    """Write a network's tensors with what they are; `half` stores weights in 16 bits."""
+    """Write a network's tensors with what they are; `half` stores weights in 16 bits.
+
+    Raises `CheckpointError` for numbers that are not finite, or not in 16 bits.
+    """
     tensors = {
         name: tensor.detach()
         .to("cpu", torch.half if half and tensor.ndim > 1 else None)
         .contiguous()
         for name, tensor in state.items()
     }
+    _check_finite(f"{path} not written", tensors)
     metadata = {
         "format": FORMAT,
         "variant": info.variant,
@@ -131,7 +142,8 @@ def convert(
         "source": ", ".join(path.name for path in sources),
         "source_sha256": ", ".join(sha256_of(path) for path in sources),
     }
-    info = replace(info, notes=info.notes | origin)
+    # How one of several was trained is not how their mean was.
+    info = replace(info, notes=origin if average_with else info.notes | origin)
     try:
         save(tensors, target, info, half=half)
     except OSError as error:
@@ -175,6 +187,7 @@ def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.float()
+    _check_finite(str(path), tensors)
     return info, tensors, network
 
 
@@ -305,6 +318,16 @@ def _check_fit(
     ]
     if told:
         raise CheckpointError(f"{path} does not fit the network: {'; '.join(told)}")
+
+
+def _check_finite(about: str, tensors: dict[str, Tensor]) -> None:
+    """Raise `CheckpointError` where a tensor holds a NaN or an infinity."""
+    faulty = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if faulty:
+        raise CheckpointError(
+            f"{about}: {len(faulty)} tensors with numbers that are not finite "
+            f"({', '.join(faulty[:3])})"
+        )
 
 
 def _form(tensor: Tensor) -> str:

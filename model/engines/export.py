@@ -39,16 +39,24 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
     """Write a checkpoint's export; returns how close it comes to eager float32 on the photo.
 
     The folder appears whole or not at all. Raises `CheckpointError` when the checkpoint does not
-    load, the folder exists, or the export misses the parity gate.
+    load, the folder exists or cannot be made, or the export misses the parity gate.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists; choose a folder that does not")
     network, info = checkpoints.load_with_info(checkpoint)
     pixels = self_check_pixels(info.input_size)
-    reference = reference_maps(network, pixels).masks[0]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, so that the last step is a rename within one file system.
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    expected = reference_maps(network, pixels)
+    if not expected.finite.all():
+        raise CheckpointError(f"{checkpoint}: the mask of the bundled photo is not finite")
+    reference = expected.masks[0]
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Beside the target, so that the last step is a rename within one file system.
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be made: {error.filename}: {error.strerror}"
+        ) from error
     try:
         try:
             versions = _convert(network, pixels, part / NETWORK)

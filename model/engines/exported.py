@@ -12,11 +12,14 @@ Loads neither torch nor OpenVINO.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from PIL import Image
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from model.digest import sha256_of
 from model.errors import CheckpointError
@@ -32,12 +35,12 @@ DEFAULT_EXPORT = Path(__file__).parent.parent / "weights" / "purnet-lite0-openvi
 """The shipped weights, exported."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ExportInfo:
     """What an export says of itself."""
 
     variant: str
-    input_size: int
+    input_size: Annotated[int, Field(gt=0, strict=True)]
     """Side of the square the network sees, in pixels."""
     sha256: str
     """Hex digest of the checkpoint it was made from: the model's version stays the same."""
@@ -73,9 +76,11 @@ def read_info(folder: Path) -> ExportInfo:
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
         raise CheckpointError(f"{folder / INFO} does not say that it is a PurNet export ({FORMAT})")
     try:
-        info = ExportInfo(**document)
-    except TypeError as error:
-        raise CheckpointError(f"{folder / INFO} is incomplete: {error}") from error
+        info = TypeAdapter(ExportInfo).validate_python(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise CheckpointError(f"{folder / INFO}, {key}: {first['msg']}") from error
     damaged = [name for name in FILES if info.files.get(name) != found[name]]
     if damaged:
         raise CheckpointError(f"{folder} is damaged: {', '.join(damaged)} changed since the export")

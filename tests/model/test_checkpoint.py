@@ -106,6 +106,33 @@ def test_half_keeps_vectors_whole(tmp_path: Path, lite: State) -> None:
         assert torch.equal(found[name], exact), name
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e6])
+def test_half_refuses_what_16_bits_do_not_hold(tmp_path: Path, lite: State, number: float) -> None:
+    path = tmp_path / "a.safetensors"
+    name = next(name for name, tensor in lite.items() if tensor.ndim > 1)
+    wrong = lite | {name: torch.full_like(lite[name], number)}
+
+    with pytest.raises(CheckpointError, match=rf"not written: 1 tensors .*{name}"):
+        save(wrong, path, LITE, half=True)
+
+    assert not path.exists()
+
+
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, lite: State) -> None:
+    path, name = tmp_path / "a.safetensors", next(iter(lite))
+    wrong = lite | {name: torch.full_like(lite[name], float("nan"))}
+    metadata = {
+        "format": "purnet-1",
+        "variant": "purnet-lite0",
+        "input_size": "320",
+        "attention": "true",
+    }
+    save_file(wrong, path, metadata)
+
+    with pytest.raises(CheckpointError, match=f"not finite .*{name}"):
+        read(path)
+
+
 def test_others_may_read_what_is_written(tmp_path: Path, lite: State) -> None:
     """As the umask has it: a service seldom runs as the user who trained."""
     path, plain = tmp_path / "a.safetensors", tmp_path / "plain"
@@ -140,6 +167,18 @@ def test_the_mean_of_three(tmp_path: Path, lite: State) -> None:
             torch.testing.assert_close(found[name], tensor + 1)
         else:
             assert torch.equal(found[name], tensor), name
+
+
+def test_a_mean_is_not_trained_as_one_of_its_parts_was(tmp_path: Path, lite: State) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    for path in (one, other):
+        save(lite, path, replace(LITE, notes={"trained": "somehow"}), half=False)
+
+    alone = convert(one, tmp_path / "alone.safetensors", half=False)
+    mean = convert(one, tmp_path / "mean.safetensors", half=False, average_with=[other])
+
+    assert alone.notes["trained"] == "somehow"
+    assert mean.notes.keys() == {"source", "source_sha256"}
 
 
 def test_no_mean_of_different_networks(tmp_path: Path, lite: State) -> None:
@@ -358,6 +397,28 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
 
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
     assert path.read_text() == "old"
+
+
+def test_a_link_is_written_through(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old")
+    link.symlink_to(target)
+
+    write_atomically(link, lambda part: part.write_text("new"))
+
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, lite: State) -> None:
+    source, pipe = tmp_path / "a.safetensors", tmp_path / "pipe"
+    save(lite, source, LITE, half=False)
+    os.mkfifo(pipe)
+
+    with pytest.raises(CheckpointError, match="is no file"):
+        convert(source, pipe, half=False)
+
+    assert pipe.is_fifo()
 
 
 def test_convert(tmp_path: Path, pth: Callable[[Any], Path], stage1: State) -> None:

@@ -28,6 +28,7 @@ from model.engines.exported import (
 )
 from model.engines.parity import Agreement, self_check_pixels
 from model.errors import CheckpointError
+from model.predictor import Maps
 
 Damage = Callable[[Path], object]
 
@@ -72,8 +73,11 @@ def test_the_shipped_export_is_that_of_the_shipped_weights() -> None:
         (lambda folder: (folder / INFO).write_text("{"), "is no export"),
         (lambda folder: (folder / INFO).write_text("[]"), "does not say"),
         (lambda folder: (folder / INFO).write_text('{"format": "other"}'), "does not say"),
-        (lambda folder: edit(folder, variant=None), "incomplete"),
-        (lambda folder: edit(folder, colour="red"), "incomplete"),
+        (lambda folder: edit(folder, variant=None), "variant: Field required"),
+        (lambda folder: edit(folder, colour="red"), "colour: Unexpected"),
+        (lambda folder: edit(folder, input_size="320"), "input_size: Input should be a valid int"),
+        (lambda folder: edit(folder, input_size=0), "input_size: Input should be greater than 0"),
+        (lambda folder: edit(folder, files=[]), "files: Input should be a valid dict"),
     ],
 )
 def test_a_damaged_or_foreign_folder_is_refused(folder: Path, damage: Damage, said: str) -> None:
@@ -82,7 +86,7 @@ def test_a_damaged_or_foreign_folder_is_refused(folder: Path, damage: Damage, sa
         read_info(folder)
 
 
-def edit(folder: Path, **values: str | None) -> None:
+def edit(folder: Path, **values: object) -> None:
     document = json.loads((folder / INFO).read_text())
     document = {key: values.get(key, value) for key, value in (document | values).items()}
     kept = {key: value for key, value in document.items() if value is not None}
@@ -92,6 +96,24 @@ def edit(folder: Path, **values: str | None) -> None:
 def test_a_folder_that_exists_is_left_alone(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="exists"):
         export(exported.checkpoint, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_folder_can_be_made_is_said(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be made: .*file: File exists"):
+        export(exported.checkpoint, tmp_path / "file" / "out")
+
+
+def test_a_mask_that_is_not_finite_is_no_reference(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks = np.zeros((1, SIZE, SIZE), np.uint8)
+    monkeypatch.setattr(
+        exporting, "reference_maps", lambda *_: Maps(masks=masks, finite=np.array([False]))
+    )
+    with pytest.raises(CheckpointError, match="not finite"):
+        export(exported.checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
