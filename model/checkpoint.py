@@ -11,9 +11,7 @@ tensors and plain containers only; what would run code is refused.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +27,7 @@ from model import released, variants
 from model.backbones import ResNet50
 from model.digest import sha256_of
 from model.errors import CheckpointError, ModelError
+from model.files import write_atomically
 from model.purnet import Normalize, PurNet
 
 FORMAT = "purnet-1"
@@ -47,27 +46,6 @@ class CheckpointInfo:
     """False for a network of training stage 1."""
     notes: dict[str, str] = field(default_factory=dict)
     """Anything else: where the file came from, how it was trained."""
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write(part)` and move its file to `path`: a kill at any moment leaves old or new.
-
-    Follows links. Raises `OSError` for a path that is a device, a pipe or a folder.
-    """
-    path = path.resolve()
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise OSError(errno.EEXIST, "it is there and is no file", str(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.touch()
-        mode = part.stat().st_mode  # what the umask allows; safetensors makes its files private
-        write(part)
-        part.chmod(mode)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bool) -> None:

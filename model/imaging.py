@@ -12,12 +12,15 @@ Everything a person would notice is decided here, once, for the command line and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 UInt8Array = NDArray[np.uint8]
 
@@ -36,17 +39,39 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_ON_SIDE = frozenset({5, 6, 7, 8})
+"""Orientations that swap width and height."""
 _ROWS_PER_BLOCK = 64  # float temporaries of a 16k wide mask stay at a few MB
 
 
 def open_image(source: bytes | Path) -> Image.Image:
     """Read an encoded image, in any format Pillow reads, as RGB of the size it is displayed at.
 
+    Raises as `decoding` does.
+    """
+    with decoding(source) as image:
+        return as_displayed(image)
+
+
+@contextmanager
+def decoding(source: bytes | Path) -> Iterator[Image.Image]:
+    """Pillow's image of an encoded one, as stored, to be decoded meanwhile.
+
     Raises `OSError` (`PIL.UnidentifiedImageError` is one) or `ValueError` for what is not an image
     or is broken, and `PIL.Image.DecompressionBombError` for one too large to be honest.
     """
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return as_displayed(image)
+    # Not by its path: Pillow maps such a file into memory, and a TIFF that is to be turned comes
+    # out sheared.
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        with Image.open(BytesIO(data)) as image:
+            yield image
+    except UnidentifiedImageError as error:  # its text names the buffer
+        raise UnidentifiedImageError("cannot identify the format of the image") from error
+    except (OSError, ValueError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:  # decoders fed with garbage raise nearly anything
+        raise ValueError(f"it is damaged: {error}") from error
 
 
 def as_displayed(image: Image.Image) -> Image.Image:
@@ -83,6 +108,17 @@ def orientation(image: Image.Image) -> int:
     ):  # Pillow's EXIF parser has no closed set of errors, and the photo is still good
         return 1
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def displayed_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) in pixels of an opened image after its orientation is applied.
+
+    Nothing is decoded, but a PNG whose orientation may follow its pixels.
+    """
+    width, height = image.size
+    # Pillow swaps a TIFF's sides when it opens it, by the tag alone, which it drops in loading.
+    swapped = isinstance(image, TiffImageFile) and image.tag_v2.get(ORIENTATION_TAG, 1) in _ON_SIDE
+    return (height, width) if orientation(image) in _ON_SIDE and not swapped else (width, height)
 
 
 def to_pixels(image: Image.Image, size: int) -> UInt8Array:

@@ -29,8 +29,9 @@ def predict(
 ) -> None:
     """Find the salient object in photos: writes OUT/STEM.png for each, of the photo's own size.
 
-    A mask is 8-bit grey, 255 where the object is. Exits 1 when a photo could not be read; it is
-    named and the rest is done.
+    A mask is 8-bit grey, 255 where the object is. Masks already in OUT are overwritten; where OUT
+    is a folder of the photos nothing is, and a file in the way is an error before any work. Exits
+    1 when a photo could not be read; it is named and the rest is done.
     """
     from rich.console import Console
     from rich.progress import Progress

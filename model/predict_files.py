@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 
 from PIL import Image
 
 from model.errors import ModelError
+from model.files import write_atomically
 from model.imaging import IMAGE_SUFFIXES, cutout, open_image
 from model.predictor import OutOfMemoryError, Predictor
 
@@ -18,8 +21,10 @@ Report = Callable[[Path, Exception | None], None]
 def plan(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
     """Photos and where their masks go: `OUT/<stem>.png`.
 
-    Folders give the photos directly in them. Raises `ModelError`, before any work, for an input
-    that does not exist, a folder without photos, and two photos of one stem.
+    Folders give the photos directly in them. What is there already is overwritten, as it is a mask
+    of an earlier run; but in a folder of the photos it may be a photo. Raises `ModelError`, before
+    any work, where a photo would be overwritten or anything in a folder of the photos, for an
+    input that does not exist, a folder without photos, and two photos of one stem.
     """
     targets: dict[Path, Path] = {}
     taken: dict[str, Path] = {}
@@ -31,8 +36,7 @@ def plan(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
             raise ModelError(f"{taken[stem]} and {source} would both be written to {stem}.png")
         taken[stem] = source
         targets[source] = out / f"{stem}.png"
-        if targets[source].resolve() == source.resolve():
-            raise ModelError(f"{source} would be overwritten by its own mask; choose another --out")
+    _check_overwrites(targets, out)
     return targets
 
 
@@ -50,9 +54,8 @@ def predict_all(
             image = open_image(source)
             mask = predictor.mask(image)
             target.parent.mkdir(parents=True, exist_ok=True)
-            (cutout(image, mask) if with_cutout else mask).save(target)
-        # Pillow tells of a broken file by nearly any of these, depending on its format.
-        except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as caught:
+            _write(cutout(image, mask) if with_cutout else mask, target)
+        except (OSError, ValueError, Image.DecompressionBombError) as caught:
             error = caught
         except (FloatingPointError, OutOfMemoryError) as caught:
             error = caught
@@ -62,18 +65,59 @@ def predict_all(
     return failed
 
 
+def _write(picture: Image.Image, target: Path) -> None:
+    write_atomically(target, lambda part: picture.save(part, format="PNG"))
+
+
+def _check_overwrites(targets: dict[Path, Path], out: Path) -> None:
+    # Not `Path.resolve`, which fails on a link to itself.
+    photos = {os.path.realpath(source) for source in targets}
+    beside = os.path.realpath(out) in {os.path.realpath(source.parent) for source in targets}
+    for source, target in targets.items():
+        if os.path.realpath(target) in photos:
+            raise ModelError(
+                f"{target} would be overwritten by the mask of {source}; choose another --out"
+            )
+        if beside and os.path.lexists(target):
+            raise ModelError(
+                f"{target} is there already, beside the photos, and would be overwritten by the "
+                f"mask of {source}; choose another --out or move it"
+            )
+
+
 def _photos(inputs: Iterable[Path]) -> Iterator[Path]:
     for path in inputs:
-        if path.is_dir():
-            found = sorted(
-                file
-                for file in path.iterdir()
-                if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-            )
-            if not found:
-                raise ModelError(f"there are no photos in the folder {path}")
-            yield from found
-        elif path.exists():
-            yield path
+        try:
+            is_folder = S_ISDIR(path.stat().st_mode)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ModelError(f"there is no file or folder {path}") from error
+        except OSError:  # told with the photos that cannot be read
+            is_folder = False
+        if is_folder:
+            yield from _photos_in(path)
         else:
-            raise ModelError(f"there is no file or folder {path}")
+            yield path
+
+
+def _photos_in(folder: Path) -> list[Path]:
+    try:
+        found = sorted(
+            file
+            for file in folder.iterdir()
+            if file.suffix.lower() in IMAGE_SUFFIXES
+            and not file.name.startswith(".")
+            and _may_be_photo(file)
+        )
+    except OSError as error:
+        raise ModelError(f"the folder {folder} cannot be read: {error.strerror}") from error
+    if not found:
+        raise ModelError(f"there are no photos in the folder {folder}")
+    return found
+
+
+def _may_be_photo(file: Path) -> bool:
+    """False for folders and for pipes, which would be waited on."""
+    try:
+        return S_ISREG(file.stat().st_mode)
+    except OSError:  # a broken link, say: told with the photos that cannot be read
+        return True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,7 +47,9 @@ def evaluate(
         Path | None,
         typer.Option(help="Weights to predict with. Default: those this package ships."),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")
+    ] = None,
     resize: Annotated[
         bool,
         typer.Option("--resize", help="Fit saved maps of another size to their truth (bilinear)."),
@@ -68,17 +71,22 @@ def evaluate(
     convention; for the data sets of the PurNet paper its numbers stand beside ours.
 
     Exits 0 when every image was scored, 1 when some were missing or broken (they are named and
-    the rest is scored), and 2 when nothing could be scored.
+    the rest is scored), and 2 when nothing could be scored or the report not be written.
     """
     from rich.console import Console
 
-    _check_usage(predictions, ground_truth, dataset, root, checkpoint, json, report, resize=resize)
+    of_model = {"--root": root, "--checkpoint": checkpoint, "--device": device}
+    _check_usage(predictions, ground_truth, dataset, of_model, resize=resize)
+    if json is not None:
+        _check_writable("--json", json, folder=False)
+    if report is not None:
+        _check_writable("--report", report, folder=True)
     errors = Console(stderr=True)
     with complaints(extra="torch,evaluate"):
         if predictions is not None and ground_truth is not None:
             maps, works = _saved(predictions, ground_truth, resize=resize)
         else:
-            maps, works = _predicted(dataset or [], root, checkpoint, device)
+            maps, works = _predicted(dataset or [], root, checkpoint, device or "auto")
         found = _score(maps, works, errors)
         _hand_over(found, works, json, report)
     if not all(result.complete for result in found.sets):
@@ -93,23 +101,33 @@ def _check_usage(
     predictions: Path | None,
     ground_truth: Path | None,
     dataset: list[str] | None,
-    root: Path | None,
-    checkpoint: Path | None,
-    json: Path | None,
-    report: Path | None,
+    of_model: Mapping[str, object],
     *,
     resize: bool,
 ) -> None:
+    """`of_model` holds, by name, what saved maps have no use for."""
     if (predictions is None) == (not dataset) or (predictions is None) != (ground_truth is None):
         raise typer.BadParameter("give either PREDICTIONS and GROUND_TRUTH, or --dataset.")
     if dataset and resize:
         raise typer.BadParameter("--resize is for saved maps; the model's have the right size.")
-    if predictions is not None and (root is not None or checkpoint is not None):
-        raise typer.BadParameter("--root and --checkpoint go with --dataset.")
-    if report is not None and report.exists() and not report.is_dir():
-        raise typer.BadParameter(f"--report {report} is a file; name a folder.")
-    if json is not None and json.is_dir():
-        raise typer.BadParameter(f"--json {json} is a folder; name a file.")
+    if predictions is not None and any(value is not None for value in of_model.values()):
+        raise typer.BadParameter(f"{', '.join(of_model)} go with --dataset.")
+
+
+def _check_writable(option: str, path: Path, *, folder: bool) -> None:
+    """Tell of what could not be written at the end now, as far as it can be known."""
+    try:
+        place = next((part for part in (path, *path.parents) if part.exists()), Path())
+        if place == path and path.is_dir() != folder:
+            is_now, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
+            raise typer.BadParameter(f"{option} {path} is {is_now}; name {wanted}.")
+        reason = None if place == path or place.is_dir() else f"{place} is not a folder"
+        if reason is None and not os.access(place, os.W_OK):
+            reason = f"{place} is read-only"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise typer.BadParameter(f"{option} {path} cannot be written: {reason}.")
 
 
 def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str, Works]:
@@ -161,18 +179,22 @@ def _score(maps: str, works: Works, console: Console) -> Report:
 def _hand_over(found: Report, works: Works, json: Path | None, folder: Path | None) -> None:
     from rich.console import Console
 
+    from model.errors import EvaluationError
     from model.evaluation.report import print_report, write_json, write_report
 
     console = Console()
     print_report(found, console)
-    if json is not None:
-        json.parent.mkdir(parents=True, exist_ok=True)
-        write_json(found, json)
-        console.print(f"Wrote {json}", markup=False, soft_wrap=True)
-    if folder is not None:
-        pictures = {work.name: _pictures(work.cases, map_of) for work, map_of in works}
-        for path in write_report(found, folder, pictures):
-            console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    try:
+        if json is not None:
+            json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(found, json)
+            console.print(f"Wrote {json}", markup=False, soft_wrap=True)
+        if folder is not None:
+            pictures = {work.name: _pictures(work.cases, map_of) for work, map_of in works}
+            for path in write_report(found, folder, pictures):
+                console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    except OSError as error:
+        raise EvaluationError(f"The report cannot be written: {error}") from error
 
 
 def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
@@ -188,7 +210,7 @@ def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
         photo = None
         if case.photo is not None:
             # The photo is only shown: one that is broken leaves its place empty.
-            with suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            with suppress(OSError, ValueError, Image.DecompressionBombError):
                 photo = open_image(case.photo)
         return photo, Image.fromarray(read_truth(case.truth)), Image.fromarray(map_of(case))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.errors import DatasetError
-from model.evaluation.maps import UnreadableError, displayed_size, opened
-from model.imaging import IMAGE_SUFFIXES
+from model.evaluation.maps import UnreadableError, opened
+from model.imaging import IMAGE_SUFFIXES, displayed_size
 
 
 class Layout(NamedTuple):
@@ -102,10 +102,10 @@ def find_pairs(folder: Path) -> Pairs:
 
     Every file is decoded once, in threads, so that a run of hours does not meet a truncated file
     in its middle. A file that is broken, has no partner or another size than its partner is
-    skipped and named. Raises `DatasetError` when nothing is left, saying which layouts are known.
+    skipped and named. Raises `DatasetError` when nothing is left, saying which layouts are known,
+    and for a folder of these that cannot be read.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder.")
+    check_folder(folder)
     found = next(_layouts_in(folder, LAYOUTS), None)
     if found is None:
         raise DatasetError(f"{folder} holds no data set. {_known_layouts()}")
@@ -135,24 +135,40 @@ def find_named(name: str, root: Path) -> Path:
 
     A folder called like the set (`HKU-IS`, `hku_is`, ...) in any known layout is preferred to one
     recognised by the set's own layout alone; of several, the one nearest to the root is taken.
-    Raises `DatasetError` when there is none or the name is not one of `NAMED_SETS`.
+    Folders that cannot be read are passed over. Raises `DatasetError` when there is none or the
+    name is not one of `NAMED_SETS`.
     """
     named = NAMED_SETS.get(canonical_name(name) or "")
     if named is None:
         raise DatasetError(f"{name} is not one of the named data sets: {', '.join(NAMED_SETS)}.")
-    if not root.is_dir():
-        raise DatasetError(f"{root} is not a folder.")
+    check_folder(root)
     folders = list(_folders_below(root, _SEARCH_DEPTH))
     called = [folder for folder in folders if _key(folder.resolve().name) in named.folders]
     for place in called:
         for folder in _folders_below(place, 2):
-            if any(_layouts_in(folder, LAYOUTS)):
+            if holds_layout(folder):
                 return folder
     for folder in folders:
         if any(_layouts_in(folder, named.own_layouts)):
             return folder
     seen = f"; {called[0]} is called like it but is in no known layout" if called else ""
     raise DatasetError(f"{named.name} was not found below {root}{seen}. {_known_layouts()}")
+
+
+def holds_layout(folder: Path) -> bool:
+    """Whether `folder` has the two subfolders of one of `LAYOUTS`."""
+    return any(_layouts_in(folder, LAYOUTS))
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `DatasetError` unless `folder` is a folder that can be read."""
+    try:
+        with os.scandir(folder):
+            pass
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DatasetError(f"{folder} is not a folder.") from error
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
 def canonical_name(name: str) -> str | None:
@@ -173,7 +189,11 @@ def image_folder_beside(mask_folder: Path) -> Path | None:
 
 
 def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Path]:
-    """Image files directly in `folder` by stem; a second file of one stem goes to `skipped`."""
+    """Image files directly in `folder` by stem; a second file of one stem goes to `skipped`.
+
+    Raises `DatasetError` for a folder that cannot be read.
+    """
+    check_folder(folder)
     files: dict[str, Path] = {}
     for path in _image_files(folder):
         if path.stem in files:
@@ -240,8 +260,19 @@ def _image_files(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    with os.scandir(folder) as entries:
-        names = [e.name for e in entries if not e.name.startswith(".") and wanted(e)]
+    """What is wanted of `folder`, sorted; nothing of a folder that cannot be read."""
+
+    def is_wanted(entry: os.DirEntry[str]) -> bool:
+        try:
+            return not entry.name.startswith(".") and wanted(entry)
+        except OSError:  # a link to itself
+            return False
+
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if is_wanted(entry)]
+    except OSError:
+        return []
     return [folder / name for name in sorted(names)]
 
 

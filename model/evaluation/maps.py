@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.errors import DatasetError
-from model.imaging import as_displayed, orientation
+from model.imaging import as_displayed, decoding, displayed_size
 
 UInt8Array = NDArray[np.uint8]
 
@@ -42,26 +42,29 @@ def size_of(path: Path) -> tuple[int, int]:
         return displayed_size(image)
 
 
-def displayed_size(image: Image.Image) -> tuple[int, int]:
-    """(width, height) in pixels after the EXIF orientation is applied, without decoding."""
-    width, height = image.size
-    return (height, width) if orientation(image) >= 5 else (width, height)
-
-
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """Pillow's image of a file; whatever Pillow finds wrong with it becomes `UnreadableError`."""
     try:
-        with Image.open(path) as image:
+        with decoding(path) as image:
             yield image
-    # Pillow reports a broken file with any of these, depending on the format.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UnreadableError(path, f"cannot be read: {error}") from error
 
 
 def read_truth(path: Path) -> UInt8Array:
-    """`read_map` for ground truth: a mask that holds only 0 and 1 is stretched to 0 and 255."""
-    truth = read_map(path)
+    """`read_map` for ground truth, whose objects may be marked by other levels than white.
+
+    A mask that holds only 0 and 1 is stretched to 0 and 255. A palette mask that holds black and
+    one other colour, or black and any colour but greys, holds labels, as VOC and labelme write
+    them: what is not black is 255. Any other palette is read by its luminance, as a grey mask.
+    """
+    with opened(path) as image:
+        truth = grey_levels(image)
+        if image.mode in ("P", "PA"):
+            colours = np.asarray(as_displayed(image))
+            if _are_labels(colours):
+                return np.where(colours.any(axis=2), np.uint8(255), np.uint8(0))
     return truth * np.uint8(255) if truth.max() == 1 else truth
 
 
@@ -70,3 +73,11 @@ def grey_levels(image: Image.Image) -> UInt8Array:
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         raise ValueError("it has transparency, so it is a cutout and not a mask")
     return np.asarray(as_displayed(image).convert("L"))
+
+
+def _are_labels(colours: UInt8Array) -> bool:
+    """Whether (H, W, 3) uint8 RGB has black and one other colour, or black and a colour no grey."""
+    marked = colours[colours.any(axis=2)]
+    if not 0 < len(marked) < colours.shape[0] * colours.shape[1]:
+        return False
+    return bool((marked == marked[0]).all() or (marked != marked[:, :1]).any())

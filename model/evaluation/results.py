@@ -45,6 +45,8 @@ class SetResult(_Value):
     recall: list[float]
     """At thresholds 0..255."""
     scored: list[ScoredImage]
+    empty_truths: int = 0
+    """Scored images whose truth has nothing salient."""
     missing: list[str]
     """Stems that have a truth but no prediction."""
     left_out: list[LeftOut]
@@ -55,11 +57,16 @@ class SetResult(_Value):
 
     @property
     def title(self) -> str:
-        """Name and number of images, with a remark where the copy is not the published one."""
+        """Name and number of images, with a remark on what makes the scores mean something else.
+
+        That is a copy that is not the published one, and truths that are all empty.
+        """
         title = f"{self.name}: {self.images} images"
-        if self.published_images in {None, self.images}:
-            return title
-        return f"{title} of the {self.published_images} published"
+        if self.published_images not in {None, self.images}:
+            title += f" of the {self.published_images} published"
+        if self.empty_truths == self.images:
+            title += ", and nothing is salient in any truth"
+        return title
 
     @property
     def complete(self) -> bool:
@@ -74,6 +81,7 @@ class SetResult(_Value):
         score: SetScore,
         scored: list[ScoredImage],
         *,
+        empty_truths: int,
         missing: list[str],
         left_out: list[tuple[Path, str]],
     ) -> SetResult:
@@ -86,6 +94,7 @@ class SetResult(_Value):
             precision=score.precision,
             recall=score.recall,
             scored=scored,
+            empty_truths=empty_truths,
             missing=missing,
             left_out=[LeftOut(file=str(path), reason=reason) for path, reason in left_out],
             published_images=NAMED_SETS[name].images if name in NAMED_SETS else None,

@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from model.errors import DatasetError, EvaluationError
+from model.errors import EvaluationError
 from model.evaluation.datasets import (
     canonical_name,
+    check_folder,
     files_by_stem,
     find_named,
     find_pairs,
+    holds_layout,
     image_folder_beside,
 )
 from model.evaluation.maps import UnreadableError, read_map, read_truth, size_of
-from model.evaluation.metrics import Scorer
+from model.evaluation.metrics import TRUTH_ABOVE, Scorer
 from model.evaluation.results import ScoredImage, SetResult
 from model.imaging import resize_mask
 
@@ -80,12 +82,11 @@ def folder_cases(predictions: Path, truth: Path, *, resize: bool) -> tuple[Cases
 
     Also returns what reads the map of a case, at its truth's size; it raises `UnreadableError`.
     Sizes are compared before anything is scored. Raises `DatasetError` for a folder that is not
-    there and `EvaluationError` when no prediction has a truth, or when sizes differ and `resize`
-    is false.
+    there or cannot be read, and `EvaluationError` when no prediction has a truth, or when sizes
+    differ and `resize` is false.
     """
     for folder in (predictions, truth):
-        if not folder.is_dir():
-            raise DatasetError(f"{folder} is not a folder.")
+        check_folder(folder)
     left_out: list[tuple[Path, str]] = []
     maps = files_by_stem(predictions, left_out)
     masks, photos = _masks_and_photos(truth, left_out)
@@ -131,6 +132,7 @@ def score(work: Cases, map_of: MapOf, todo: Iterable[Case] | None = None) -> Set
     """
     scorer = Scorer()
     scored: list[ScoredImage] = []
+    empty_truths = 0
     left_out = list(work.left_out)
     for case in work.cases if todo is None else todo:
         try:
@@ -140,6 +142,7 @@ def score(work: Cases, map_of: MapOf, todo: Iterable[Case] | None = None) -> Set
             left_out.append((error.path, error.reason))
             continue
         scored.append(ScoredImage(stem=case.stem, **one._asdict()))
+        empty_truths += int(truth.max() <= TRUTH_ABOVE)
     if not scored:
         reasons = _listed([reason for _, reason in left_out])
         raise EvaluationError(f"Nothing in {work.folder} could be scored: {reasons}")
@@ -148,6 +151,7 @@ def score(work: Cases, map_of: MapOf, todo: Iterable[Case] | None = None) -> Set
         work.folder,
         scorer.result(),
         scored,
+        empty_truths=empty_truths,
         missing=work.missing,
         left_out=left_out,
     )
@@ -156,7 +160,8 @@ def score(work: Cases, map_of: MapOf, todo: Iterable[Case] | None = None) -> Set
 def _masks_and_photos(
     truth: Path, left_out: list[tuple[Path, str]]
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    masks = files_by_stem(truth, left_out)
+    # A data set first: a picture that lies beside its folders does not make it a folder of masks.
+    masks = {} if holds_layout(truth) else files_by_stem(truth, left_out)
     if not masks:
         found = find_pairs(truth)
         left_out += found.skipped

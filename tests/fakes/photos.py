@@ -34,3 +34,10 @@ def opened(data: bytes) -> Image.Image:
     with Image.open(BytesIO(data)) as image:
         image.load()
         return image
+
+
+def unknown_pixel_format() -> bytes:
+    """A DDS file with a damaged header, of which Pillow says that it is not implemented."""
+    data = bytearray(encoded(scene(), "DDS"))
+    data[80:84] = bytes(4)  # the flags of its pixel format
+    return bytes(data)

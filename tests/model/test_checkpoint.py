@@ -26,7 +26,6 @@ from model.checkpoint import (
     load_with_info,
     read,
     save,
-    write_atomically,
 )
 from model.cli import app
 from model.digest import sha256_of
@@ -382,32 +381,6 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 # --- writing
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a"
-    path.write_text("old")
-
-    def fail(part: Path) -> None:
-        part.write_text("half of")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-
-    assert [file.name for file in tmp_path.iterdir()] == ["a"]
-    assert path.read_text() == "old"
-
-
-def test_a_link_is_written_through(tmp_path: Path) -> None:
-    target, link = tmp_path / "target", tmp_path / "link"
-    target.write_text("old")
-    link.symlink_to(target)
-
-    write_atomically(link, lambda part: part.write_text("new"))
-
-    assert link.is_symlink()
-    assert target.read_text() == "new"
 
 
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, lite: State) -> None:

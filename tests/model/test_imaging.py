@@ -8,10 +8,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from photos import encoded, opened, scene, with_orientation
-from PIL import Image, ImageChops
+import skimage.data
+from photos import encoded, opened, scene, unknown_pixel_format, with_orientation
+from PIL import Image, ImageChops, ImageCms, features
 
-from model.imaging import cutout, open_image, orientation, resize_mask, to_pixels
+from model.imaging import (
+    as_displayed,
+    cutout,
+    displayed_size,
+    open_image,
+    orientation,
+    resize_mask,
+    to_pixels,
+)
 
 SCENE = np.asarray(scene()).astype(int)
 
@@ -62,6 +71,52 @@ def test_every_orientation_is_upright(kind: str, value: int) -> None:
     with Image.open(BytesIO(data)) as image:
         assert orientation(image) == value
     assert difference(open_image(data), upright(SCENE, value)) <= (90 if kind == "JPEG" else 0)
+
+
+MODES = {
+    "TIFF": ("1", "L", "P", "RGB", "RGBA", "CMYK", "I;16"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+}
+
+
+def photo(mode: str) -> Image.Image:
+    """A part of a real photo, 161 x 121, in `mode`; its alpha, if any, grows downward."""
+    colour = Image.fromarray(skimage.data.coffee()[100:221, 200:361])
+    if mode == "I;16":
+        return Image.fromarray(np.asarray(colour.convert("L")).astype(np.uint16) * 257)
+    if mode in ("LA", "RGBA"):
+        colour.putalpha(Image.linear_gradient("L").resize(colour.size))
+    return colour.convert(mode)
+
+
+@pytest.mark.parametrize("by", ["path", "bytes"])
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize(
+    ("kind", "mode"), [(kind, mode) for kind, modes in MODES.items() for mode in modes]
+)
+def test_a_photo_of_any_mode_is_upright(
+    tmp_path: Path, kind: str, mode: str, value: int, by: str
+) -> None:
+    stored = photo(mode)
+    file = tmp_path / "photo"
+    file.write_bytes(encoded(stored, kind, exif=with_orientation(value)))
+    found = open_image(file if by == "path" else file.read_bytes())
+    truth = upright(np.asarray(as_displayed(stored)).astype(int), value)
+    assert found.size == truth.shape[1::-1]
+    apart = np.abs(np.asarray(found).astype(int) - truth)
+    assert (apart.mean() <= 8) if kind == "JPEG" else (apart.max() == 0)
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+def test_the_displayed_size_is_known_before_decoding_and_after(kind: str, value: int) -> None:
+    size = (64, 96) if value >= 5 else (96, 64)
+    data = encoded(scene(), kind, exif=with_orientation(value))
+    with Image.open(BytesIO(data)) as image:
+        assert displayed_size(image) == size
+        image.load()
+        assert displayed_size(image) == size
 
 
 @pytest.mark.parametrize("value", [0, 9, 255])
@@ -156,23 +211,27 @@ def test_cmyk_in_tiff_is_plain() -> None:
     assert difference(open_image(encoded(scene().convert("CMYK"), "TIFF"))) == 0
 
 
-@pytest.mark.parametrize("mode", ["YCbCr", "LAB", "HSV", "RGBX", "PA", "La", "RGBa"])
-def test_every_other_mode_becomes_rgb(mode: str) -> None:
-    from model.imaging import as_displayed
-
-    picture = scene().convert("RGBA") if mode in ("RGBa",) else scene()
-    if mode in ("PA", "La"):
-        picture = scene().convert({"PA": "P", "La": "LA"}[mode])
+@pytest.mark.parametrize(
+    ("mode", "tolerance"),
+    [("YCbCr", 4), ("LAB", 40), ("HSV", 8), ("RGBX", 0), ("PA", 0), ("La", 0), ("RGBa", 0)],
+)
+def test_every_other_mode_becomes_rgb(mode: str, tolerance: int) -> None:
+    picture, truth = scene(), SCENE
+    if mode == "PA":
+        picture = scene().convert("P")
+        truth = np.asarray(picture.convert("RGB")).astype(int)
+    elif mode == "La":
+        picture, truth = scene().convert("LA"), grey(scene())
+    elif mode == "RGBa":
+        picture = scene().convert("RGBA")
     if mode == "LAB":
-        from PIL import ImageCms
-
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         converted = ImageCms.profileToProfile(picture, srgb, lab, outputMode="LAB")
         assert converted is not None
     else:
         converted = picture.convert(mode)
-    assert as_displayed(converted).mode == "RGB"
-    assert as_displayed(converted).size == (96, 64)
+    assert converted.mode == mode
+    assert difference(as_displayed(converted), truth) <= tolerance
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
@@ -184,8 +243,6 @@ def test_an_animation_is_its_first_frame(kind: str) -> None:
 
 
 def test_profiles_are_ignored() -> None:
-    from PIL import ImageCms
-
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert difference(open_image(encoded(scene(), icc_profile=profile))) == 0
 
@@ -195,6 +252,17 @@ def test_what_is_no_image_raises() -> None:
         open_image(b"no image")
     with pytest.raises(OSError, match="truncated"):
         open_image(encoded(scene(), "JPEG")[:-200])
+
+
+def test_whatever_pillow_raises_on_a_damaged_file_is_an_error_of_the_file() -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        open_image(unknown_pixel_format())
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow here reads no AVIF")
+def test_a_damaged_avif_header_is_an_error_of_the_file() -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        open_image(encoded(scene(), "AVIF").replace(b"pitm", b"xxxx"))
 
 
 def test_pixels_are_antialiased_and_contiguous() -> None:

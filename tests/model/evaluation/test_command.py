@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import typer
+from folders import lock
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -187,6 +191,7 @@ def test_an_unknown_set_is_an_error_that_says_what_is_known(tmp_path, loaded):
         ("maps", "truth", "--dataset", "ECSSD"),
         ("maps", "truth", "--root", "."),
         ("maps", "truth", "--checkpoint", "w.pth"),
+        ("maps", "truth", "--device", "cpu"),
         ("--dataset", "ECSSD", "--resize"),
     ],
 )
@@ -194,6 +199,44 @@ def test_a_command_line_that_makes_no_sense_is_refused(arguments):
     result = run(*arguments)
     assert result.exit_code == 2
     assert "Usage" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("place", ["file/x", "file/x/y.json", "locked/x", "read-only/x/y.json"])
+def test_what_could_not_be_written_is_an_error_before_any_work(
+    disk, tmp_path, monkeypatch, option, place
+):
+    (tmp_path / "file").touch()
+    for name in ("locked", "read-only"):
+        (tmp_path / name).mkdir()
+    lock(tmp_path / "locked", monkeypatch)
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path / "read-only")
+    result = run(disk.predictions, disk.truth, option, tmp_path / place)
+    assert result.exit_code == 2
+    assert "cannot be written" in re.sub(r"\W+", " ", result.stderr)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("option", "name"), [("--json", "folder"), ("--report", "file")])
+def test_a_folder_is_no_file_to_write_and_a_file_no_folder(disk, tmp_path, option, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    result = run(disk.predictions, disk.truth, option, tmp_path / name)
+    assert result.exit_code == 2
+    assert "; name a" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_full_disk_is_one_line_after_the_numbers(disk, tmp_path, monkeypatch, option):
+    def fail(self, *_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    result = run(disk.predictions, disk.truth, option, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "F (PurNet)" in result.stdout
+    assert "The report cannot be written: [Errno 28] No space left" in result.stderr
+    assert isinstance(result.exception, SystemExit)
 
 
 def test_help_names_conventions_sets_and_exit_statuses():

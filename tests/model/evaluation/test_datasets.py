@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from folders import lock
+from photos import unknown_pixel_format
 from PIL import ExifTags, Image
 
 from model.errors import DatasetError
@@ -73,12 +75,21 @@ def test_files_without_partner_are_skipped_and_named(tmp_path):
 def test_a_truncated_photo_is_skipped_and_named(tmp_path):
     write_pairs(tmp_path, Layout("image", "mask"))
     photo = tmp_path / "image" / "a.jpg"
-    photo.write_bytes(photo.read_bytes()[:-20])
+    photo.write_bytes(photo.read_bytes()[:-4])
     found = find_pairs(tmp_path)
     assert [pair.stem for pair in found.pairs] == ["b"]
     [(path, reason)] = found.skipped
     assert path == photo
-    assert "truncated" in reason
+    assert "image file is truncated" in reason
+
+
+def test_a_file_that_pillow_fails_on_in_its_own_way_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    photo = tmp_path / "image" / "a.jpg"
+    photo.write_bytes(unknown_pixel_format())
+    [(path, reason)] = find_pairs(tmp_path).skipped
+    assert path == photo
+    assert "damaged" in reason
 
 
 def test_a_text_file_called_png_is_skipped_and_named(tmp_path):
@@ -118,6 +129,23 @@ def test_other_files_are_ignored(tmp_path):
     (tmp_path / "image" / "Thumbs.db").write_bytes(b"x")
     (tmp_path / "image" / "._a.jpg").write_bytes(b"x")
     assert find_pairs(tmp_path).skipped == []
+
+
+def test_a_link_to_itself_is_no_photo(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    photo = tmp_path / "image" / "a.jpg"
+    photo.unlink()
+    photo.symlink_to(photo)
+    assert find_pairs(tmp_path).skipped == [(tmp_path / "mask" / "a.png", "has no image")]
+
+
+@pytest.mark.parametrize("place", [".", "image", "mask"])
+def test_a_data_set_that_cannot_be_read_is_an_error_that_says_so(tmp_path, monkeypatch, place):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    lock(tmp_path / place, monkeypatch)
+    with pytest.raises(DatasetError, match=r"cannot be read: Permission denied\.$") as refused:
+        find_pairs(tmp_path)
+    assert str(tmp_path / place) in str(refused.value)
 
 
 def test_an_unknown_layout_names_the_known_ones(tmp_path):
@@ -178,6 +206,22 @@ def test_a_folder_called_like_the_set_goes_before_a_telling_layout(tmp_path):
     write_pairs(tmp_path / "a", Layout("images", "ground_truth_mask"))
     write_pairs(tmp_path / "z" / "ECSSD", Layout("image", "mask"))
     assert find_named("ECSSD", tmp_path) == tmp_path / "z" / "ECSSD"
+
+
+@pytest.mark.parametrize("place", ["locked", "sets/locked", "sets/XPIE", "HKU-IS/locked"])
+def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch, place):
+    write_pairs(tmp_path / "HKU-IS", Layout("imgs", "gt"))
+    (tmp_path / place).mkdir(parents=True)
+    lock(tmp_path / place, monkeypatch)
+    assert find_named("HKU-IS", tmp_path) == tmp_path / "HKU-IS"
+    with pytest.raises(DatasetError, match="XPIE was not found below"):
+        find_named("XPIE", tmp_path)
+
+
+def test_a_root_that_cannot_be_read_is_an_error_that_says_so(tmp_path, monkeypatch):
+    lock(tmp_path, monkeypatch)
+    with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
+        find_named("HKU-IS", tmp_path)
 
 
 def test_a_named_set_that_is_not_there_is_an_error(tmp_path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from folders import lock
 from PIL import Image
 
 from model.errors import DatasetError, EvaluationError
@@ -27,6 +28,13 @@ def test_a_whole_data_set_may_stand_for_its_masks(disk):
     assert [case.photo for case in work.cases] == [
         disk.dataset / "image" / f"{stem}.jpg" for stem in ("good", "middling", "poor")
     ]
+
+
+def test_a_picture_beside_the_folders_of_a_data_set_does_not_hide_them(disk):
+    Image.new("RGB", (40, 30)).save(disk.dataset / "preview.jpg")
+    work, _ = folder_cases(disk.predictions, disk.dataset, resize=False)
+    assert [case.stem for case in work.cases] == ["good", "middling", "poor"]
+    assert work.left_out == []
 
 
 def test_photos_are_found_beside_a_folder_of_masks(disk):
@@ -99,6 +107,28 @@ def test_folders_without_one_stem_in_common_are_an_error(disk, tmp_path):
 def test_a_missing_folder_is_an_error(disk, tmp_path):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         folder_cases(tmp_path / "nowhere", disk.truth, resize=False)
+
+
+@pytest.mark.parametrize("which", ["predictions", "truth"])
+def test_a_folder_that_cannot_be_read_is_an_error_that_says_so(disk, monkeypatch, which):
+    lock(getattr(disk, which), monkeypatch)
+    with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
+        folder_cases(disk.predictions, disk.truth, resize=False)
+
+
+def test_truths_that_are_empty_are_counted(disk):
+    Image.new("L", (40, 30), 128).save(disk.truth / "poor.png")
+    work, map_of = folder_cases(disk.predictions, disk.truth, resize=False)
+    result = score(work, map_of)
+    assert result.empty_truths == 1
+    assert result.title == "mask: 3 images"
+
+
+def test_a_set_whose_truths_are_all_empty_is_remarked_on(disk):
+    for mask in disk.truth.iterdir():
+        Image.new("L", (40, 30), 38).save(mask)
+    work, map_of = folder_cases(disk.predictions, disk.truth, resize=False)
+    assert score(work, map_of).title == "mask: 3 images, and nothing is salient in any truth"
 
 
 def test_nothing_that_can_be_scored_is_an_error(disk):
