@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StrictBool
 from pydantic.dataclasses import dataclass
 
 
@@ -10,12 +10,12 @@ from pydantic.dataclasses import dataclass
 class Corrections:
     """What a recipe corrects; false trains as the released code does."""
 
-    single_sigmoid: bool = True
+    single_sigmoid: StrictBool = True
     """The structural similarity loss compares region means of saliency. Released: of its sigmoid,
     so that they lie between 0.5 and 0.73 and no prediction can tell regions as far apart as the
     truth does."""
-    every_group_decays: bool = True
+    every_group_decays: StrictBool = True
     """The schedule lowers every learning rate. Released: the backbone's alone; pyramids and heads
     end a stage at the rate they began it with."""
-    fill_is_no_region: bool = True
+    fill_is_no_region: StrictBool = True
     """Pixels that a rotation fills in belong to no region. Released: to region 0, a real one."""

@@ -11,11 +11,12 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -25,6 +26,7 @@ from model.evaluation.datasets import Pair
 from model.evaluation.maps import read_truth
 from model.imaging import open_image
 from model.training.composites import Layers, compose, cut_object, find_ground
+from model.training.ranges import Fraction, NotNegative
 from model.training.superpixels import IGNORE, load_regions
 from model.training.terse import TerseRepr
 
@@ -57,19 +59,20 @@ class Sample(NamedTuple):
 class Augmentation(TerseRepr):
     """How training samples are varied. The defaults vary nothing."""
 
-    min_crop: float = 1.0
+    min_crop: Annotated[Fraction, Field(gt=0)] = 1.0
     """Least part of the photo's area that a random crop keeps."""
-    flip: float = 0.0
+    flip: Fraction = 0.0
     """Probability of a mirror image."""
-    rotate_deg: float = 0.0
+    rotate_deg: NotNegative = 0.0
     """Rotations are drawn from ± this many degrees."""
-    brightness: float = 0.0
-    contrast: float = 0.0
-    saturation: float = 0.0
-    hue: float = 0.0
-    grey: float = 0.0
+    brightness: NotNegative = 0.0
+    contrast: NotNegative = 0.0
+    saturation: NotNegative = 0.0
+    hue: Annotated[NotNegative, Field(le=0.5)] = 0.0
+    """A part of the colour circle; half of it either way is all of it."""
+    grey: Fraction = 0.0
     """Probability of losing all colour."""
-    composite: float = field(default=0.0, repr=False)
+    composite: Fraction = field(default=0.0, repr=False)
     """Probability of laying the object on a part of another photo where nothing is salient."""
 
     def geometry(self, size: int, *, region_fill: int = IGNORE) -> v2.Transform:

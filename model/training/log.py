@@ -6,20 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint import write_atomically
+from model.files import write_atomically
+from model.training.writing import writing
 
 Entry = dict[str, Any]
 
 
 class RunLog:
-    """Lines `{"stage", "iteration", ...}` in a file that only grows, but for a resumed run."""
+    """Lines `{"stage", "iteration", ...}` in a file that only grows, but for a resumed run.
+
+    Raises `TrainingError` where it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, entry: Entry) -> None:
         """Add one line."""
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(entry) + "\n")
 
     def entries(self) -> list[Entry]:
@@ -38,11 +42,15 @@ class RunLog:
         """Drop what was logged after this point: a resumed run writes it again."""
         kept = [e for e in self.entries() if (e["stage"], e["iteration"]) <= (stage, iteration)]
         text = "".join(json.dumps(entry) + "\n" for entry in kept)
-        write_atomically(self.path, lambda part: part.write_text(text))
+        with writing(self.path):
+            write_atomically(self.path, lambda part: part.write_text(text))
 
 
 def plot_curves(entries: list[Entry], path: Path) -> None:
-    """Draw training losses and validation scores over iterations into a PNG."""
+    """Draw training losses and validation scores over iterations into a PNG.
+
+    Raises `TrainingError` where it cannot be written.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -66,7 +74,8 @@ def plot_curves(entries: list[Entry], path: Path) -> None:
         for start in list(starts.values())[1:]:
             axes.axvline(start, color="grey", linewidth=0.6, linestyle=":")
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
+    with writing(path):
+        figure.savefig(path, dpi=110)
 
 
 def _stage_starts(entries: list[Entry]) -> dict[int, int]:

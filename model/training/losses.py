@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.purnet import PurNetOutput
+from model.training.ranges import NotNegative
 from model.training.superpixels import IGNORE
 
 LOG_FLOOR = 1e-6
@@ -74,12 +75,12 @@ def iou_loss(saliency: Tensor, truth: Tensor) -> Tensor:
 class LossWeights:
     """What each term counts in the sum; a term of weight 0 is not computed."""
 
-    saliency: float = 1.0
-    structure: float = 0.0
-    iou: float = 0.0
-    promotion: float = 0.0
-    object: float = 0.0
-    error: float = 0.0
+    saliency: NotNegative = 1.0
+    structure: NotNegative = 0.0
+    iou: NotNegative = 0.0
+    promotion: NotNegative = 0.0
+    object: NotNegative = 0.0
+    error: NotNegative = 0.0
 
 
 class Criterion:

@@ -12,11 +12,14 @@ from rich.progress import Progress
 
 from model import devices
 from model.checkpoint import read
+from model.digest import sha256_of
 from model.errors import TrainingError
 from model.training.initial import with_imagenet_backbone
 from model.training.sources import load_data
 from model.training.stages import Recipe, load_recipe
+from model.training.state import Tensors
 from model.training.trainer import Trainer, TrainerOptions
+from model.training.writing import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,10 @@ def run(options: RunOptions) -> bool:
     for folder in (options.out, options.cache_dir):
         if folder.resolve().is_relative_to(options.data.resolve()):
             raise TrainingError(f"{folder} lies in the data folder, which is never written to")
+    for folder in (options.out, options.cache_dir):
+        make_folder(folder)
     device = devices.resolve(options.device)
+    init, init_sha256 = _initial(recipe, options)
     with Progress(console=console) as progress:
         data = load_data(
             recipe,
@@ -85,18 +91,29 @@ def run(options: RunOptions) -> bool:
             ),
             listener=listen,
         )
-        torch.manual_seed(recipe.seed)
-        init = (
-            read(options.init)[1]
-            if options.init is not None
-            else with_imagenet_backbone(recipe.variant, options.backbone_weights)
-        )
-        finished = trainer.run(stages=stages, init=init)
+        finished = trainer.run(stages=stages, init=init, init_sha256=init_sha256)
     console.print(
         f"done: {options.out}" if finished else f"stopped; the same command goes on: {options.out}",
         markup=False,
     )
     return finished
+
+
+def _initial(recipe: Recipe, options: RunOptions) -> tuple[Tensors, str]:
+    """The weights the first stage starts from and the SHA-256 of their file, empty for none."""
+    backbone = options.backbone_weights
+    if options.init is None:
+        torch.manual_seed(recipe.seed)
+        init = with_imagenet_backbone(recipe.variant, backbone)
+        return init, "" if backbone is None else sha256_of(backbone)
+    if backbone is not None:
+        raise TrainingError("--init holds a backbone already; leave --backbone-weights out")
+    info, init = read(options.init)
+    if info.variant != recipe.variant:
+        raise TrainingError(
+            f"{options.init} is of {info.variant}, but {options.recipe} trains {recipe.variant}"
+        )
+    return init, sha256_of(options.init)
 
 
 def _chosen_stages(recipe: Recipe, options: RunOptions) -> Sequence[int]:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model.checkpoint import write_atomically
 from model.errors import TrainingError
+from model.files import write_atomically
+from model.training.writing import writing
 
 Tensors = dict[str, Tensor]
 
@@ -61,10 +62,23 @@ class RunState:
     optimiser: dict[str, Any]
     rng: list[Tensor]
     """State of torch's generators: the CPU's, then each CUDA device's."""
+    stages: list[int] | None = None
+    """Indices of the stages that were asked for; None in a file older than this field."""
+    init: str | None = None
+    """SHA-256 of the file the run starts from, empty for none; None as above."""
+    files: str | None = None
+    """Digest of names and sizes of all photos and masks; None as above."""
 
     def save(self, path: Path) -> None:
-        """Write the state; a kill at any moment leaves the file before or the file after."""
-        write_atomically(path, lambda part: torch.save(asdict(self), part))
+        """Write the state; a kill at any moment leaves the file before or the file after.
+
+        Raises `TrainingError` where it cannot be written.
+        """
+        try:
+            with writing(path):
+                write_atomically(path, lambda part: torch.save(asdict(self), part))
+        except RuntimeError as error:  # torch's writer says neither what failed nor for which file
+            raise TrainingError(f"{path} cannot be written; is the disk full?") from error
 
     @classmethod
     def load(cls, path: Path) -> RunState:

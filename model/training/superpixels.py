@@ -14,12 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from model.imaging import open_image
+from model.training.ranges import Count, Positive
+from model.training.writing import make_folder, writing
 
 IGNORE = 65535
 """Label of pixels that belong to no region, such as those a rotation fills in."""
@@ -29,11 +33,11 @@ IGNORE = 65535
 class Superpixels:
     """How photos are divided; part of every cache key."""
 
-    count: int = 200
+    count: Annotated[Count, Field(lt=IGNORE)] = 200
     """Regions asked of SLIC for one photo; it returns roughly as many."""
-    compactness: float = 10.0
+    compactness: Positive = 10.0
     """SLIC's balance of colour against distance; scikit-image's default."""
-    max_side: int = 256
+    max_side: Count = 256
     """SLIC runs on a photo no longer than this, in pixels: edges at network resolution suffice."""
 
     def regions(self, image: Image.Image) -> NDArray[np.uint16]:
@@ -57,19 +61,27 @@ class Superpixels:
         return cache_dir / f"{digest.hexdigest()[:24]}.png"
 
     def compute(self, image: Path, cache_dir: Path) -> Path:
-        """Return the cached regions of a photo, making them first where they are missing."""
+        """Return the cached regions of a photo, making them first where they are missing.
+
+        Raises `TrainingError` where they cannot be written.
+        """
         target = self.path(image, cache_dir)
         if not target.exists():
             part = target.with_suffix(f".{os.getpid()}.part")
-            Image.fromarray(self.regions(open_image(image))).save(part, format="PNG")
-            part.replace(target)
+            regions = Image.fromarray(self.regions(open_image(image)))
+            with writing(target):
+                regions.save(part, format="PNG")
+                part.replace(target)
         return target
 
     def compute_all(
         self, images: Iterable[Path], cache_dir: Path, *, processes: int
     ) -> Iterator[Path]:
-        """Yield the cached regions of many photos, in order, `processes` at a time."""
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        """Yield the cached regions of many photos, in order, `processes` at a time.
+
+        Raises `TrainingError` where they cannot be written.
+        """
+        make_folder(cache_dir)
         work = partial(self.compute, cache_dir=cache_dir)
         if processes <= 1:
             yield from map(work, images)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from model.training.stages import Recipe, Stage
 from model.training.state import AveragedWeights, RunState, Tensors, restore_rng, rng_state
 from model.training.superpixels import IGNORE
 from model.training.validation import validate
+from model.training.writing import make_folder, writing
 
 LOG_EVERY = 20
 """Iterations between two lines of losses."""
@@ -92,17 +94,29 @@ class Trainer:
         self._clock = clock
         self._listener = listener
         self._log = RunLog(options.out / "run.jsonl")
+        self._stages = list(range(len(recipe.stages)))
+        self._init_sha256 = ""
 
-    def run(self, *, stages: Sequence[int] | None = None, init: Tensors | None = None) -> bool:
+    def run(
+        self,
+        *,
+        stages: Sequence[int] | None = None,
+        init: Tensors | None = None,
+        init_sha256: str = "",
+    ) -> bool:
         """Train the stages given (all by default), going on from a resume file if there is one.
 
-        `init` holds the weights the first stage starts from. Returns False when `stop_after_s`
-        ended the run before the last stage was done. Raises `TrainingError` for a resume file of
-        another recipe or other data, and for a loss that is not finite.
+        `init` holds the weights the first stage starts from, `init_sha256` is of their file.
+        Returns False when `stop_after_s` ended the run before the last stage was done. Raises
+        `TrainingError` for a resume file of another recipe, other data, other stages or another
+        `init_sha256`, for files that cannot be written, and for a loss that is not finite.
         """
-        self.options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(self.options.out)
         started = self._clock()
-        order = list(range(len(self.recipe.stages))) if stages is None else list(stages)
+        if stages is not None:
+            self._stages = list(stages)
+        self._init_sha256 = init_sha256
+        order = self._stages
         state = self._resumed()
         if state is None:
             self._log.rewind(0, 0)
@@ -266,23 +280,20 @@ class Trainer:
     # --- weights
 
     def _level_weights(self, network: PurNet) -> list[float]:
-        count = len(network.backbone.strides)
-        weights = self.recipe.level_weights or [1.0] * count
-        if len(weights) != count:
-            raise TrainingError(
-                f"level_weights has {len(weights)} entries, {self.recipe.variant} {count} levels"
-            )
-        return weights
+        return self.recipe.level_weights or [1.0] * len(network.backbone.strides)
 
     def _network(self, stage: Stage, init: Tensors | None) -> PurNet:
         network = variants.build(self.recipe.variant, attention=stage.attention)
         if init is not None:
-            found = network.load_state_dict(init, strict=False)
-            new = [n for n in found.missing_keys if not n.startswith(ATTENTION_PARTS)]
-            new = [n for n in new if ".refine." not in n]
-            if new or found.unexpected_keys:
-                name = (new or found.unexpected_keys)[0]
-                raise TrainingError(f"the initial weights do not fit {self.recipe.variant}: {name}")
+            own = network.state_dict()
+            unfit = [n for n in own.keys() - init.keys() if not n.startswith(ATTENTION_PARTS)]
+            unfit = [n for n in unfit if ".refine." not in n]
+            unfit += [n for n, x in init.items() if n not in own or x.shape != own[n].shape]
+            if unfit:
+                raise TrainingError(
+                    f"the initial weights do not fit {self.recipe.variant}: {min(unfit)}"
+                )
+            network.load_state_dict(init, strict=False)
         return network.to(self.options.device).to(memory_format=torch.channels_last)
 
     def _check(self, run: _StageRun) -> None:
@@ -323,7 +334,9 @@ class Trainer:
             attention=run.stage.attention,
             notes={"trained": f"{name}, iteration {run.iteration}, seed {self.recipe.seed}"},
         )
-        save(run.averaged.tensors, self.options.out / f"{name}.safetensors", info, half=False)
+        path = self.options.out / f"{name}.safetensors"
+        with writing(path):
+            save(run.averaged.tensors, path, info, half=False)
 
     # --- resuming
 
@@ -342,23 +355,45 @@ class Trainer:
             averaged=run.averaged.tensors,
             optimiser=run.optimiser.state_dict(),
             rng=rng_state(),
+            stages=self._stages,
+            init=self._init_sha256,
+            files=self._files_digest,
         ).save(self._resume_path)
 
     def _pairs_digest(self) -> str:
         names = "\n".join(str(pair.image.name) for pair in self.data.train)
         return sha256(names.encode()).hexdigest()
 
+    @cached_property
+    def _files_digest(self) -> str:
+        """Of sizes too, in bytes: photos or masks that were replaced show without being read."""
+        pairs = (*self.data.train, *self.data.validation)
+        files = [file for pair in pairs for file in (pair.image, pair.mask)]
+        lines = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
+        return sha256(lines.encode()).hexdigest()
+
     def _resumed(self) -> RunState | None:
         if not self._resume_path.exists():
             return None
         state = RunState.load(self._resume_path)
+        other = ""
         if state.recipe != repr(self.recipe):
-            raise TrainingError(
-                f"{self._resume_path} belongs to another recipe; choose another --out"
-            )
-        if state.pairs != self._pairs_digest():
-            raise TrainingError(f"{self._resume_path} belongs to other data; choose another --out")
+            other = "another recipe"
+        elif state.pairs != self._pairs_digest():
+            other = "other data"
+        elif state.files not in (None, self._files_digest):
+            other = "other data: names or sizes of files differ"
+        elif state.stages not in (None, self._stages):
+            other = f"a run of {_told(state.stages)}, not of {_told(self._stages)}"
+        elif state.init not in (None, self._init_sha256):
+            other = "a run from other initial weights"
+        if other:
+            raise TrainingError(f"{self._resume_path} belongs to {other}; choose another --out")
         return state
+
+
+def _told(stages: Sequence[int]) -> str:
+    return f"stage {', '.join(str(stage + 1) for stage in stages)}"
 
 
 ATTENTION_PARTS = ("promotion.", "rectification.")

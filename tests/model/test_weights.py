@@ -20,6 +20,9 @@ from model.imaging import open_image
 from model.predictor import Predictor
 
 MASKS = Path(__file__).parents[1] / "data" / "masks"
+CARD = DEFAULT_CHECKPOINT.parent / "README.md"
+ROCKET = 0.47
+"""Short of what the others reach: the map takes in its lit pad."""
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +37,42 @@ def test_the_shipped_file_is_small_and_says_what_it_is() -> None:
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 
-def test_the_model_card_is_finished() -> None:
-    card = (DEFAULT_CHECKPOINT.parent / "README.md").read_text()
-    assert "SCORES" not in card
-    for link in re.findall(r"\]\(([^)#]+)\)", card):
-        assert (DEFAULT_CHECKPOINT.parent / link).exists(), link
+def test_links_of_the_model_card_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", CARD.read_text()):
+        assert (CARD.parent / link).exists(), link
 
 
 def test_the_shipped_weights_pass_their_self_check(predictor: Predictor) -> None:
     predictor.self_check()
 
 
-SHORT_OF_IT = pytest.mark.xfail(reason="the model card says by how much these weights miss 0.8")
+@pytest.fixture(scope="module")
+def overlaps(predictor: Predictor) -> dict[str, float]:
+    """Intersection over union with the masks drawn by hand, at threshold 128."""
+    return {name: overlap(predictor, name) for name in ("chelsea", "coffee", "rocket")}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("chelsea", marks=SHORT_OF_IT),
-        "coffee",
-        pytest.param("rocket", marks=SHORT_OF_IT),
-    ],
-)
-def test_masks_agree_with_those_drawn_by_hand(predictor: Predictor, name: str) -> None:
+def overlap(predictor: Predictor, name: str) -> float:
     found = np.asarray(predictor.mask(Image.fromarray(getattr(skimage.data, name)()))) >= 128
     truth = read_truth(MASKS / f"{name}.png") >= 128
-    assert (found & truth).sum() / (found | truth).sum() >= 0.8
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize(("name", "least"), [("chelsea", 0.8), ("coffee", 0.9), ("rocket", ROCKET)])
+def test_masks_agree_with_those_drawn_by_hand(
+    overlaps: dict[str, float], name: str, least: float
+) -> None:
+    assert overlaps[name] >= least
+
+
+@pytest.mark.xfail(reason="the model card says why these weights miss it", strict=True)
+def test_the_rocket_is_found_as_well_as_the_others(overlaps: dict[str, float]) -> None:
+    assert overlaps["rocket"] >= 0.8
+
+
+def test_the_model_card_tells_these_overlaps(overlaps: dict[str, float]) -> None:
+    told = dict(re.findall(r"`(\w+)`\s+(0\.\d{3})", CARD.read_text()))
+    assert {name: float(told[name]) for name in overlaps} == pytest.approx(overlaps, abs=0.003)
 
 
 def test_the_error_on_human_masks_of_photos_never_trained_on_is_low(
@@ -71,4 +84,8 @@ def test_the_error_on_human_masks_of_photos_never_trained_on_is_low(
     for pair in find_pairs(Path(data or "") / "test" / "sod226").pairs:
         saliency = np.asarray(predictor.mask(open_image(pair.image)))
         scorer.add(saliency, read_truth(pair.mask))
-    assert scorer.result().metrics["mae"] <= 0.125
+    mae = scorer.result().metrics["mae"]
+    assert mae <= 0.125
+    told = re.search(r"\| these weights \| (\.\d{4})", CARD.read_text())
+    assert told is not None
+    assert mae == pytest.approx(float(told[1]), abs=0.0003)

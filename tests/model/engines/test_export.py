@@ -101,7 +101,7 @@ def test_a_folder_that_exists_is_left_alone(exported: Exported, tmp_path: Path) 
 
 def test_where_no_folder_can_be_made_is_said(exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CheckpointError, match="cannot be made: .*file: File exists"):
+    with pytest.raises(CheckpointError, match=r"cannot be made: .*file: File exists"):
         export(exported.checkpoint, tmp_path / "file" / "out")
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import skimage.data
 import torch
 from PIL import Image
 
-from model.errors import DatasetError
+from model.errors import DatasetError, TrainingError
 from model.training.data import Augmentation, SaliencyDataset, epoch_order, is_held_out
 from model.training.sources import TrainingData, load_data
 from model.training.stages import Recipe, Source
@@ -64,16 +66,50 @@ def test_loading_a_sample_leaves_the_global_generator_alone(data: TrainingData) 
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_photo_mask_and_regions_move_together(folder: Path, data: TrainingData) -> None:
-    # The photo's disc is bright where the mask is set; geometry must keep it so.
+def test_photo_mask_and_regions_move_together(data: TrainingData, tmp_path: Path) -> None:
+    # The photo's disc is bright where the mask is set, and a region of its own here; geometry must
+    # keep it so.
+    discs = []
+    for pair in data.train:
+        disc = np.asarray(Image.open(pair.mask)) > 127
+        discs.append(tmp_path / f"{pair.stem}.png")
+        Image.fromarray(disc.astype(np.uint16)).save(discs[-1])
+    augmentation = Augmentation(min_crop=0.5, flip=0.5, rotate_deg=10)
+    samples = dataset(replace(data, train_regions=discs), augmentation)
+    compared = 0
     for index in range(len(data.train)):
-        sample = dataset(data, Augmentation(min_crop=0.5, flip=0.5, rotate_deg=10))[index]
+        sample = samples[index]
         bright = sample.image[0] > 160
         inside = sample.mask[0] > 127
+        region = sample.regions[0] == 1
         if inside.sum() < 30:
             continue
-        both = (bright & inside).sum() / (bright | inside).sum()
-        assert both > 0.8
+        compared += 1
+        for other in (bright, region):
+            assert (other & inside).sum() / (other | inside).sum() > 0.8
+    assert compared >= 4
+
+
+@pytest.mark.parametrize("setting", ["brightness", "contrast", "saturation", "hue"])
+def test_colours_change_by_each_setting_and_nothing_else_does(
+    setting: str, data: TrainingData
+) -> None:
+    plain = dataset(data, Augmentation())[0]
+    changed = dataset(data, Augmentation(**{setting: 0.5}))[0]
+    assert not torch.equal(changed.image, plain.image)
+    assert torch.equal(changed.mask, plain.mask)
+    assert torch.equal(changed.regions, plain.regions)
+
+
+def test_grey_photos_come_as_often_as_asked(data: TrainingData) -> None:
+    def is_grey(augmentation: Augmentation, index: int) -> bool:
+        image = dataset(data, augmentation)[index].image
+        return torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])
+
+    everyone = range(len(data.train))
+    assert not any(is_grey(Augmentation(), index) for index in everyone)
+    assert all(is_grey(Augmentation(grey=1), index) for index in everyone)
+    assert 0 < sum(is_grey(Augmentation(grey=0.5), index) for index in everyone) < len(everyone)
 
 
 def test_rotation_fills_regions_with_the_ignore_label_and_the_mask_with_nothing(
@@ -139,6 +175,15 @@ def test_superpixels_are_computed_once(folder: Path, tmp_path: Path) -> None:
     assert set(other).isdisjoint(first)
 
 
+def test_superpixels_that_cannot_be_kept_name_their_place(folder: Path, tmp_path: Path) -> None:
+    photo = folder / "image" / "1.png"
+    with pytest.raises(TrainingError, match=r"gone/\w+\.png cannot be written: No such file"):
+        Superpixels(count=12).compute(photo, tmp_path / "gone")
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match="file cannot be made a folder: File exists"):
+        list(Superpixels(count=12).compute_all([photo], tmp_path / "file", processes=1))
+
+
 def test_superpixels_divide_a_photo_into_about_as_many_regions_as_asked() -> None:
     regions = Superpixels(count=200, max_side=256).regions(Image.fromarray(skimage.data.coffee()))
     assert regions.dtype == np.uint16
@@ -160,6 +205,33 @@ def test_superpixels_are_the_same_with_many_processes(folder: Path, tmp_path: Pa
 
 def test_a_broken_pair_is_named_and_skipped(folder: Path, recipe: Recipe, tmp_path: Path) -> None:
     (folder / "image" / "3.png").write_bytes(b"not an image")
+    data = load_data(recipe, folder, tmp_path / "cache")
+    assert [path.name for path, _ in data.skipped] == ["3.png"]
+    assert "3" not in {pair.stem for pair in (*data.train, *data.validation)}
+
+
+def damaged_avif(photo: Image.Image, path: Path) -> None:
+    """Whole in its boxes, broken in its pixels."""
+    photo.save(path, format="AVIF")
+    content = bytearray(path.read_bytes())
+    start = content.index(b"mdat") + 4
+    content[start:] = bytes(255 - byte for byte in content[start:])
+    path.write_bytes(content)
+
+
+def odd_dds(_photo: Image.Image, path: Path) -> None:
+    """A header whose pixel format nobody knows."""
+    header = struct.pack("<7I44x", 124, 0x1007, 8, 8, 0, 0, 0)
+    path.write_bytes(b"DDS " + header + struct.pack("<2I4s5I20x", 32, 4, b"ODD!", 0, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("damage", [damaged_avif, odd_dds])
+def test_a_photo_its_decoder_chokes_on_is_named_and_skipped(
+    damage: Callable[[Image.Image, Path], None], folder: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    path = folder / "image" / "3.png"
+    with Image.open(path) as photo:
+        damage(photo, path)
     data = load_data(recipe, folder, tmp_path / "cache")
     assert [path.name for path, _ in data.skipped] == ["3.png"]
     assert "3" not in {pair.stem for pair in (*data.train, *data.validation)}

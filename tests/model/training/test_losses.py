@@ -138,6 +138,19 @@ def test_criterion_returns_just_the_terms_that_have_weight() -> None:
     assert criterion.total(losses).item() == pytest.approx(total.item())
 
 
+def test_every_level_counts_by_its_weight() -> None:
+    weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
+    output = output_of(8, attention=True)
+
+    def losses(*levels: float) -> dict[str, Tensor]:
+        return Criterion(weights=weights, levels=levels)(output, *targets())
+
+    fine, coarse, mixed = losses(1, 0), losses(0, 1), losses(2, 0.25)
+    for name, loss in mixed.items():
+        assert loss.item() == pytest.approx((2 * fine[name] + 0.25 * coarse[name]).item()), name
+        assert fine[name] != coarse[name]
+
+
 def test_every_term_reaches_its_own_head() -> None:
     weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     output = output_of(8, attention=True)

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.checkpoint import write_atomically
 from model.errors import TrainingError
-from model.training.log import RunLog
+from model.files import write_atomically
+from model.training.log import RunLog, plot_curves
 from model.training.state import RunState
 
 WRITER = """
@@ -62,6 +64,43 @@ def test_a_foreign_resume_file_is_refused_by_name(tmp_path: Path, content: bytes
     path.write_bytes(content)
     with pytest.raises(TrainingError, match=r"resume\.pt"):
         RunState.load(path)
+
+
+def state() -> RunState:
+    tensors = {"w": torch.zeros(100_000)}
+    return RunState("r", "p", 0, 1, 0.5, tensors, tensors, {}, [])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: state().save(path),
+        lambda path: RunLog(path).append({}),
+        lambda path: RunLog(path).rewind(0, 0),
+        lambda path: plot_curves([], path),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_named(
+    write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = tmp_path / "gone" / "file.png"
+    with pytest.raises(TrainingError, match=r"gone/file\.png cannot be written: No such file"):
+        write(path)
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "resume.pt"
+    path.write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # No file may grow beyond 100 kB: torch's writer fails as on a full disk.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"resume\.pt cannot be written; is the disk full"):
+            state().save(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_log_is_rewound_to_where_a_run_goes_on(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,13 +15,15 @@ from torch import nn
 
 from model import checkpoint
 from model.errors import TrainingError
+from model.purnet import PurNet
 from model.training import trainer as trainer_module
-from model.training.data import Augmentation
+from model.training.data import Augmentation, Sample
 from model.training.optimiser import make_optimiser
 from model.training.sources import TrainingData
-from model.training.stages import Recipe, Stage
-from model.training.state import AveragedWeights, RunState
+from model.training.stages import Optimiser, Recipe, Stage
+from model.training.state import AveragedWeights, RunState, Tensors
 from model.training.trainer import Trainer, TrainerOptions
+from model.training.validation import Scores
 from model.variants import build
 
 CPU = torch.device("cpu")
@@ -117,6 +120,48 @@ def test_resuming_with_another_recipe_or_other_data_is_refused(
         make(recipe, replace(data, train=data.train[1:]), whole).run()
 
 
+def test_resuming_with_other_stages_or_initial_weights_is_refused(
+    whole: Path, recipe: Recipe, data: TrainingData
+) -> None:
+    with pytest.raises(TrainingError, match="a run of stage 1, 2, not of stage 1; choose another"):
+        make(recipe, data, whole).run(stages=[0])
+    with pytest.raises(TrainingError, match="other initial weights; choose another --out"):
+        make(recipe, data, whole).run(init_sha256="0" * 64)
+
+
+def test_resuming_with_photos_that_were_replaced_is_refused(
+    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    moved = [
+        replace(pair, mask=Path(shutil.copy(pair.mask, tmp_path / f"{pair.stem}.png")))
+        for pair in data.train
+    ]
+    assert make(recipe, replace(data, train=moved), whole).run()
+    with moved[0].mask.open("ab") as mask:
+        mask.write(b"more")
+    with pytest.raises(TrainingError, match="other data: names or sizes"):
+        make(recipe, replace(data, train=moved), whole).run()
+
+
+def test_a_resume_file_older_than_these_checks_is_taken(
+    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    again = Path(shutil.copytree(whole, tmp_path / "again"))
+    fields = torch.load(again / "resume.pt", weights_only=True)
+    for name in ("stages", "init", "files"):
+        del fields[name]
+    torch.save(fields, again / "resume.pt")
+    assert make(recipe, data, again).run(stages=[1], init_sha256="0" * 64)
+
+
+def test_weights_that_cannot_be_written_are_named(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    (tmp_path / "run" / "stage1-best.safetensors").mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"stage1-best\.safetensors cannot be written: Is a"):
+        make(recipe, data, tmp_path / "run").run(stages=[0])
+
+
 def test_a_resume_file_is_written_when_its_time_has_come(
     recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,6 +192,73 @@ def test_weights_of_another_network_are_refused(
 ) -> None:
     with pytest.raises(TrainingError, match="do not fit"):
         make(recipe, data, tmp_path / "run").run(init={"foreign": torch.zeros(1)})
+    wider = build(recipe.variant, attention=False).state_dict()
+    name = "purification.branches.0.head.logits.bias"
+    wider[name] = torch.zeros(7)
+    with pytest.raises(TrainingError, match=f"do not fit purnet-lite0: {name}"):
+        make(recipe, data, tmp_path / "run").run(init=wider)
+
+
+class FakeValidation:
+    """Stands for `validate`: gives the scores it was told and keeps what it was shown."""
+
+    def __init__(self, *maes: float) -> None:
+        self.weights: list[Tensors] = []
+        self.sides: set[tuple[int, ...]] = set()
+        self._maes = iter(maes)
+
+    def __call__(self, network: PurNet, batches: Iterable[Sample], _device: torch.device) -> Scores:
+        self.weights.append({n: tensor.clone() for n, tensor in network.state_dict().items()})
+        self.sides |= {tuple(batch.image.shape[-2:]) for batch in batches}
+        return Scores(mae=next(self._maes), max_f=0.5)
+
+
+@pytest.mark.parametrize(("maes", "best"), [((0.2, 0.3), 3), ((0.3, 0.2), 4), ((0.2, 0.2), 3)])
+def test_the_best_weights_are_those_of_the_lowest_mae(
+    maes: tuple[float, ...],
+    best: int,
+    recipe: Recipe,
+    data: TrainingData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(trainer_module, "validate", FakeValidation(*maes))
+    make(recipe, data, tmp_path / "run").run(stages=[0])
+    info, _ = checkpoint.read(tmp_path / "run" / "stage1-best.safetensors")
+    assert f"iteration {best}," in info.notes["trained"]
+
+
+def test_averaged_weights_are_validated_at_the_size_of_prediction(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validation = FakeValidation(0.3, 0.2)
+    monkeypatch.setattr(trainer_module, "validate", validation)
+    make(recipe, data, tmp_path / "run").run(stages=[0])
+    assert validation.sides == {(320, 320)}
+    _, exported = checkpoint.read(tmp_path / "run" / "stage1.safetensors")
+    last = RunState.load(tmp_path / "run" / "resume.pt")
+    name = "purification.branches.0.head.logits.weight"
+    assert torch.equal(validation.weights[-1][name], exported[name])
+    assert torch.equal(validation.weights[-1][name], last.averaged[name])
+    assert not torch.equal(validation.weights[-1][name], last.network[name])
+
+
+def test_gradients_are_clipped_to_the_recipes_norm(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "validate", FakeValidation(0.5))
+    plain = replace(
+        recipe,
+        ema=0,
+        stages=[replace(recipe.stages[0], iterations=1, learning_rate=1)],
+        optimiser=Optimiser(name="sgd", momentum=0, weight_decay=0, clip_norm=0.01),
+    )
+    network = build(recipe.variant, attention=False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    make(plain, data, tmp_path / "run").run(init=before)
+    _, after = checkpoint.read(tmp_path / "run" / "stage1.safetensors")
+    steps = [(after[name] - before[name]).flatten() for name, _ in network.named_parameters()]
+    assert torch.cat(steps).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_training_lowers_the_loss(recipe: Recipe, data: TrainingData, tmp_path: Path) -> None:
