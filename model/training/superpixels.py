@@ -7,7 +7,6 @@ al., TPAMI 2012) in CIELAB, by scikit-image.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
+from model.files import write_atomically
 from model.imaging import open_image
 from model.training.ranges import Count, Positive
 from model.training.writing import make_folder, writing
@@ -67,11 +67,9 @@ class Superpixels:
         """
         target = self.path(image, cache_dir)
         if not target.exists():
-            part = target.with_suffix(f".{os.getpid()}.part")
             regions = Image.fromarray(self.regions(open_image(image)))
             with writing(target):
-                regions.save(part, format="PNG")
-                part.replace(target)
+                write_atomically(target, lambda part: regions.save(part, format="PNG"))
         return target
 
     def compute_all(

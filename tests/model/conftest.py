@@ -1,10 +1,11 @@
-"""The numeric reference of the released network, where this machine has it."""
+"""Weights to test with: random ones, and the numeric reference where this machine has it."""
 
 from __future__ import annotations
 
 import json
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from model import released, variants
 
 
 def _draw(name: str, shape: list[int], kind: str) -> Tensor:
@@ -70,3 +73,44 @@ def reference(require: Any) -> Reference:
     found = Path(folder or "") / "purnet-resnet50"
     require(found.is_dir(), f"there is no {found}")
     return Reference(found)
+
+
+State = dict[str, Tensor]
+
+
+def _state(variant: str, *, attention: bool) -> State:
+    torch.manual_seed(1)
+    return {
+        name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor + 3
+        for name, tensor in variants.build(variant, attention=attention).state_dict().items()
+    }
+
+
+@pytest.fixture(scope="session")
+def random_state() -> Callable[..., State]:
+    """Of a variant: tensors unlike those that a network starts with, statistics included."""
+    return _state
+
+
+@pytest.fixture(scope="module")
+def lite() -> State:
+    return _state("purnet-lite0", attention=True)
+
+
+@pytest.fixture(scope="module")
+def stage1() -> State:
+    """A state dict of the authors' stage 1."""
+    ours = _state(released.VARIANT, attention=False)
+    return {released.theirs(k): v for k, v in ours.items() if not k.startswith("normalize.")}
+
+
+@pytest.fixture
+def pth(tmp_path: Path) -> Callable[[Any], Path]:
+    """Saves anything as a file in the authors' format."""
+
+    def write(content: Any) -> Path:
+        path = tmp_path / "some.pth"
+        torch.save(content, path)
+        return path
+
+    return write

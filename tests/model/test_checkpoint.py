@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.models import resnet18
-from typer.testing import CliRunner
 
-from model import released, variants
+from model import released
 from model.checkpoint import (
     CheckpointInfo,
-    convert,
     load,
     load_with_info,
     read,
     save,
 )
-from model.cli import app
-from model.digest import sha256_of
 from model.errors import CheckpointError
 from model.training.state import RunState
 
@@ -38,37 +31,6 @@ LITE = CheckpointInfo(
     variant="purnet-lite0", input_size=320, attention=True, notes={"trained": "not at all"}
 )
 State = dict[str, Tensor]
-
-
-def _state(name: str, *, attention: bool) -> State:
-    """Tensors unlike those that a network starts with, statistics included."""
-    torch.manual_seed(1)
-    return {
-        name: torch.rand_like(tensor) if tensor.is_floating_point() else tensor + 3
-        for name, tensor in variants.build(name, attention=attention).state_dict().items()
-    }
-
-
-@pytest.fixture(scope="module")
-def lite() -> State:
-    return _state("purnet-lite0", attention=True)
-
-
-@pytest.fixture(scope="module")
-def stage1() -> State:
-    """A state dict of the authors' stage 1."""
-    ours = _state(released.VARIANT, attention=False)
-    return {released.theirs(k): v for k, v in ours.items() if not k.startswith("normalize.")}
-
-
-@pytest.fixture
-def pth(tmp_path: Path) -> Callable[[Any], Path]:
-    def write(content: Any) -> Path:
-        path = tmp_path / "some.pth"
-        torch.save(content, path)
-        return path
-
-    return write
 
 
 def _assert_equal(found: State, wanted: State) -> None:
@@ -139,58 +101,6 @@ def test_others_may_read_what_is_written(tmp_path: Path, lite: State) -> None:
     save(lite, path, LITE, half=True)
 
     assert path.stat().st_mode == plain.stat().st_mode
-
-
-def test_the_mean_of_three(tmp_path: Path, lite: State) -> None:
-    """By the command; what is equal in all stays what it is, to the last bit."""
-    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
-    for number, path in enumerate(paths):
-        state = {
-            name: tensor + number if name.startswith("promotion") else tensor
-            for name, tensor in lite.items()
-        }
-        save(state, path, LITE, half=False)
-    target = tmp_path / "mean.safetensors"
-    first, *others = map(str, paths)
-    flags = [word for other in others for word in ("--average-with", other)]
-
-    result = CliRunner().invoke(app, ["convert", first, str(target), *flags])
-
-    assert result.exit_code == 0, result.output
-    info, found = read(target)
-    assert info.notes["source"] == "0.safetensors, 1.safetensors, 2.safetensors"
-    assert info.notes["source_sha256"] == ", ".join(map(sha256_of, paths))
-    for name, tensor in lite.items():
-        moved = name.startswith("promotion") and tensor.is_floating_point()
-        if moved:
-            torch.testing.assert_close(found[name], tensor + 1)
-        else:
-            assert torch.equal(found[name], tensor), name
-
-
-def test_a_mean_is_not_trained_as_one_of_its_parts_was(tmp_path: Path, lite: State) -> None:
-    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
-    for path in (one, other):
-        save(lite, path, replace(LITE, notes={"trained": "somehow"}), half=False)
-
-    alone = convert(one, tmp_path / "alone.safetensors", half=False)
-    mean = convert(one, tmp_path / "mean.safetensors", half=False, average_with=[other])
-
-    assert alone.notes["trained"] == "somehow"
-    assert mean.notes.keys() == {"source", "source_sha256"}
-
-
-def test_no_mean_of_different_networks(tmp_path: Path, lite: State) -> None:
-    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
-    save(lite, one, LITE, half=False)
-    state = _state("purnet-lite0", attention=False)
-    save(state, other, replace(LITE, attention=False), half=False)
-    target = tmp_path / "mean.safetensors"
-
-    with pytest.raises(CheckpointError, match=r"other.* without attentions, not .* with atten"):
-        convert(one, target, half=False, average_with=[other])
-
-    assert not target.exists()
 
 
 @pytest.mark.parametrize(
@@ -277,8 +187,10 @@ def test_released_in_any_order_and_wrapping(pth: Callable[[Any], Path], stage1: 
     _assert_equal(shuffled, plain)
 
 
-def test_stages_2_and_3_have_attentions(pth: Callable[[Any], Path]) -> None:
-    ours = _state(released.VARIANT, attention=True)
+def test_stages_2_and_3_have_attentions(
+    pth: Callable[[Any], Path], random_state: Callable[..., State]
+) -> None:
+    ours = random_state(released.VARIANT, attention=True)
     theirs = {released.theirs(k): v for k, v in ours.items() if not k.startswith("normalize.")}
 
     network, info = load_with_info(pth(theirs))
@@ -378,51 +290,3 @@ def test_no_file(tmp_path: Path) -> None:
         load(tmp_path / "absent.pth")
     with pytest.raises(CheckpointError, match="Is a directory"):
         load(tmp_path)
-
-
-# --- writing
-
-
-def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, lite: State) -> None:
-    source, pipe = tmp_path / "a.safetensors", tmp_path / "pipe"
-    save(lite, source, LITE, half=False)
-    os.mkfifo(pipe)
-
-    with pytest.raises(CheckpointError, match="is no file"):
-        convert(source, pipe, half=False)
-
-    assert pipe.is_fifo()
-
-
-def test_convert(tmp_path: Path, pth: Callable[[Any], Path], stage1: State) -> None:
-    source, target = pth(stage1), tmp_path / "stage1.safetensors"
-
-    result = CliRunner().invoke(app, ["convert", str(source), str(target)])
-
-    assert result.exit_code == 0, result.output
-    with safe_open(target, framework="pt") as file:
-        metadata = file.metadata()
-    assert metadata["variant"] == "purnet-resnet50"
-    assert metadata["input_size"] == "320"
-    assert json.loads(metadata["attention"]) is False
-    assert metadata["source_sha256"] == sha256_of(source)
-    _assert_equal(load(target).state_dict(), load(source).state_dict())
-
-
-def test_convert_says_what_is_wrong(tmp_path: Path, pth: Callable[[Any], Path]) -> None:
-    source = pth(nn.Linear(2, 2).state_dict())
-
-    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out.safetensors")])
-
-    assert result.exit_code == 2
-    assert "2 extra (weight, bias)" in result.output
-    assert not (tmp_path / "out.safetensors").exists()
-
-
-def test_convert_says_where_it_cannot_write(tmp_path: Path, lite: State) -> None:
-    source = tmp_path / "a.safetensors"
-    save(lite, source, LITE, half=False)
-
-    for target, told in ((tmp_path / "no" / "b", "No such file"), (tmp_path, "Is a directory")):
-        with pytest.raises(CheckpointError, match=f"cannot be written: {told}"):
-            convert(source, target, half=False)
