@@ -26,6 +26,7 @@ from model.evaluation.datasets import Pair
 from model.evaluation.maps import read_truth
 from model.imaging import open_image
 from model.training.composites import Layers, compose, cut_object, find_ground
+from model.training.lamps import add_lamps
 from model.training.ranges import Fraction, NotNegative
 from model.training.superpixels import IGNORE, load_regions
 from model.training.terse import TerseRepr
@@ -74,6 +75,8 @@ class Augmentation(TerseRepr):
     """Probability of losing all colour."""
     composite: Fraction = field(default=0.0, repr=False)
     """Probability of laying the object on a part of another photo where nothing is salient."""
+    lamps: Fraction = field(default=0.0, repr=False)
+    """Probability of night around the object, and of lamps that are not salient."""
 
     def geometry(self, size: int, *, region_fill: int = IGNORE) -> v2.Transform:
         """What moves photo, mask and regions together, to (size, size).
@@ -127,6 +130,7 @@ class SaliencyDataset(Dataset[Sample]):
         self.epoch = epoch
         self._size = size
         self._composite = augmentation.composite
+        self._lamps = augmentation.lamps
         self._geometry = augmentation.geometry(size, region_fill=region_fill)
         self._colour = augmentation.colour()
 
@@ -141,7 +145,10 @@ class SaliencyDataset(Dataset[Sample]):
             tensors = _tensors(layers if composite is None else composite)
             if composite is None:
                 tensors = self._geometry(tensors)
-            photo = self._colour(tensors["image"])
+            photo = tensors["image"]
+            if self._lamps and torch.rand(()) < self._lamps:
+                photo = add_lamps(photo, tensors["mask"])
+            photo = self._colour(photo)
         return Sample(
             image=photo.as_subclass(Tensor),
             mask=tensors["mask"].as_subclass(Tensor),

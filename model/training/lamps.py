@@ -1,0 +1,104 @@
+"""Night and lamps: a photo darkened around its object and lit by lamps that are not salient.
+
+Few training photos were taken at night, and in those the bright thing is the object. Here it need
+not be: lamps, their halos and the rays that a lens draws around them are light added to the photo,
+and the mask stays as it was.
+
+Every function draws from torch's global generator, as torchvision's transforms do.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+MOST_LAMPS = 8
+NIGHT = 0.7
+"""Probability that the surroundings are darkened; else the lamps burn by day."""
+GROUND_GAMMA = (1.5, 3.5)
+"""Exponents that darken what is around the object at night."""
+OBJECT_GAMMA = (0.6, 1.6)
+"""And those of the object: floodlit to dusky."""
+CORE = (0.004, 0.03)
+"""Radius of a lamp, relative to the photo's side."""
+HALO = (0.03, 0.3)
+"""How far its halo reaches, likewise: there it is down to 1/e."""
+HALO_STRENGTH = (0.1, 0.8)
+RAYS = (4, 6, 8, 12)
+"""How many rays a lens draws around a lamp, one of these numbers; half of the lamps have none."""
+OUTSIDE_TRIES = 16
+"""Random places that are looked at for one beside the object."""
+
+
+def add_lamps(photo: Tensor, mask: Tensor) -> Tensor:
+    """Light up the surroundings of an object.
+
+    Args:
+        photo: (3, S, S) uint8 RGB.
+        mask: (1, S, S) uint8, 255 = salient: no lamp stands there, though a halo may reach it.
+
+    Returns:
+        (3, S, S) uint8.
+    """
+    lit = photo.float() / 255
+    salient = mask.float() / 255
+    if _uniform(0, 1) < NIGHT:
+        # At most half of a channel's light goes, and blue is kept, as dusk keeps it.
+        tint = torch.tensor([_uniform(0.5, 1), _uniform(0.5, 1), 1.0]).view(3, 1, 1)
+        ground = lit ** _uniform(*GROUND_GAMMA) * tint
+        lit = ground + (lit ** _uniform(*OBJECT_GAMMA) - ground) * salient
+    for _ in range(1 + int(torch.randint(MOST_LAMPS, ()))):
+        # Light adds up in the dark and saturates in the bright.
+        lit = 1 - (1 - lit) * (1 - _lamp(salient[0]))
+    return (lit * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _lamp(salient: Tensor) -> Tensor:
+    """The light of one lamp: (3, S, S) in [0, 1]."""
+    height, width = salient.shape
+    side = max(height, width)
+    y, x = _place(salient)
+    dy = (torch.arange(height) - y).view(-1, 1) / side
+    dx = (torch.arange(width) - x) / side
+    distance = (dy.square() + dx.square()).sqrt()
+    core = _log_uniform(*CORE)
+    # A halo that lies flat is light on the ground.
+    squash = _log_uniform(1, 4)
+    reach = ((dy * squash).square() + dx.square()).sqrt()
+    glow = _uniform(*HALO_STRENGTH) * (-reach / _log_uniform(*HALO)).exp()
+    if _uniform(0, 1) < 0.5:
+        rays = RAYS[int(torch.randint(len(RAYS), ()))]
+        angle = torch.atan2(dy, dx) + _uniform(0, 2 * math.pi)
+        # The distance from the nearest ray's line, so that rays are as thin far out as close by.
+        beside = distance * torch.sin(angle * rays / 2).abs() * 2 / rays
+        glow = torch.maximum(
+            glow,
+            (-beside / (core * 0.3)).exp() * (-distance / (core * _uniform(2, 8))).exp(),
+        )
+    warmth = _uniform(0, 1)
+    colour = torch.tensor([1.0, 0.95 - 0.35 * warmth, 1 - 0.8 * warmth]).view(3, 1, 1)
+    if _uniform(0, 1) < 0.2:
+        colour = colour.flip(0)
+    burnt_out = (1.5 * (-(distance / core).square()).exp()).clamp(max=1)
+    return torch.maximum(glow * colour, burnt_out.expand(3, -1, -1)).clamp(0, 1)
+
+
+def _place(salient: Tensor) -> tuple[int, int]:
+    """A random (row, column), beside the object where a few tries find one."""
+    height, width = salient.shape
+    row = column = 0
+    for _ in range(OUTSIDE_TRIES):
+        row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        if salient[row, column] < 0.25:
+            break
+    return row, column
+
+
+def _uniform(low: float, high: float) -> float:
+    return low + (high - low) * torch.rand(()).item()
+
+
+def _log_uniform(low: float, high: float) -> float:
+    return math.exp(_uniform(math.log(low), math.log(high)))
