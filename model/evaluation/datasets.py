@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.errors import DatasetError
-from model.evaluation.maps import UnreadableError, opened
-from model.imaging import IMAGE_SUFFIXES, displayed_size
+from model.evaluation.maps import UnreadableError, opened, read_truth
+from model.imaging import IMAGE_SUFFIXES, as_displayed
 
 
 class Layout(NamedTuple):
@@ -100,10 +100,10 @@ class Pairs:
 def find_pairs(folder: Path) -> Pairs:
     """Pair the photos and masks of `folder`, which is in one of `LAYOUTS`.
 
-    Every file is decoded once, in threads, so that a run of hours does not meet a truncated file
-    in its middle. A file that is broken, has no partner or another size than its partner is
-    skipped and named. Raises `DatasetError` when nothing is left, saying which layouts are known,
-    and for a folder of these that cannot be read.
+    Every file is read once as a run will read it, in threads, so that none of hours meets a
+    truncated file in its middle. A file that is broken, has no partner or another size than its
+    partner is skipped and named. Raises `DatasetError` when nothing is left, saying which layouts
+    are known, and for a folder of these that cannot be read.
     """
     check_folder(folder)
     found = next(_layouts_in(folder, LAYOUTS), None)
@@ -206,15 +206,11 @@ def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Pa
 def _fault(pair: Pair) -> tuple[Path, str] | None:
     try:
         with opened(pair.image) as image:
-            image.load()
-            size = displayed_size(image)
-        with opened(pair.mask) as mask:
-            mask.load()
-            mask_size = displayed_size(mask)
+            w, h = as_displayed(image).size
+        mask_h, mask_w = read_truth(pair.mask).shape
     except UnreadableError as error:
         return error.path, error.reason
-    if size != mask_size:
-        (w, h), (mask_w, mask_h) = size, mask_size
+    if (w, h) != (mask_w, mask_h):
         return pair.mask, f"is {mask_w}x{mask_h}, its image is {w}x{h}"
     return None
 

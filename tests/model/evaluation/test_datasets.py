@@ -100,6 +100,15 @@ def test_a_text_file_called_png_is_skipped_and_named(tmp_path):
     assert "cannot identify" in reason
 
 
+def test_a_cutout_in_place_of_a_mask_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    cutout = tmp_path / "mask" / "a.png"
+    Image.new("RGBA", SIZE, (200, 100, 50, 0)).save(cutout)
+    [(path, reason)] = find_pairs(tmp_path).skipped
+    assert path == cutout
+    assert "is a cutout and not a mask" in reason
+
+
 def test_a_mask_of_another_size_is_skipped_with_both_sizes(tmp_path):
     write_pairs(tmp_path, Layout("image", "mask"))
     Image.new("L", (5, 4)).save(tmp_path / "mask" / "a.png")
