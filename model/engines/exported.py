@@ -84,6 +84,12 @@ def read_info(folder: Path) -> ExportInfo:
     damaged = [name for name in FILES if info.files.get(name) != found[name]]
     if damaged:
         raise CheckpointError(f"{folder} is damaged: {', '.join(damaged)} changed since the export")
+    height, width = read_reference(folder).shape
+    if (height, width) != (info.input_size, info.input_size):
+        raise CheckpointError(
+            f"{folder / INFO}, input_size: {info.input_size}, "
+            f"but the network's masks are {width}x{height}"
+        )
     return info
 
 

@@ -77,6 +77,7 @@ def test_the_shipped_export_is_that_of_the_shipped_weights() -> None:
         (lambda folder: edit(folder, colour="red"), "colour: Unexpected"),
         (lambda folder: edit(folder, input_size="320"), "input_size: Input should be a valid int"),
         (lambda folder: edit(folder, input_size=0), "input_size: Input should be greater than 0"),
+        (lambda folder: edit(folder, input_size=SIZE + 32), "but the network's masks are"),
         (lambda folder: edit(folder, files=[]), "files: Input should be a valid dict"),
     ],
 )
