@@ -10,6 +10,7 @@ Every function draws from torch's global generator, as torchvision's transforms 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +26,11 @@ CORE = (0.004, 0.03)
 """Radius of a lamp, relative to the photo's side."""
 HALO = (0.03, 0.3)
 """How far its halo reaches, likewise: there it is down to 1/e."""
-HALO_STRENGTH = (0.1, 0.8)
+HALO_STRENGTH = (0.05, 0.6)
+DAYLIGHT = 1.2
+"""The most light that lamps give, relative to that in the photo."""
+LIGHT = (0.0, 2.0)
+"""How brightly a lamp lights what stands beside it, relative to daylight."""
 RAYS = (4, 6, 8, 12)
 """How many rays a lens draws around a lamp, one of these numbers; half of the lamps have none."""
 OUTSIDE_TRIES = 16
@@ -44,45 +49,55 @@ def add_lamps(photo: Tensor, mask: Tensor) -> Tensor:
     """
     lit = photo.float() / 255
     salient = mask.float() / 255
+    lamps = [_lamp(salient[0]) for _ in range(1 + int(torch.randint(MOST_LAMPS, ())))]
     if _uniform(0, 1) < NIGHT:
         # At most half of a channel's light goes, and blue is kept, as dusk keeps it.
         tint = torch.tensor([_uniform(0.5, 1), _uniform(0.5, 1), 1.0]).view(3, 1, 1)
         ground = lit ** _uniform(*GROUND_GAMMA) * tint
+        # Near a lamp things show in its light.
+        ground = torch.minimum(lit * DAYLIGHT, ground + lit * sum(lamp.light for lamp in lamps))
         lit = ground + (lit ** _uniform(*OBJECT_GAMMA) - ground) * salient
-    for _ in range(1 + int(torch.randint(MOST_LAMPS, ()))):
+    for lamp in lamps:
         # Light adds up in the dark and saturates in the bright.
-        lit = 1 - (1 - lit) * (1 - _lamp(salient[0]))
+        lit = 1 - (1 - lit.clamp(max=1)) * (1 - lamp.seen)
     return (lit * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _lamp(salient: Tensor) -> Tensor:
-    """The light of one lamp: (3, S, S) in [0, 1]."""
+class _Lamp(NamedTuple):
+    seen: Tensor
+    """What the camera sees of it: core, rays and halo. (3, S, S) in [0, 1]."""
+    light: Tensor
+    """What falls on the things around it. (3, S, S) from 0."""
+
+
+def _lamp(salient: Tensor) -> _Lamp:
     height, width = salient.shape
     side = max(height, width)
     y, x = _place(salient)
     dy = (torch.arange(height) - y).view(-1, 1) / side
     dx = (torch.arange(width) - x) / side
     distance = (dy.square() + dx.square()).sqrt()
-    core = _log_uniform(*CORE)
-    # A halo that lies flat is light on the ground.
+    warmth = _uniform(0, 1)
+    colour = torch.tensor([1.0, 0.95 - 0.35 * warmth, 1 - 0.8 * warmth]).view(3, 1, 1)
+    if _uniform(0, 1) < 0.2:
+        colour = colour.flip(0)
+    # Light on the ground lies flat.
     squash = _log_uniform(1, 4)
-    reach = ((dy * squash).square() + dx.square()).sqrt()
-    glow = _uniform(*HALO_STRENGTH) * (-reach / _log_uniform(*HALO)).exp()
+    reach = ((dy * squash).square() + dx.square()).sqrt() / _log_uniform(*HALO)
+    glow = _uniform(*HALO_STRENGTH) * (-reach).exp()
+    core = _log_uniform(*CORE)
     if _uniform(0, 1) < 0.5:
         rays = RAYS[int(torch.randint(len(RAYS), ()))]
         angle = torch.atan2(dy, dx) + _uniform(0, 2 * math.pi)
         # The distance from the nearest ray's line, so that rays are as thin far out as close by.
         beside = distance * torch.sin(angle * rays / 2).abs() * 2 / rays
-        glow = torch.maximum(
-            glow,
-            (-beside / (core * 0.3)).exp() * (-distance / (core * _uniform(2, 8))).exp(),
-        )
-    warmth = _uniform(0, 1)
-    colour = torch.tensor([1.0, 0.95 - 0.35 * warmth, 1 - 0.8 * warmth]).view(3, 1, 1)
-    if _uniform(0, 1) < 0.2:
-        colour = colour.flip(0)
+        fading = (-distance / (core * _uniform(2, 8))).exp()
+        glow = torch.maximum(glow, (-beside / (core * 0.3)).exp() * fading)
     burnt_out = (1.5 * (-(distance / core).square()).exp()).clamp(max=1)
-    return torch.maximum(glow * colour, burnt_out.expand(3, -1, -1)).clamp(0, 1)
+    return _Lamp(
+        seen=torch.maximum(glow * colour, burnt_out.expand(3, -1, -1)).clamp(0, 1),
+        light=_uniform(*LIGHT) * (-reach / _uniform(1, 3)).exp() * colour,
+    )
 
 
 def _place(salient: Tensor) -> tuple[int, int]:

@@ -54,12 +54,32 @@ def test_at_night_what_is_around_the_object_is_darker_than_it(
 ) -> None:
     monkeypatch.setattr(lamps, "NIGHT", 1.0)
     monkeypatch.setattr(lamps, "MOST_LAMPS", 1)
+    monkeypatch.setattr(lamps, "LIGHT", (0.0, 0.0))
     monkeypatch.setattr(lamps, "OBJECT_GAMMA", (1.0, 1.0))
     photo, mask = scene()
     for _ in range(10):
         lit = add_lamps(photo, mask).float()
         assert lit[OBJECT].median() >= 120
         assert lit[:, :, :40].median() < 120
+
+
+def test_at_night_things_show_near_a_lamp_in_its_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lamps, "NIGHT", 1.0)
+    monkeypatch.setattr(lamps, "HALO_STRENGTH", (0.0, 0.0))
+    photo, mask = scene()
+    photo[:, ::2] = 60
+    levels = []
+    for light in (0.0, 2.0):
+        monkeypatch.setattr(lamps, "LIGHT", (light, light))
+        torch.manual_seed(5)
+        levels.append(add_lamps(photo, mask).float())
+    dark, light_up = (level[:, :, :40] for level in levels)
+    assert (light_up >= dark).all()
+    assert light_up.mean() > dark.mean() + 10
+    # The things themselves, not a veil over them: the stripes differ more than in the dark.
+    stripes = [(one[:, 1::2] - one[:, ::2]).median() for one in (dark, light_up)]
+    assert stripes[1] > stripes[0]
+    assert torch.equal(levels[0][OBJECT], levels[1][OBJECT])
 
 
 def test_no_lamp_stands_on_the_object() -> None:
