@@ -33,6 +33,10 @@ LIGHT = (0.0, 2.0)
 """How brightly a lamp lights what stands beside it, relative to daylight."""
 RAYS = (4, 6, 8, 12)
 """How many rays a lens draws around a lamp, one of these numbers; half of the lamps have none."""
+NEAR = 0.5
+"""Probability that a lamp stands near the object; else it stands anywhere."""
+NEARNESS = 0.08
+"""How far that is: the standard deviation, relative to the photo's side."""
 OUTSIDE_TRIES = 16
 """Random places that are looked at for one beside the object."""
 
@@ -103,9 +107,16 @@ def _lamp(salient: Tensor) -> _Lamp:
 def _place(salient: Tensor) -> tuple[int, int]:
     """A random (row, column), beside the object where a few tries find one."""
     height, width = salient.shape
+    # Those who light an object put their lamps at its foot.
+    near = (salient > 0.5).nonzero() if _uniform(0, 1) < NEAR else salient.new_empty(0, 2)
     row = column = 0
     for _ in range(OUTSIDE_TRIES):
-        row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        if len(near):
+            there = near[int(torch.randint(len(near), ()))]
+            y, x = (there + torch.randn(2) * NEARNESS * max(height, width)).round().int().tolist()
+            row, column = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+        else:
+            row, column = int(torch.randint(height, ())), int(torch.randint(width, ()))
         if salient[row, column] < 0.25:
             break
     return row, column

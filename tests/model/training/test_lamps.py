@@ -89,6 +89,19 @@ def test_no_lamp_stands_on_the_object() -> None:
     assert len(set(places)) > 100
 
 
+def test_lamps_stand_near_the_object_as_often_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    salient = torch.zeros(SIDE, SIDE)
+    salient[:20, :20] = 1
+    beyond = []
+    for near in (0.0, 1.0):
+        monkeypatch.setattr(lamps, "NEAR", near)
+        places = [lamps._place(salient) for _ in range(200)]
+        assert all(salient[place] == 0 for place in places)
+        beyond.append(sum(max(place) > SIDE / 2 for place in places))
+    assert beyond[0] > 100
+    assert beyond[1] == 0
+
+
 def test_an_object_that_fills_its_photo_is_lit_all_the_same() -> None:
     photo, mask = scene()
     assert add_lamps(photo, torch.full_like(mask, 255)).shape == photo.shape
