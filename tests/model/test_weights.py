@@ -21,8 +21,6 @@ from model.predictor import Predictor
 
 MASKS = Path(__file__).parents[1] / "data" / "masks"
 CARD = DEFAULT_CHECKPOINT.parent / "README.md"
-ROCKET = 0.47
-"""Short of what the others reach: the map takes in its lit pad."""
 
 
 @pytest.fixture(scope="module")
@@ -58,16 +56,11 @@ def overlap(predictor: Predictor, name: str) -> float:
     return float((found & truth).sum() / (found | truth).sum())
 
 
-@pytest.mark.parametrize(("name", "least"), [("chelsea", 0.8), ("coffee", 0.9), ("rocket", ROCKET)])
+@pytest.mark.parametrize(("name", "least"), [("chelsea", 0.8), ("coffee", 0.9), ("rocket", 0.8)])
 def test_masks_agree_with_those_drawn_by_hand(
     overlaps: dict[str, float], name: str, least: float
 ) -> None:
     assert overlaps[name] >= least
-
-
-@pytest.mark.xfail(reason="the model card says why these weights miss it", strict=True)
-def test_the_rocket_is_found_as_well_as_the_others(overlaps: dict[str, float]) -> None:
-    assert overlaps["rocket"] >= 0.8
 
 
 def test_the_model_card_tells_these_overlaps(overlaps: dict[str, float]) -> None:
