@@ -9,12 +9,12 @@ Every function draws from torch's global generator, as torchvision's transforms 
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
+
+from model.training.draws import log_uniform, uniform
 
 SURE = (64, 192)
 """Grey levels of a mask below which a pixel is surely ground, above which surely object."""
@@ -90,10 +90,10 @@ def find_ground(mask: Image.Image) -> Box | None:
     sums = np.pad(np.asarray(mask, dtype=np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     width, height = mask.size
     for _ in range(GROUND_TRIES):
-        w = round(width * _uniform(LEAST_GROUND, 1))
-        h = round(height * _uniform(LEAST_GROUND, 1))
-        left = round(_uniform(0, width - w))
-        top = round(_uniform(0, height - h))
+        w = round(width * uniform(LEAST_GROUND, 1))
+        h = round(height * uniform(LEAST_GROUND, 1))
+        left = round(uniform(0, width - w))
+        top = round(uniform(0, height - h))
         right, bottom = left + w, top + h
         total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
         if total <= MOST_SALIENT * 255 * w * h:
@@ -107,13 +107,13 @@ def compose(ground: Layers, cutout: Layers, size: int) -> Layers:
     Regions of the object get labels of their own, beyond the ground's.
     """
     ground = ground.resize((size, size))
-    long = size * _uniform(*LENGTH)
-    short = long * math.exp(_uniform(math.log(SLIMNESS), 0))
-    width, height = (long, short) if _uniform(0, 1) < 0.5 else (short, long)
+    long = size * uniform(*LENGTH)
+    short = long * log_uniform(SLIMNESS, 1)
+    width, height = (long, short) if uniform(0, 1) < 0.5 else (short, long)
     placed = cutout.resize((max(1, round(width)), max(1, round(height))))
-    placed = placed.rotate(_uniform(-TURN_DEG, TURN_DEG))
+    placed = placed.rotate(uniform(-TURN_DEG, TURN_DEG))
     # Up to a quarter of the box may lie outside: objects touch the border in real photos too.
-    left, top = (round(_uniform(-side / 4, size - side * 3 / 4)) for side in placed.photo.size)
+    left, top = (round(uniform(-side / 4, size - side * 3 / 4)) for side in placed.photo.size)
     corner = (left, top)
     photo, mask = ground.photo.copy(), Image.new("L", (size, size))
     photo.paste(placed.photo, corner, placed.mask)
@@ -123,7 +123,3 @@ def compose(ground: Layers, cutout: Layers, size: int) -> Layers:
     own = Image.fromarray(np.asarray(placed.regions) + np.int32(beyond))
     regions.paste(own, corner, placed.mask.point(lambda level: 255 if level >= 128 else 0))
     return Layers(photo, mask, regions)
-
-
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * torch.rand(()).item()

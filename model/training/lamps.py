@@ -15,6 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from model.training.draws import log_uniform, uniform
+
 MOST_LAMPS = 8
 NIGHT = 0.7
 """Probability that the surroundings are darkened; else the lamps burn by day."""
@@ -54,17 +56,17 @@ def add_lamps(photo: Tensor, mask: Tensor) -> Tensor:
     lit = photo.float() / 255
     salient = mask.float() / 255
     lamps = [_lamp(salient[0]) for _ in range(1 + int(torch.randint(MOST_LAMPS, ())))]
-    if _uniform(0, 1) < NIGHT:
+    if uniform(0, 1) < NIGHT:
         # At most half of a channel's light goes, and blue is kept, as dusk keeps it.
-        tint = torch.tensor([_uniform(0.5, 1), _uniform(0.5, 1), 1.0]).view(3, 1, 1)
-        ground = lit ** _uniform(*GROUND_GAMMA) * tint
+        tint = torch.tensor([uniform(0.5, 1), uniform(0.5, 1), 1.0]).view(3, 1, 1)
+        ground = lit ** uniform(*GROUND_GAMMA) * tint
         # Near a lamp things show in its light.
         ground = torch.minimum(lit * DAYLIGHT, ground + lit * sum(lamp.light for lamp in lamps))
-        lit = ground + (lit ** _uniform(*OBJECT_GAMMA) - ground) * salient
+        lit = (ground + (lit ** uniform(*OBJECT_GAMMA) - ground) * salient).clamp(max=1)
     for lamp in lamps:
         # Light adds up in the dark and saturates in the bright.
-        lit = 1 - (1 - lit.clamp(max=1)) * (1 - lamp.seen)
-    return (lit * 255).round().clamp(0, 255).to(torch.uint8)
+        lit = 1 - (1 - lit) * (1 - lamp.seen)
+    return (lit * 255).round().to(torch.uint8)
 
 
 class _Lamp(NamedTuple):
@@ -81,26 +83,26 @@ def _lamp(salient: Tensor) -> _Lamp:
     dy = (torch.arange(height) - y).view(-1, 1) / side
     dx = (torch.arange(width) - x) / side
     distance = (dy.square() + dx.square()).sqrt()
-    warmth = _uniform(0, 1)
+    warmth = uniform(0, 1)
     colour = torch.tensor([1.0, 0.95 - 0.35 * warmth, 1 - 0.8 * warmth]).view(3, 1, 1)
-    if _uniform(0, 1) < 0.2:
+    if uniform(0, 1) < 0.2:
         colour = colour.flip(0)
     # Light on the ground lies flat.
-    squash = _log_uniform(1, 4)
-    reach = ((dy * squash).square() + dx.square()).sqrt() / _log_uniform(*HALO)
-    glow = _uniform(*HALO_STRENGTH) * (-reach).exp()
-    core = _log_uniform(*CORE)
-    if _uniform(0, 1) < 0.5:
+    squash = log_uniform(1, 4)
+    reach = ((dy * squash).square() + dx.square()).sqrt() / log_uniform(*HALO)
+    glow = uniform(*HALO_STRENGTH) * (-reach).exp()
+    core = log_uniform(*CORE)
+    if uniform(0, 1) < 0.5:
         rays = RAYS[int(torch.randint(len(RAYS), ()))]
-        angle = torch.atan2(dy, dx) + _uniform(0, 2 * math.pi)
+        angle = torch.atan2(dy, dx) + uniform(0, 2 * math.pi)
         # The distance from the nearest ray's line, so that rays are as thin far out as close by.
         beside = distance * torch.sin(angle * rays / 2).abs() * 2 / rays
-        fading = (-distance / (core * _uniform(2, 8))).exp()
+        fading = (-distance / (core * uniform(2, 8))).exp()
         glow = torch.maximum(glow, (-beside / (core * 0.3)).exp() * fading)
     burnt_out = (1.5 * (-(distance / core).square()).exp()).clamp(max=1)
     return _Lamp(
-        seen=torch.maximum(glow * colour, burnt_out.expand(3, -1, -1)).clamp(0, 1),
-        light=_uniform(*LIGHT) * (-reach / _uniform(1, 3)).exp() * colour,
+        seen=torch.maximum(glow * colour, burnt_out),
+        light=uniform(*LIGHT) * (-reach / uniform(1, 3)).exp() * colour,
     )
 
 
@@ -108,7 +110,7 @@ def _place(salient: Tensor) -> tuple[int, int]:
     """A random (row, column), beside the object where a few tries find one."""
     height, width = salient.shape
     # Those who light an object put their lamps at its foot.
-    near = (salient > 0.5).nonzero() if _uniform(0, 1) < NEAR else salient.new_empty(0, 2)
+    near = (salient > 0.5).nonzero() if uniform(0, 1) < NEAR else salient.new_empty(0, 2)
     row = column = 0
     for _ in range(OUTSIDE_TRIES):
         if len(near):
@@ -120,11 +122,3 @@ def _place(salient: Tensor) -> tuple[int, int]:
         if salient[row, column] < 0.25:
             break
     return row, column
-
-
-def _uniform(low: float, high: float) -> float:
-    return low + (high - low) * torch.rand(()).item()
-
-
-def _log_uniform(low: float, high: float) -> float:
-    return math.exp(_uniform(math.log(low), math.log(high)))

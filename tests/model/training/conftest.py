@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from model.training.data import Augmentation, SaliencyDataset
 from model.training.losses import LossWeights
 from model.training.sources import TrainingData, load_data
 from model.training.stages import Recipe, Source, Stage
@@ -68,3 +70,25 @@ def recipe() -> Recipe:
 @pytest.fixture(scope="module")
 def data(pristine: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> TrainingData:
     return load_data(recipe, pristine, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def samples(data: TrainingData) -> Callable[..., SaliencyDataset]:
+    """The training pairs as an augmentation varies them, 64 pixels a side.
+
+    `regions` stand in for their superpixels.
+    """
+
+    def varied(
+        augmentation: Augmentation, *, epoch: int = 0, regions: list[Path] | None = None
+    ) -> SaliencyDataset:
+        return SaliencyDataset(
+            data.train,
+            data.train_regions if regions is None else regions,
+            size=64,
+            augmentation=augmentation,
+            seed=1,
+            epoch=epoch,
+        )
+
+    return varied

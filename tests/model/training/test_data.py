@@ -29,19 +29,10 @@ EVERYTHING = Augmentation(
 )
 
 
-def dataset(data: TrainingData, augmentation: Augmentation, *, epoch: int = 0) -> SaliencyDataset:
-    return SaliencyDataset(
-        data.train,
-        data.train_regions,
-        size=64,
-        augmentation=augmentation,
-        seed=1,
-        epoch=epoch,
-    )
-
-
-def test_a_sample_has_its_documented_shapes_and_ranges(data: TrainingData) -> None:
-    sample = dataset(data, EVERYTHING)[0]
+def test_a_sample_has_its_documented_shapes_and_ranges(
+    samples: Callable[..., SaliencyDataset],
+) -> None:
+    sample = samples(EVERYTHING)[0]
     assert sample.image.shape == (3, 64, 64)
     assert sample.image.dtype == torch.uint8
     assert sample.mask.shape == (1, 64, 64)
@@ -50,23 +41,40 @@ def test_a_sample_has_its_documented_shapes_and_ranges(data: TrainingData) -> No
     assert sample.regions.dtype == torch.int64
 
 
-def test_augmentation_follows_from_seed_epoch_and_index_alone(data: TrainingData) -> None:
-    first, again = dataset(data, EVERYTHING)[2], dataset(data, EVERYTHING)[2]
+@pytest.mark.parametrize("index", [0, 2])
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        EVERYTHING,
+        Augmentation(composite=1.0, brightness=0.3, hue=0.1),
+        Augmentation(lamps=1.0, composite=0.5, brightness=0.3),
+    ],
+    ids=["everything", "composite", "lamps"],
+)
+def test_augmentation_follows_from_seed_epoch_and_index_alone(
+    samples: Callable[..., SaliencyDataset], augmentation: Augmentation, index: int
+) -> None:
+    first, again = samples(augmentation)[index], samples(augmentation)[index]
     torch.manual_seed(99)
-    after_other_draws = dataset(data, EVERYTHING)[2]
+    after_other_draws = samples(augmentation)[index]
     for other in (again, after_other_draws):
         assert torch.equal(first.image, other.image)
+        assert torch.equal(first.mask, other.mask)
         assert torch.equal(first.regions, other.regions)
-    assert not torch.equal(first.image, dataset(data, EVERYTHING, epoch=1)[2].image)
+    assert not torch.equal(first.image, samples(augmentation, epoch=1)[index].image)
 
 
-def test_loading_a_sample_leaves_the_global_generator_alone(data: TrainingData) -> None:
+def test_loading_a_sample_leaves_the_global_generator_alone(
+    samples: Callable[..., SaliencyDataset],
+) -> None:
     before = torch.get_rng_state()
-    dataset(data, EVERYTHING)[0]
+    samples(EVERYTHING)[0]
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_photo_mask_and_regions_move_together(data: TrainingData, tmp_path: Path) -> None:
+def test_photo_mask_and_regions_move_together(
+    samples: Callable[..., SaliencyDataset], data: TrainingData, tmp_path: Path
+) -> None:
     # The photo's disc is bright where the mask is set, and a region of its own here; geometry must
     # keep it so.
     discs = []
@@ -75,10 +83,10 @@ def test_photo_mask_and_regions_move_together(data: TrainingData, tmp_path: Path
         discs.append(tmp_path / f"{pair.stem}.png")
         Image.fromarray(disc.astype(np.uint16)).save(discs[-1])
     augmentation = Augmentation(min_crop=0.5, flip=0.5, rotate_deg=10)
-    samples = dataset(replace(data, train_regions=discs), augmentation)
+    moved = samples(augmentation, regions=discs)
     compared = 0
     for index in range(len(data.train)):
-        sample = samples[index]
+        sample = moved[index]
         bright = sample.image[0] > 160
         inside = sample.mask[0] > 127
         region = sample.regions[0] == 1
@@ -92,18 +100,20 @@ def test_photo_mask_and_regions_move_together(data: TrainingData, tmp_path: Path
 
 @pytest.mark.parametrize("setting", ["brightness", "contrast", "saturation", "hue"])
 def test_colours_change_by_each_setting_and_nothing_else_does(
-    setting: str, data: TrainingData
+    setting: str, samples: Callable[..., SaliencyDataset]
 ) -> None:
-    plain = dataset(data, Augmentation())[0]
-    changed = dataset(data, Augmentation(**{setting: 0.5}))[0]
+    plain = samples(Augmentation())[0]
+    changed = samples(Augmentation(**{setting: 0.5}))[0]
     assert not torch.equal(changed.image, plain.image)
     assert torch.equal(changed.mask, plain.mask)
     assert torch.equal(changed.regions, plain.regions)
 
 
-def test_grey_photos_come_as_often_as_asked(data: TrainingData) -> None:
+def test_grey_photos_come_as_often_as_asked(
+    samples: Callable[..., SaliencyDataset], data: TrainingData
+) -> None:
     def is_grey(augmentation: Augmentation, index: int) -> bool:
-        image = dataset(data, augmentation)[index].image
+        image = samples(augmentation)[index].image
         return torch.equal(image[0], image[1]) and torch.equal(image[1], image[2])
 
     everyone = range(len(data.train))
@@ -113,17 +123,19 @@ def test_grey_photos_come_as_often_as_asked(data: TrainingData) -> None:
 
 
 def test_rotation_fills_regions_with_the_ignore_label_and_the_mask_with_nothing(
-    data: TrainingData,
+    samples: Callable[..., SaliencyDataset],
 ) -> None:
-    sample = dataset(data, Augmentation(rotate_deg=30))[1]
+    sample = samples(Augmentation(rotate_deg=30))[1]
     filled = sample.regions == IGNORE
     assert filled.any()
     assert not sample.mask[filled].any()
     assert (sample.regions[~filled] < 100).all()
 
 
-def test_without_augmentation_a_sample_is_the_resized_pair(data: TrainingData) -> None:
-    sample = dataset(data, Augmentation())[0]
+def test_without_augmentation_a_sample_is_the_resized_pair(
+    samples: Callable[..., SaliencyDataset], data: TrainingData
+) -> None:
+    sample = samples(Augmentation())[0]
     mask = Image.open(data.train[0].mask).resize((64, 64), Image.Resampling.BILINEAR)
     difference = np.abs(np.asarray(mask, dtype=int) - sample.mask[0].numpy().astype(int))
     assert difference.max() <= 1
