@@ -45,7 +45,7 @@ format: $(VENV)/.dev
 
 # Writes what the docs take from the code: the tables of settings and errors.
 docs: $(VENV)/.dev
-	$(BIN)/python -m service.reference
+	$(BIN)/python -m purnet_serve.reference
 
 train: $(VENV)/.dev
 	$(BIN)/purnet train --data $(or $(DATA),$(error say where the data is: make train DATA=DIR))/train \
@@ -59,11 +59,11 @@ evaluate: $(VENV)/.dev
 weights: $(VENV)/.dev
 	$(BIN)/purnet convert --half $(foreach file,$(AVERAGE_WITH),--average-with $(file)) \
 		$(or $(lastword $(sort $(wildcard $(RUN)/stage*-best.safetensors))),$(error say which run: make weights RUN=runs/lite0)) \
-		model/weights/purnet-lite0.safetensors
-	rm -rf model/weights/purnet-lite0-openvino
-	$(BIN)/purnet export model/weights/purnet-lite0.safetensors -o model/weights/purnet-lite0-openvino
+		model/purnet/weights/purnet-lite0.safetensors
+	rm -rf model/purnet/weights/purnet-lite0-openvino
+	$(BIN)/purnet export model/purnet/weights/purnet-lite0.safetensors -o model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/python docs/make_picture.py
-	cp $(RUN)/curves.png model/weights/curves.png
+	cp $(RUN)/curves.png docs/weights/curves.png
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.load $(ARGS)

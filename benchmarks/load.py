@@ -23,12 +23,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
-
 from benchmarks.service_under_test import Memory, memory, processors, started
 
 FACTORS = (0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
 SEED = 1
-SAMPLE = Path(__file__).parent.parent / "model" / "weights" / "self_check.png"
+SAMPLE = Path(__file__).parent.parent / "model" / "purnet" / "weights" / "self_check.png"
 TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
 REFUSALS = ("429", "503")
 CLOSED_CLIENTS = 32

@@ -18,15 +18,15 @@ from pathlib import Path
 
 import torch
 
-from model import checkpoint
-from model.checkpoint import CheckpointInfo, load
-from model.engines import openvino
-from model.engines.eager import EagerEngine, to_images, to_maps
-from model.engines.export import export
-from model.engines.parity import agreement, self_check_pixels
-from model.predictor import Maps
-from model.purnet import resize_logits
-from model.variants import build, get
+from purnet.inference import openvino_engine as openvino
+from purnet.inference.openvino_export import export
+from purnet.inference.parity import agreement, self_check_pixels
+from purnet.inference.predictor import Maps
+from purnet.inference.torch_engine import EagerEngine, to_images, to_maps
+from purnet.network import checkpoint
+from purnet.network.checkpoint import CheckpointInfo, load
+from purnet.network.purnet import resize_logits
+from purnet.network.variants import build, get
 
 Way = Callable[[], Maps]
 

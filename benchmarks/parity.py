@@ -17,16 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from model.checkpoint import DEFAULT_CHECKPOINT, load
-from model.engines import openvino
-from model.engines.eager import EagerEngine
-from model.engines.exported import DEFAULT_EXPORT
-from model.engines.parity import agreement
-from model.imaging import IMAGE_SUFFIXES, open_image, to_pixels
-from model.predictor import Engine
-from model.variants import get
-from service.codec import DRAFT_FACTOR, Limits, decode
-from service.settings import Settings
+from purnet.imaging import IMAGE_SUFFIXES, open_image, to_pixels
+from purnet.inference import openvino_engine as openvino
+from purnet.inference.exported import DEFAULT_EXPORT
+from purnet.inference.parity import agreement
+from purnet.inference.predictor import Engine
+from purnet.inference.torch_engine import EagerEngine
+from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load
+from purnet.network.variants import get
+from purnet_serve.images.codec import DRAFT_FACTOR, Limits, decode
+from purnet_serve.settings import Settings
 
 SIZE = get("purnet-lite0").input_size
 JPEG_QUALITY = 90

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import httpx
 
-RUN = "from service.cli import app; app()"
+RUN = "from purnet_serve.cli import app; app()"
 ADDRESS = re.compile(r"ready at (http://\S+)")
 SAMPLE = re.compile(r"^(?P<series>[a-z_]+)(?:\{[^}]*\})? (?P<value>\S+)$")
 

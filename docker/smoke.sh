@@ -17,7 +17,7 @@ cd "$(dirname "$0")/.."
 COMPOSE=${COMPOSE:-docker compose}
 ENGINE=${ENGINE:-docker}
 SERVICES=${SERVICES:-purnet prometheus grafana}
-PHOTO=model/weights/self_check.png
+PHOTO=model/purnet/weights/self_check.png
 
 export COMPOSE_PROJECT_NAME=purnet-smoke
 export PURNET_IMAGE=${IMAGE:-localhost/purnet-serve:smoke}
@@ -122,7 +122,7 @@ await 60 answered "$work/killed" 20
 $ENGINE exec "$(container purnet)" python -c '
 import os, pathlib, signal
 for folder in pathlib.Path("/proc").glob("[0-9]*"):
-    if b"service.workers.child" in (folder / "cmdline").read_bytes():
+    if b"purnet_serve.inference.worker_main" in (folder / "cmdline").read_bytes():
         os.kill(int(folder.name), signal.SIGKILL)
         print("killed", folder.name)
         break

@@ -7,8 +7,8 @@ from pathlib import Path
 import skimage.data
 from PIL import Image
 
-from model.imaging import cutout
-from model.predictor import Predictor
+from purnet.imaging import cutout
+from purnet.inference.predictor import Predictor
 
 HEIGHT = 240
 GAP = 8

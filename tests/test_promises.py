@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+OWN = ROOT / "tests" / "purnet_serve"
 NAMED = re.compile(r"`([\w/]*\.py)?(?:::(test_\w+))?`")
 
 
@@ -21,7 +22,7 @@ def test_a_promise_names_tests_that_exist(row):
     path = None
     for file, test in NAMED.findall(row):
         if file:
-            path = ROOT / file if file.startswith("tests/") else ROOT / "tests" / "service" / file
+            path = ROOT / file if file.startswith("tests/") else OWN / file
         elif not test:
             continue
         assert path is not None

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from service.ceiling import memory_ceiling_bytes
-from service.server import GRACE_S
-from service.settings import MIB, Settings
+from purnet_serve.http.memory_ceiling import memory_ceiling_bytes
+from purnet_serve.http.server import GRACE_S
+from purnet_serve.settings import MIB, Settings
 
 ROOT = Path(__file__).parents[2]
 WORKER_BYTES = 350 * MIB

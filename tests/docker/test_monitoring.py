@@ -104,7 +104,7 @@ def test_grafana_is_told_where_everything_lies() -> None:
 @pytest.fixture(scope="module")
 def service() -> Iterator[ServiceProcess]:
     """The service with its shipped weights on the CPU, metrics on a port of their own."""
-    command = ["-c", "from service.cli import app; app()", "serve", "--device", "cpu"]
+    command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--device", "cpu"]
     with running(command, PURNET_PORT="0", PURNET_METRICS_PORT="0") as process:
         process.await_line("ready at http://", process.lines)
         yield process

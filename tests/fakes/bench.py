@@ -11,11 +11,11 @@ from fake_launch import FakeLaunch, FakeProcess
 from fake_predictor import FACTORY, Act, image, number_in
 from prometheus_client import CollectorRegistry
 
-from service.backends.base import Prediction
-from service.backends.local import LocalBackend
-from service.outcomes import Outcome
-from service.queue_metrics import QueueMetrics
-from service.settings import Settings
+from purnet_serve.inference.backend import Prediction
+from purnet_serve.inference.local import LocalBackend
+from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.observability.labels import Outcome
+from purnet_serve.settings import Settings
 
 SOON_S = 1000.0
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from model.engines.parity import Agreement
-from model.purnet import PurNet
-from model.variants import build
+from purnet.inference.parity import Agreement
+from purnet.network.purnet import PurNet
+from purnet.network.variants import build
 
 SIZE = 64
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from service.backends.base import BackendStats, ModelInfo, Pixels, Prediction
-from service.errors import DeadlineError, ReloadError
+from purnet_serve.errors import DeadlineError, ReloadError
+from purnet_serve.inference.backend import BackendStats, ModelInfo, Pixels, Prediction
 
 INPUT_SIZE = 32
 WAIT_S = 10.0

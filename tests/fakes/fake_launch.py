@@ -8,9 +8,9 @@ import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from service.workers.child import Servant
-from service.workers.launch import Link
-from service.workers.messages import Fault, Refused, Run, decode, encode
+from purnet_serve.inference.protocol import Fault, Refused, Run, decode, encode
+from purnet_serve.inference.spawn import Link
+from purnet_serve.inference.worker_main import Servant
 
 
 class FakeProcess:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model.errors import CheckpointError, DeviceError
-from model.predictor import Maps, OutOfMemoryError
+from purnet.errors import CheckpointError, DeviceError
+from purnet.inference.predictor import Maps, OutOfMemoryError
 
 FACTORY = "fake_predictor:load"
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import httpx
 from fake_backend import WAIT_S, FakeBackend
 
-from service.app import create_app
-from service.door import Door
-from service.metrics import Metrics
-from service.server import Service, listen
-from service.settings import Settings
+from purnet_serve.http.app import create_app
+from purnet_serve.http.context import Door
+from purnet_serve.http.server import Service, listen
+from purnet_serve.observability.http_metrics import Metrics
+from purnet_serve.settings import Settings
 
 
 @dataclass

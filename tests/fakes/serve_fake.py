@@ -10,12 +10,12 @@ import sys
 
 from fake_backend import FakeBackend
 
-from service.backends.base import Pixels, Prediction
-from service.errors import OperatorError
-from service.logs import configure_logging
-from service.metrics import Metrics
-from service.server import run
-from service.settings import Settings
+from purnet_serve.errors import OperatorError
+from purnet_serve.http.server import run
+from purnet_serve.inference.backend import Pixels, Prediction
+from purnet_serve.observability.http_metrics import Metrics
+from purnet_serve.observability.logging import configure_logging
+from purnet_serve.settings import Settings
 
 
 class TellingBackend(FakeBackend):

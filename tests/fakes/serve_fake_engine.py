@@ -6,12 +6,12 @@ import sys
 
 from fake_predictor import FACTORY
 
-from service.backends.local import LocalBackend
-from service.errors import OperatorError
-from service.logs import configure_logging
-from service.metrics import Metrics
-from service.server import run
-from service.settings import Settings
+from purnet_serve.errors import OperatorError
+from purnet_serve.http.server import run
+from purnet_serve.inference.local import LocalBackend
+from purnet_serve.observability.http_metrics import Metrics
+from purnet_serve.observability.logging import configure_logging
+from purnet_serve.settings import Settings
 
 
 def main() -> None:

@@ -63,7 +63,7 @@ def running(
 ) -> Iterator[ServiceProcess]:
     """Run `python ARGUMENTS` with PURNET_* variables; killed at the end if it still lives."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PURNET_")}
-    paths = [str(ROOT), str(ROOT / "tests" / "fakes")]
+    paths = [str(ROOT / place) for place in ("model", "service", "tests/fakes")]
     variables = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **environment}
     with started([sys.executable, *arguments], variables, **popen or {}) as service:
         yield service

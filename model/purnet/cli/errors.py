@@ -1,0 +1,35 @@
+"""How a command says that it cannot do what it was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+UNUSABLE = 2
+"""Exit status of a command that could not begin or go on; a bad command line's as well."""
+
+
+@contextmanager
+def complaints(*, extra: str) -> Iterator[None]:
+    """Turn a `ModelError`, or a package that is not installed, into one sentence and `UNUSABLE`.
+
+    `extra` names the extra of the package that installs what the command needs.
+    """
+    from rich.console import Console
+
+    from purnet.errors import ModelError
+
+    try:
+        yield
+    except ModelError as error:
+        told = str(error)
+        cause: Exception = error
+    except ModuleNotFoundError as error:
+        told = f"{error}: pip install 'purnet-serve[{extra}]'"
+        cause = error
+    else:
+        return
+    Console(stderr=True).print(told, markup=False, style="bold red", soft_wrap=True)
+    raise typer.Exit(UNUSABLE) from cause

@@ -1,0 +1,217 @@
+"""`purnet evaluate`: what was asked, checked and carried out. Imports nothing heavy by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from purnet.cli.errors import complaints
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from purnet.evaluation.plots import Pictures
+    from purnet.evaluation.results import Report
+    from purnet.evaluation.scoring import Case, Cases, MapOf
+
+INCOMPLETE = 1
+"""Exit status when some images were left out."""
+
+
+def evaluate(
+    predictions: Annotated[
+        Path | None, typer.Argument(help="Folder of saved maps, STEM.png each.")
+    ] = None,
+    ground_truth: Annotated[
+        Path | None, typer.Argument(help="Folder of masks with the same stems, or a data set.")
+    ] = None,
+    *,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|DIR",
+            help="Let the model predict a data set and score that: ECSSD, DUT-OMRON, PASCAL-S, "
+            "HKU-IS, DUTS-TE, XPIE, or a folder in a known layout. May be given several times.",
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder the data sets were unpacked in. Default: the current folder."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights to predict with. Default: those this package ships."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or cuda:N. Default: auto.")
+    ] = None,
+    resize: Annotated[
+        bool,
+        typer.Option("--resize", help="Fit saved maps of another size to their truth (bilinear)."),
+    ] = False,
+    json: Annotated[
+        Path | None, typer.Option(help="Write every number, curve and image score here.")
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write report.md, report.json, a precision-recall plot and a contact sheet of "
+            "the best, median and worst maps into this folder."
+        ),
+    ] = None,
+) -> None:
+    """Score saliency maps by the field's measures and by PurNet's own convention.
+
+    Give either PREDICTIONS and GROUND_TRUTH, or --dataset. Every number is printed with its
+    convention; for the data sets of the PurNet paper its numbers stand beside ours.
+
+    Exits 0 when every image was scored, 1 when some were missing or broken (they are named and
+    the rest is scored), and 2 when nothing could be scored or the report not be written.
+    """
+    from rich.console import Console
+
+    of_model = {"--root": root, "--checkpoint": checkpoint, "--device": device}
+    _check_usage(predictions, ground_truth, dataset, of_model, resize=resize)
+    if json is not None:
+        _check_writable("--json", json, folder=False)
+    if report is not None:
+        _check_writable("--report", report, folder=True)
+    errors = Console(stderr=True)
+    with complaints(extra="torch,evaluate"):
+        if predictions is not None and ground_truth is not None:
+            maps, works = _saved(predictions, ground_truth, resize=resize)
+        else:
+            maps, works = _predicted(dataset or [], root, checkpoint, device or "auto")
+        found = _score(maps, works, errors)
+        _hand_over(found, works, json, report)
+    if not all(result.complete for result in found.sets):
+        raise typer.Exit(INCOMPLETE)
+
+
+Works = list[tuple["Cases", "MapOf"]]
+"""Data sets to score, each with what answers its images with a map."""
+
+
+def _check_usage(
+    predictions: Path | None,
+    ground_truth: Path | None,
+    dataset: list[str] | None,
+    of_model: Mapping[str, object],
+    *,
+    resize: bool,
+) -> None:
+    """`of_model` holds, by name, what saved maps have no use for."""
+    if (predictions is None) == (not dataset) or (predictions is None) != (ground_truth is None):
+        raise typer.BadParameter("give either PREDICTIONS and GROUND_TRUTH, or --dataset.")
+    if dataset and resize:
+        raise typer.BadParameter("--resize is for saved maps; the model's have the right size.")
+    if predictions is not None and any(value is not None for value in of_model.values()):
+        raise typer.BadParameter(f"{', '.join(of_model)} go with --dataset.")
+
+
+def _check_writable(option: str, path: Path, *, folder: bool) -> None:
+    """Tell of what could not be written at the end now, as far as it can be known."""
+    try:
+        place = next((part for part in (path, *path.parents) if part.exists()), Path())
+        if place == path and path.is_dir() != folder:
+            is_now, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
+            raise typer.BadParameter(f"{option} {path} is {is_now}; name {wanted}.")
+        reason = None if place == path or place.is_dir() else f"{place} is not a folder"
+        if reason is None and not os.access(place, os.W_OK):
+            reason = f"{place} is read-only"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise typer.BadParameter(f"{option} {path} cannot be written: {reason}.")
+
+
+def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str, Works]:
+    from purnet.evaluation.scoring import folder_cases
+
+    return str(predictions), [folder_cases(predictions, ground_truth, resize=resize)]
+
+
+def _predicted(
+    dataset: list[str], root: Path | None, checkpoint: Path | None, device: str
+) -> tuple[str, Works]:
+    from purnet.data.maps import UInt8Array, UnreadableError, grey_levels
+    from purnet.errors import EvaluationError
+    from purnet.evaluation.scoring import dataset_cases
+    from purnet.imaging import open_image
+    from purnet.inference.predictor import Predictor
+
+    sets = [dataset_cases(wanted, root) for wanted in dataset]
+    if len({found.name for found in sets}) < len(sets):
+        raise EvaluationError("Two of the data sets have the same name; score them one by one.")
+    predictor = Predictor.load(checkpoint, device=device)
+
+    def predicted_map(case: Case) -> UInt8Array:
+        if case.photo is None:
+            raise UnreadableError(case.truth, "has no photo to predict from")
+        try:
+            return grey_levels(predictor.mask(open_image(case.photo)))
+        except FloatingPointError as error:
+            raise UnreadableError(case.photo, f"has no map: {error}") from error
+
+    engine = predictor.engine
+    maps = f"{predictor.variant}, sha256 {predictor.sha256}, {engine.name} on {engine.device}"
+    return maps, [(found, predicted_map) for found in sets]
+
+
+def _score(maps: str, works: Works, console: Console) -> Report:
+    from rich.progress import track
+
+    from purnet.evaluation.results import Report
+    from purnet.evaluation.scoring import score
+
+    results = []
+    for work, map_of in works:
+        todo = track(work.cases, description=work.name, console=console, transient=True)
+        results.append(score(work, map_of, todo))
+    return Report(maps=maps, sets=results)
+
+
+def _hand_over(found: Report, works: Works, json: Path | None, folder: Path | None) -> None:
+    from rich.console import Console
+
+    from purnet.errors import EvaluationError
+    from purnet.evaluation.report import print_report, write_json, write_report
+
+    console = Console()
+    print_report(found, console)
+    try:
+        if json is not None:
+            json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(found, json)
+            console.print(f"Wrote {json}", markup=False, soft_wrap=True)
+        if folder is not None:
+            pictures = {work.name: _pictures(work.cases, map_of) for work, map_of in works}
+            for path in write_report(found, folder, pictures):
+                console.print(f"Wrote {path}", markup=False, soft_wrap=True)
+    except OSError as error:
+        raise EvaluationError(f"The report cannot be written: {error}") from error
+
+
+def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
+    from PIL import Image
+
+    from purnet.data.maps import read_truth
+    from purnet.imaging import open_image
+
+    by_stem = {case.stem: case for case in cases}
+
+    def pictures(stem: str) -> tuple[Image.Image | None, Image.Image, Image.Image]:
+        case = by_stem[stem]
+        photo = None
+        if case.photo is not None:
+            # The photo is only shown: one that is broken leaves its place empty.
+            with suppress(OSError, ValueError, Image.DecompressionBombError):
+                photo = open_image(case.photo)
+        return photo, Image.fromarray(read_truth(case.truth)), Image.fromarray(map_of(case))
+
+    return pictures

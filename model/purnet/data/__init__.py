@@ -1,0 +1,1 @@
+"""Photos, masks and superpixels: what training and evaluation both read."""

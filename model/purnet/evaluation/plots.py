@@ -1,0 +1,103 @@
+"""Pictures of a report: precision over recall, and masks beside photo and truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from purnet.evaluation.results import ScoredImage, SetResult
+
+PLOT_PIXELS = (800, 600)
+"""Width and height of the precision-recall plot."""
+
+CELL_PIXELS = (200, 150)
+"""Width and height a picture of the contact sheet is fitted into."""
+
+EXAMPLES = 3
+"""Images per row of the contact sheet; each is three cells: photo, truth, map."""
+
+_GAP = 8
+_HEADING = 22
+_GROUPS = ("best", "median", "worst")
+_INK, _PAPER = (20, 20, 20), (255, 255, 255)
+
+Pictures = Callable[[str], tuple[Image.Image | None, Image.Image, Image.Image]]
+"""Photo (None where there is none), truth and saliency map of a stem."""
+
+
+def precision_recall_plot(sets: Sequence[SetResult], path: Path) -> None:
+    """Write one PNG of `PLOT_PIXELS` with a curve per data set over the thresholds 1..255.
+
+    Threshold 0 takes every pixel whatever the map says, so it is left out.
+    """
+    dpi = 100
+    figure = Figure(
+        figsize=(PLOT_PIXELS[0] / dpi, PLOT_PIXELS[1] / dpi), dpi=dpi, layout="constrained"
+    )
+    axes = figure.add_subplot()
+    for result in sets:
+        label = f"{result.name} (max F {result.metrics['max_f']:.3f})"
+        axes.plot(result.recall[1:], result.precision[1:], label=label)
+    axes.set(
+        xlabel="recall",
+        ylabel="precision",
+        xlim=(0, 1),
+        ylim=(0, 1),
+        title="Mean of the images at each of 255 thresholds",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    figure.savefig(path)
+
+
+def ranked(scored: Sequence[ScoredImage]) -> dict[str, list[ScoredImage]]:
+    """Up to `EXAMPLES` best, median and worst images by S-measure, none of them twice.
+
+    S is the one measure of a single image that also means something where the truth is empty.
+    """
+    order = sorted(scored, key=lambda image: (-image.s_measure, image.stem))
+    count = min(EXAMPLES, max(1, len(order) // len(_GROUPS)))
+    middle = (len(order) - count) // 2
+    parts = (order[:count], order[middle : middle + count], order[-count:][::-1])
+    shown: set[str] = set()
+    groups: dict[str, list[ScoredImage]] = {}
+    for name, part in zip(_GROUPS, parts, strict=True):
+        groups[name] = [image for image in part if image.stem not in shown]
+        shown.update(image.stem for image in part)
+    return groups
+
+
+def contact_sheet(scored: Sequence[ScoredImage], pictures: Pictures, path: Path) -> None:
+    """Write a PNG with three rows: best, median and worst maps, each beside photo and truth."""
+    width, height = sheet_size()
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=14)
+    row_height = 2 * _HEADING + CELL_PIXELS[1] + _GAP
+    for row, (name, images) in enumerate(ranked(scored).items()):
+        top = _GAP + row * row_height
+        draw.text((_GAP, top), f"{name}: photo | truth | map", fill=_INK, font=font)
+        for column, image in enumerate(images):
+            left = _GAP + column * EXAMPLES * (CELL_PIXELS[0] + _GAP)
+            text = f"{image.stem}   S {image.s_measure:.3f}   MAE {image.mae:.3f}"
+            draw.text((left, top + _HEADING), text, fill=_INK, font=font)
+            for cell, picture in enumerate(pictures(image.stem)):
+                if picture is not None:
+                    x = left + cell * (CELL_PIXELS[0] + _GAP)
+                    sheet.paste(_fitted(picture), (x, top + 2 * _HEADING))
+    sheet.save(path)
+
+
+def sheet_size() -> tuple[int, int]:
+    """Width and height of a contact sheet in pixels; the same for every set."""
+    cells = EXAMPLES * 3
+    width = _GAP + cells * (CELL_PIXELS[0] + _GAP)
+    return width, _GAP + len(_GROUPS) * (2 * _HEADING + CELL_PIXELS[1] + _GAP)
+
+
+def _fitted(picture: Image.Image) -> Image.Image:
+    """The whole picture inside a cell, on grey, so that its black borders can be told apart."""
+    return ImageOps.pad(picture.convert("RGB"), CELL_PIXELS, color=(128, 128, 128))

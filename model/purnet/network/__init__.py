@@ -1,0 +1,1 @@
+"""The network: backbones, pyramids, variants, and checkpoints of them."""

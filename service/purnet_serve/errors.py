@@ -1,0 +1,242 @@
+"""Every error a client can be told about. Each class owns its HTTP status and its stable code.
+
+ServiceError
+├── BadRequestError             400  bad_request
+│   ├── ParameterError          400  bad_parameter
+│   ├── EmptyBodyError          400  empty_body
+│   ├── MalformedBodyError      400  malformed_body
+│   └── MissingImageError       400  missing_image
+├── KeyMissingError             401  key_missing
+├── KeyUnknownError             403  key_unknown
+├── NotFoundError               404  not_found
+├── MethodNotAllowedError       405  method_not_allowed
+├── UploadTimeoutError          408  upload_timeout
+├── BodyTooLargeError           413  body_too_large
+├── UnsupportedMediaError       415  unsupported_media
+│   └── ContentEncodingError    415  unsupported_content_encoding
+├── ImageError                  422  broken_image
+│   ├── TooManyPixelsError      422  too_many_pixels
+│   ├── SideTooLongError        422  side_too_long
+│   └── TooManyScansError       422  too_many_scans
+├── BusyError                   429  too_many_requests
+│   └── TooManyBytesError       429  too_many_bytes
+├── InternalError               500  internal
+│   ├── WorkerError             500  worker_failed
+│   └── NonFiniteError          500  non_finite
+├── NotReadyError               503  not_ready
+├── DrainingError               503  draining
+└── DeadlineError               504  deadline
+
+OperatorError, for the person who runs the service; no client sees it
+├── ReloadError                 the new checkpoint was refused; the old one goes on
+└── StartupError                the service cannot come up at all
+
+`purnet_serve.http.problem_details` turns any ServiceError into an RFC 9457 problem document. The
+first line of each docstring is the "when" of the table in docs/api.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Base of every error that reaches a client.
+
+    `detail` says what was wrong in one sentence a stranger understands; `limit` and `actual`
+    name the bound and the value where there is one; `retry_after_s` becomes `Retry-After`.
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        limit: int | float | str | None = None,
+        actual: int | float | str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.limit = limit
+        self.actual = actual
+        self.retry_after_s = retry_after_s
+
+
+class BadRequestError(ServiceError):
+    """The request is malformed in a way no other code names."""
+
+    status, code, title = 400, "bad_request", "Bad request"
+
+
+class ParameterError(BadRequestError):
+    """A query parameter, form field or header is unknown, given twice or out of range."""
+
+    code, title = "bad_parameter", "Bad parameter"
+
+    def __init__(self, parameter: str, detail: str, *, actual: str | None = None) -> None:
+        super().__init__(detail, actual=actual)
+        self.parameter = parameter
+
+
+class EmptyBodyError(BadRequestError):
+    """The body, or the `image` field in it, has no bytes."""
+
+    code, title = "empty_body", "Empty body"
+
+
+class MalformedBodyError(BadRequestError):
+    """The body does not parse as the multipart form its Content-Type announces."""
+
+    code, title = "malformed_body", "Malformed body"
+
+
+class MissingImageError(BadRequestError):
+    """The multipart form has no field `image`, or more than one image."""
+
+    code, title = "missing_image", "Missing image"
+
+
+class KeyMissingError(ServiceError):
+    """The service asks for an API key and the request carries none."""
+
+    status, code, title = 401, "key_missing", "API key missing"
+
+
+class KeyUnknownError(ServiceError):
+    """The request carries an API key that the service does not know."""
+
+    status, code, title = 403, "key_unknown", "API key unknown"
+
+
+class NotFoundError(ServiceError):
+    """There is nothing at this path."""
+
+    status, code, title = 404, "not_found", "Not found"
+
+
+class MethodNotAllowedError(ServiceError):
+    """The path exists but not for this method; `Allow` names those it takes."""
+
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class UploadTimeoutError(ServiceError):
+    """The body did not arrive within the time for uploads."""
+
+    status, code, title = 408, "upload_timeout", "Upload too slow"
+
+
+class BodyTooLargeError(ServiceError):
+    """The body is larger than the limit, as announced or as counted."""
+
+    status, code, title = 413, "body_too_large", "Body too large"
+
+
+class UnsupportedMediaError(ServiceError):
+    """The bytes are not a JPEG, PNG or WebP image."""
+
+    status, code, title = 415, "unsupported_media", "Not an image we take"
+
+
+class ContentEncodingError(UnsupportedMediaError):
+    """The body is compressed by a Content-Encoding."""
+
+    code, title = "unsupported_content_encoding", "Content-Encoding not supported"
+
+
+class ImageError(ServiceError):
+    """The image is truncated or broken."""
+
+    status, code, title = 422, "broken_image", "Broken image"
+
+
+class TooManyPixelsError(ImageError):
+    """The image has more pixels than the limit, by its header."""
+
+    code, title = "too_many_pixels", "Too many pixels"
+
+
+class SideTooLongError(ImageError):
+    """The image is wider or higher than the limit, by its header."""
+
+    code, title = "side_too_long", "Side too long"
+
+
+class TooManyScansError(ImageError):
+    """The progressive JPEG has more scans than any camera or editor writes."""
+
+    code, title = "too_many_scans", "Too many scans"
+
+
+class BusyError(ServiceError):
+    """As many requests as the service holds are in flight; come again after `Retry-After`."""
+
+    status, code, title = 429, "too_many_requests", "Too many requests in flight"
+
+
+class TooManyBytesError(BusyError):
+    """As many upload bytes as the service holds are in flight; come again after `Retry-After`."""
+
+    code, title = "too_many_bytes", "Too many bytes in flight"
+
+
+class InternalError(ServiceError):
+    """Our fault; the log has the reason under the request's id."""
+
+
+class WorkerError(InternalError):
+    """The process that holds the model failed on this image, twice."""
+
+    code, title = "worker_failed", "Worker failed"
+
+
+class NonFiniteError(InternalError):
+    """The network's output for this image was not a number."""
+
+    code, title = "non_finite", "Output not finite"
+
+
+class NotReadyError(ServiceError):
+    """The model is not loaded (yet, or any more); come again after `Retry-After`."""
+
+    status, code, title = 503, "not_ready", "Not ready"
+
+
+class DrainingError(ServiceError):
+    """The service is shutting down; come again after `Retry-After`."""
+
+    status, code, title = 503, "draining", "Shutting down"
+
+
+class DeadlineError(ServiceError):
+    """The request's time (`X-Timeout-Ms`) was over before its answer was ready."""
+
+    status, code, title = 504, "deadline", "Deadline passed"
+
+
+class OperatorError(Exception):
+    """Base of what the person who runs the service is told; its text is one sentence."""
+
+
+class ReloadError(OperatorError):
+    """The new checkpoint was refused; nothing has changed."""
+
+
+class StartupError(OperatorError):
+    """The service cannot come up: a device that is not there, a checkpoint that does not load."""
+
+
+def tree(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
+    """Every class of the tree that answers a request, by status, then in order of definition."""
+    classes: list[type[ServiceError]] = []
+    stack = list(reversed(base.__subclasses__()))
+    while stack:
+        kind = stack.pop()
+        classes.append(kind)
+        stack.extend(reversed(kind.__subclasses__()))
+    yield from sorted(classes, key=lambda kind: kind.status)

@@ -1,0 +1,259 @@
+"""Run the service: one process that listens, announces itself, and ends when it is told to.
+
+uvicorn parses HTTP. Everything else about a server's life is here, because uvicorn's own handling
+raises a caught SIGTERM again when it is done, so that a clean end would look like a kill.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+
+import uvicorn
+from fastapi import FastAPI
+from prometheus_client import CollectorRegistry, start_http_server
+
+from purnet_serve.errors import DrainingError, OperatorError, StartupError
+from purnet_serve.http.app import create_app
+from purnet_serve.http.context import Door
+from purnet_serve.inference.backend import Backend
+from purnet_serve.observability.http_metrics import Metrics
+from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.settings import Settings, local_url
+
+BACKLOG = 2048
+KEEP_ALIVE_S = 65
+"""Seconds an idle connection stays open: longer than clients and proxies keep theirs (httpx 5,
+nginx 60), so that they close it. When the server does, a request may be on its way already.
+"""
+GRACE_S = 5
+"""Seconds uvicorn waits for connections after every request was answered or aborted."""
+
+log = logging.getLogger("purnet_serve.http.server")
+
+
+def run(
+    settings: Settings, backend: Backend, metrics: Metrics, announce: Callable[[str], None]
+) -> None:
+    """Serve until SIGTERM, SIGINT or the end of the terminal, then drain and return.
+
+    Any other SIGHUP reloads checkpoint and keys. `announce` is called once, when images are
+    taken. Raises `OperatorError` when the service cannot come up.
+    """
+    app = create_app(settings, backend, metrics)
+    with (
+        closing(listen(settings)) as sock,
+        metrics_server(settings, metrics.registry),
+    ):
+        asyncio.run(Service(app, settings, sock, metrics.queue, announce).run())
+
+
+def listen(settings: Settings) -> socket.socket:
+    """Bind the port. Raises `StartupError` when it is taken or not ours to take."""
+    try:
+        sock = socket.create_server(
+            (settings.host, settings.port),
+            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
+            backlog=BACKLOG,
+        )
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
+        ) from error
+    # Accepted sockets inherit both options. asyncio sets the first only on sockets that were made
+    # with an explicit protocol; without it each answer's body waits for the peer's delayed ACK.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # A peer that takes nothing is cut off by the kernel too,
+        # whatever is still in its buffers.
+        timeout_ms = int(settings.send_timeout_s * 1000)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
+    return sock
+
+
+@contextmanager
+def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[int | None]:
+    """`/metrics` in a thread of its own while the context lasts, if a port is set for it.
+
+    Gives the port.
+    """
+    if settings.metrics_port is None:
+        yield None
+        return
+    try:
+        server, thread = start_http_server(settings.metrics_port, settings.host, registry)
+    except OSError as error:
+        raise StartupError(
+            f"cannot listen on metrics port {settings.metrics_port}: {error.strerror}"
+        ) from error
+    try:
+        log.info("metrics", extra={"port": server.server_port})
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def has_terminal() -> bool:
+    """Whether this process has a controlling terminal; one that was closed is none."""
+    try:
+        os.close(_open_terminal())
+    except OSError as error:
+        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
+    return True
+
+
+def in_foreground() -> bool:
+    """Whether this process was started for a person who looks at its terminal."""
+    try:
+        terminal = _open_terminal()
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
+def _open_terminal() -> int:
+    return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, leaving signals alone."""
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+        """Nothing: `Service` owns the signals."""
+        return nullcontext()
+
+
+class Service:
+    """A running service: signals in, requests served, everything ended in order."""
+
+    def __init__(
+        self,
+        app: FastAPI,
+        settings: Settings,
+        sock: socket.socket,
+        metrics: QueueMetrics,
+        announce: Callable[[str], None],
+    ) -> None:
+        self._app = app
+        self._door: Door = app.state.door
+        self._settings = settings
+        self._sock = sock
+        self._metrics = metrics
+        self._announce = announce
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._reloads: set[asyncio.Task[None]] = set()
+        self._in_terminal = False
+        self.uvicorn_config = uvicorn.Config(
+            app,
+            http="h11",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GRACE_S,
+            proxy_headers=bool(settings.trusted_proxies),
+            forwarded_allow_ips=settings.trusted_proxies,
+        )
+        self._server = _Server(self.uvicorn_config)
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises `OperatorError` when the model never comes up."""
+        loop = asyncio.get_running_loop()
+        # A background job may outlive its terminal, and `nohup` asks for that.
+        self._in_terminal = in_foreground() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        async with self._app.router.lifespan_context(self._app):
+            serving = asyncio.create_task(self._server.serve([self._sock]))
+            ready = asyncio.create_task(self._announce_ready())
+            stop = asyncio.create_task(self._stop.wait())
+            try:
+                await asyncio.wait({serving, ready, stop}, return_when=asyncio.FIRST_COMPLETED)
+                if ready.done() and ready.exception() is not None:
+                    self._hurry.set()  # nobody was sent here yet
+                else:
+                    await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
+                await self._drain()
+                await serving
+                if ready.done():
+                    ready.result()
+            finally:
+                for task in (ready, stop, *self._reloads):
+                    task.cancel()
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                    loop.remove_signal_handler(number)
+
+    async def _announce_ready(self) -> None:
+        await self._door.backend.wait_ready()
+        self._announce(local_url(*self._sock.getsockname()[:2]))
+
+    def stop(self) -> None:
+        """First signal: drain. Second: no patience for what is still in flight."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
+
+    def _on_hangup(self) -> None:
+        """Somebody asks for a reload, unless the terminal this was started in was closed."""
+        if self._in_terminal and not has_terminal():
+            self._stop.set()  # not `stop`: some shells pass it on twice, and that is no hurry
+            return
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        try:
+            # What is refused changes nothing: keys count only once the model is there too.
+            keys = self._door.keys.read()
+            info = await self._door.backend.reload()
+            self._door.keys.adopt(keys)
+        except OperatorError as error:
+            self._metrics.reloaded(ok=False)
+            log.error("reload refused", extra={"reason": str(error)})
+        else:
+            self._metrics.reloaded(ok=True)
+            log.info("reloaded", extra={"model": info.version})
+
+    async def _drain(self) -> None:
+        """Not ready at once; then no new connections; then what was accepted gets its time."""
+        admission = self._door.admission
+        admission.leave()
+        self._door.backend.drain()
+        log.info("draining", extra={"requests_in_flight": admission.requests})
+        await self._hurried_within(self._settings.drain_delay_s)
+        admission.drain()
+        self._server.should_exit = True
+        idle = asyncio.create_task(admission.idle())
+        hurry = asyncio.create_task(self._hurry.wait())
+        await asyncio.wait(
+            {idle, hurry},
+            timeout=self._settings.drain_s,
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        idle.cancel()
+        hurry.cancel()
+        admission.abort_all(DrainingError("The service shut down before this request was done."))
+
+    async def _hurried_within(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._hurry.wait()

@@ -1,0 +1,293 @@
+"""The async queue: tickets in, batches out. asyncio only: no torch, no web, no process.
+
+The batcher is work-conserving: a free taker gets everything that waits, up to what it can take.
+It holds tickets back for a moment only while more images are known to be on their way. Everything
+happens in callbacks of one event loop, so there is nothing to lock and nothing to poll; time comes
+from that loop, so a test that owns the loop's clock owns every deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from purnet_serve.errors import DeadlineError, DrainingError, NotReadyError, ServiceError
+from purnet_serve.inference.backend import Pixels, Prediction
+from purnet_serve.observability.labels import Place, Release
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """One queued image. Its future is resolved exactly once, by whoever comes first."""
+
+    number: int
+    """Position in the order of arrival; a retried ticket keeps it."""
+    pixels: Pixels
+    deadline_s: float
+    queued_s: float
+    future: asyncio.Future[Prediction]
+    place: Place = Place.QUEUE
+    alone: bool = False
+    """The batch it was in cost a worker its life: it runs once more, by itself."""
+
+    @property
+    def live(self) -> bool:
+        """Whether anybody still waits for the answer."""
+        return not self.future.done()
+
+    def answer(self, prediction: Prediction) -> bool:
+        """Resolve with a mask; false when the client had stopped waiting."""
+        if self.future.done():
+            return False
+        self.future.set_result(prediction)
+        return True
+
+    def fail(self, error: ServiceError) -> bool:
+        """Resolve with an error; false when the client had stopped waiting."""
+        if self.future.done():
+            return False
+        self.future.set_exception(error)
+        return True
+
+
+@dataclass(eq=False, slots=True)
+class Batch:
+    """Tickets that run together, in the order they arrived."""
+
+    tickets: tuple[Ticket, ...]
+    reason: Release
+    started_s: float
+    """When its device could begin with it, on the loop's clock."""
+    canary: bool = False
+    """A check of an idle worker, not a request."""
+
+    def __len__(self) -> int:
+        return len(self.tickets)
+
+
+class Taker(Protocol):
+    """Something that runs batches: a worker, as far as the queue can see it."""
+
+    @property
+    def limit(self) -> int:
+        """Most images it takes in its next batch; 0 when it takes none now."""
+        ...
+
+    @property
+    def batches(self) -> int:
+        """Batches it has and has not finished."""
+        ...
+
+    def take(self, batch: Batch) -> None:
+        """Run a batch of at most `limit` images; returns at once."""
+        ...
+
+
+class Observer(Protocol):
+    """Who counts the tickets nobody waits for any longer."""
+
+    def expired(self, place: Place) -> None:
+        """A deadline passed."""
+        ...
+
+    def cancelled(self, place: Place) -> None:
+        """A client went away."""
+        ...
+
+
+@dataclass(eq=False, slots=True)
+class Batcher:
+    """First in, first out, in batches as large as the takers and the moment allow."""
+
+    loop: asyncio.AbstractEventLoop
+    """Its clock and its timers are the batcher's."""
+    max_wait_s: float
+    """Longest time a ticket is held back for images that are still being decoded."""
+    observer: Observer
+    takers: list[Taker] = field(default_factory=list)
+
+    _waiting: dict[Ticket, None] = field(default_factory=dict)
+    _open: set[Ticket] = field(default_factory=set)
+    _arrivals: int = 0
+    _upstream: int = 0
+    _held: bool = False
+    _draining: bool = False
+    _closed: str | None = None
+    _empty: asyncio.Event = field(default_factory=asyncio.Event)
+    _wakeup: asyncio.Handle | None = None
+    _hold_timer: asyncio.TimerHandle | None = None
+
+    async def predict(self, pixels: Pixels, deadline_s: float) -> Prediction:
+        """Queue one image and wait for its answer; cancelling the call withdraws the ticket.
+
+        Raises `DeadlineError` on time even while every device is busy, and whatever error the
+        ticket is failed with.
+        """
+        if self._closed is not None:
+            raise DrainingError(self._closed)
+        now = self.loop.time()
+        if deadline_s <= now:
+            self.observer.expired(Place.QUEUE)
+            raise _deadline_error(Place.QUEUE)
+        self._arrivals += 1
+        ticket = Ticket(self._arrivals, pixels, deadline_s, now, self.loop.create_future())
+        timer = self.loop.call_at(deadline_s, self._expire, ticket)
+        self._open.add(ticket)
+        self._waiting[ticket] = None
+        self.wake()
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            # A client that leaves in the turn its answer comes was answered.
+            if ticket.future.cancelled():
+                self.observer.cancelled(ticket.place)
+            raise
+        finally:
+            timer.cancel()
+            self._waiting.pop(ticket, None)
+            self._open.discard(ticket)
+            self._note_empty()
+
+    def expect(self, images: int) -> None:
+        """Add `images` (may be negative) to the number known to be on their way here."""
+        self._upstream += images
+        self._note_empty()
+        self.wake()
+
+    def requeue(self, tickets: Iterable[Ticket]) -> None:
+        """Put tickets that no device answered back where their arrival places them."""
+        for ticket in tickets:
+            ticket.place = Place.QUEUE
+            self._waiting[ticket] = None
+        self._waiting = dict.fromkeys(sorted(self._waiting, key=lambda ticket: ticket.number))
+        self.wake()
+
+    def wake(self) -> None:
+        """Look again, once the callbacks that are due now have run.
+
+        Deferred, so that images which finish decoding in the same turn of the loop leave together.
+        """
+        if self._wakeup is None:
+            self._wakeup = self.loop.call_soon(self._release)
+
+    def hold(self) -> None:
+        """Release nothing until `resume`."""
+        self._held = True
+
+    def resume(self) -> None:
+        """Release again."""
+        self._held = False
+        self.wake()
+
+    def drain(self) -> None:
+        """Stop waiting for company: what is queued leaves as soon as a taker is free."""
+        self._draining = True
+        self.wake()
+
+    async def emptied(self) -> None:
+        """Wait until no ticket is open and none is on its way."""
+        self._empty.clear()
+        self._note_empty()
+        await self._empty.wait()
+
+    def give_up(self, reason: str) -> None:
+        """Fail what is in the queue with `NotReadyError`: no device is there to take it."""
+        for ticket in self._waiting:
+            ticket.fail(NotReadyError(reason))
+
+    def close(self, reason: str) -> None:
+        """Fail every open ticket, on a device or not, with `DrainingError`, and refuse new ones."""
+        self._closed = reason
+        for ticket in self._open:
+            ticket.fail(DrainingError(reason))
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+
+    @property
+    def queued(self) -> int:
+        """Tickets in the queue; may be read from any thread."""
+        return len(self._waiting)
+
+    @property
+    def in_flight(self) -> int:
+        """Tickets that wait for an answer, in the queue or on a device."""
+        return len(self._open)
+
+    @property
+    def oldest_s(self) -> float:
+        """Age of the oldest ticket in the queue, 0 for none; may be read from any thread."""
+        # Copied in one step of the interpreter: the metrics server reads from its own thread.
+        waiting = tuple(self._waiting)
+        return max(0.0, self.loop.time() - waiting[0].queued_s) if waiting else 0.0
+
+    def _release(self) -> None:
+        self._wakeup = None
+        while not self._held and self._waiting and (taker := self._free_taker()) is not None:
+            self._drop_dead()
+            if not self._waiting:
+                return
+            first = next(iter(self._waiting))
+            limit = 1 if first.alone else taker.limit
+            reason = self._reason_to_release(first, limit)
+            if reason is None:
+                return
+            # A busy taker with room to spare is fed ahead only with full batches: anything less
+            # would tie tickets to it that a taker about to come free could run in one batch.
+            if taker.batches and reason is not Release.FULL:
+                return
+            taker.take(Batch(self._pop(limit), reason, self.loop.time()))
+
+    def _free_taker(self) -> Taker | None:
+        free = (taker for taker in self.takers if taker.limit)
+        return min(free, key=lambda taker: taker.batches, default=None)
+
+    def _drop_dead(self) -> None:
+        """Keep what is cancelled, and what expires in this very turn, off the device."""
+        now = self.loop.time()
+        for ticket in tuple(self._waiting):
+            if ticket.deadline_s <= now:
+                self._expire(ticket)
+            elif not ticket.live:
+                del self._waiting[ticket]
+
+    def _reason_to_release(self, first: Ticket, limit: int) -> Release | None:
+        if len(self._waiting) >= limit:
+            return Release.FULL
+        if self._draining:
+            return Release.DRAIN
+        if self._upstream <= 0:
+            return Release.NOTHING_UPSTREAM
+        patience_ends_s = first.queued_s + self.max_wait_s
+        if self.loop.time() >= patience_ends_s:
+            return Release.WAITED
+        if self._hold_timer is not None:
+            self._hold_timer.cancel()
+        self._hold_timer = self.loop.call_at(patience_ends_s, self.wake)
+        return None
+
+    def _pop(self, limit: int) -> tuple[Ticket, ...]:
+        popped: list[Ticket] = []
+        for ticket in self._waiting:
+            if len(popped) == limit or (ticket.alone and popped):
+                break
+            popped.append(ticket)
+        for ticket in popped:
+            del self._waiting[ticket]
+            ticket.place = Place.DEVICE
+        return tuple(popped)
+
+    def _expire(self, ticket: Ticket) -> None:
+        self._waiting.pop(ticket, None)
+        if ticket.fail(_deadline_error(ticket.place)):
+            self.observer.expired(ticket.place)
+
+    def _note_empty(self) -> None:
+        if not self._open and self._upstream <= 0:
+            self._empty.set()
+
+
+def _deadline_error(place: Place) -> DeadlineError:
+    where = "in the queue" if place is Place.QUEUE else "on the device"
+    return DeadlineError(f"The deadline passed while the image was {where}.")

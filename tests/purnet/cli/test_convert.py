@@ -1,0 +1,127 @@
+"""`purnet convert`: other layouts in, means of several, and where nothing can be written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from purnet.cli.app import app
+from purnet.digest import sha256_of
+from purnet.errors import CheckpointError
+from purnet.network.checkpoint import CheckpointInfo, convert, load, read, save
+
+pytestmark = pytest.mark.needs_torch
+
+LITE = CheckpointInfo(variant="purnet-lite0", input_size=320, attention=True)
+State = dict[str, Tensor]
+
+
+def test_convert(tmp_path: Path, pth: Callable[[Any], Path], stage1: State) -> None:
+    source, target = pth(stage1), tmp_path / "stage1.safetensors"
+
+    result = CliRunner().invoke(app, ["convert", str(source), str(target)])
+
+    assert result.exit_code == 0, result.output
+    with safe_open(target, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["variant"] == "purnet-resnet50"
+    assert metadata["input_size"] == "320"
+    assert json.loads(metadata["attention"]) is False
+    assert metadata["source_sha256"] == sha256_of(source)
+    converted, wanted = load(target).state_dict(), load(source).state_dict()
+    assert converted.keys() == wanted.keys()
+    assert all(torch.equal(converted[name], tensor) for name, tensor in wanted.items())
+
+
+def test_convert_says_what_is_wrong(tmp_path: Path, pth: Callable[[Any], Path]) -> None:
+    source = pth(nn.Linear(2, 2).state_dict())
+
+    result = CliRunner().invoke(app, ["convert", str(source), str(tmp_path / "out.safetensors")])
+
+    assert result.exit_code == 2
+    assert "2 extra (weight, bias)" in result.output
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_convert_says_where_it_cannot_write(tmp_path: Path, lite: State) -> None:
+    source = tmp_path / "a.safetensors"
+    save(lite, source, LITE, half=False)
+
+    for target, told in ((tmp_path / "no" / "b", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(CheckpointError, match=f"cannot be written: {told}"):
+            convert(source, target, half=False)
+
+
+def test_the_mean_of_three(tmp_path: Path, lite: State) -> None:
+    """By the command; what is equal in all stays what it is, to the last bit."""
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for number, path in enumerate(paths):
+        state = {
+            name: tensor + number if name.startswith("promotion") else tensor
+            for name, tensor in lite.items()
+        }
+        save(state, path, LITE, half=False)
+    target = tmp_path / "mean.safetensors"
+    first, *others = map(str, paths)
+    flags = [word for other in others for word in ("--average-with", other)]
+
+    result = CliRunner().invoke(app, ["convert", first, str(target), *flags])
+
+    assert result.exit_code == 0, result.output
+    info, found = read(target)
+    assert info.notes["source"] == "0.safetensors, 1.safetensors, 2.safetensors"
+    assert info.notes["source_sha256"] == ", ".join(map(sha256_of, paths))
+    for name, tensor in lite.items():
+        moved = name.startswith("promotion") and tensor.is_floating_point()
+        if moved:
+            torch.testing.assert_close(found[name], tensor + 1)
+        else:
+            assert torch.equal(found[name], tensor), name
+
+
+def test_a_mean_is_not_trained_as_one_of_its_parts_was(tmp_path: Path, lite: State) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    for path in (one, other):
+        save(lite, path, replace(LITE, notes={"trained": "somehow"}), half=False)
+
+    alone = convert(one, tmp_path / "alone.safetensors", half=False)
+    mean = convert(one, tmp_path / "mean.safetensors", half=False, average_with=[other])
+
+    assert alone.notes["trained"] == "somehow"
+    assert mean.notes.keys() == {"source", "source_sha256"}
+
+
+def test_no_mean_of_different_networks(
+    tmp_path: Path, lite: State, random_state: Callable[..., State]
+) -> None:
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    save(lite, one, LITE, half=False)
+    state = random_state("purnet-lite0", attention=False)
+    save(state, other, replace(LITE, attention=False), half=False)
+    target = tmp_path / "mean.safetensors"
+
+    with pytest.raises(CheckpointError, match=r"other.* without attentions, not .* with atten"):
+        convert(one, target, half=False, average_with=[other])
+
+    assert not target.exists()
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path, lite: State) -> None:
+    source, pipe = tmp_path / "a.safetensors", tmp_path / "pipe"
+    save(lite, source, LITE, half=False)
+    os.mkfifo(pipe)
+
+    with pytest.raises(CheckpointError, match="is no file"):
+        convert(source, pipe, half=False)
+
+    assert pipe.is_fifo()

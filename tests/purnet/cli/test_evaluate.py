@@ -1,0 +1,257 @@
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import typer
+from folders import lock
+from PIL import Image
+from typer.testing import CliRunner
+
+from purnet.cli.evaluate import evaluate
+from purnet.errors import CheckpointError
+from purnet.evaluation.results import Report
+from purnet.inference import predictor
+
+app = typer.Typer()
+app.command()(evaluate)
+runner = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+
+
+@dataclass
+class FakeEngine:
+    name: str = "fake"
+    device: str = "cpu"
+
+
+class BrightnessPredictor:
+    """Says that bright is salient; the photos it is given are already masks."""
+
+    engine = FakeEngine()
+    variant = "purnet-fake"
+    sha256 = "ab" * 32
+    input_size = 8
+
+    def mask(self, image: Image.Image) -> Image.Image:
+        assert image.mode == "RGB"
+        return image.convert("L")
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """What `Predictor.load` was called with; it answers with a fake."""
+    calls = []
+
+    def load(checkpoint=None, *, device="auto"):
+        calls.append((checkpoint, device))
+        return BrightnessPredictor()
+
+    monkeypatch.setattr(predictor.Predictor, "load", load)
+    return calls
+
+
+@pytest.fixture
+def telling(disk):
+    """The data set, its photos being its masks in PNG, so that brightness finds the object."""
+    for mask in disk.truth.iterdir():
+        (disk.dataset / "image" / f"{mask.stem}.jpg").unlink()
+        with Image.open(mask) as image:
+            image.convert("RGB").save(disk.dataset / "image" / mask.name)
+    return disk.dataset
+
+
+def run(*arguments: object):
+    return runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def test_saved_maps_are_scored_printed_and_written(disk, tmp_path):
+    json, folder = tmp_path / "out" / "scores.json", tmp_path / "report"
+    result = run(disk.predictions, disk.truth, "--json", json, "--report", folder)
+    assert result.exit_code == 0, result.output
+    report = Report.model_validate_json(json.read_text())
+    assert report.maps == str(disk.predictions)
+    assert report.sets[0].metrics["purnet_f"] == pytest.approx(0.5)
+    assert re.search(r"F \(PurNet\) ↑ .* 0\.5000 .* threshold ⌊2·mean⌋", result.output)
+    assert {path.name for path in folder.iterdir()} == {
+        "report.md",
+        "report.json",
+        "precision-recall.png",
+        "mask-contact-sheet.png",
+    }
+    assert (folder / "report.json").read_text() == json.read_text()
+
+
+def test_missing_predictions_are_named_and_the_exit_status_says_so(disk):
+    (disk.predictions / "poor.png").unlink()
+    result = run(disk.predictions, disk.truth)
+    assert result.exit_code == 1
+    assert "poor: no prediction" in result.output
+    assert "2 images" in result.output
+
+
+def test_other_sizes_are_an_error_unless_resize(disk):
+    Image.new("L", (20, 15)).save(disk.predictions / "poor.png")
+    refused = run(disk.predictions, disk.truth)
+    assert refused.exit_code == 2
+    assert "poor.png is 20x15, its truth 40x30" in refused.stderr
+    assert run(disk.predictions, disk.truth, "--resize").exit_code == 0
+
+
+def test_the_model_predicts_a_data_set(telling, loaded, tmp_path):
+    json, weights = tmp_path / "scores.json", tmp_path / "w.safetensors"
+    result = run(
+        *("--dataset", telling, "--checkpoint", weights, "--device", "cuda:1"),
+        *("--json", json, "--report", tmp_path / "report"),
+    )
+    assert result.exit_code == 0, result.output
+    assert loaded == [(weights, "cuda:1")]
+    report = Report.model_validate_json(json.read_text())
+    assert report.maps == f"purnet-fake, sha256 {'ab' * 32}, fake on cpu"
+    assert report.sets[0].metrics["mae"] == 0
+
+
+def test_several_sets_of_the_paper_are_scored_in_one_run(telling, loaded, tmp_path):
+    telling.rename(tmp_path / "HKU-IS")
+    ecssd = tmp_path / "sets" / "ECSSD"
+    for part in ("image", "mask"):
+        (ecssd / part).mkdir(parents=True)
+        Image.open(tmp_path / "HKU-IS" / part / "good.png").save(ecssd / part / "a.png")
+    folder = tmp_path / "report"
+    result = run(
+        *("--dataset", "ecssd", "--dataset", "HKU-IS", "--root", tmp_path, "--report", folder)
+    )
+    assert result.exit_code == 0, result.output
+    assert loaded == [(None, "auto")]
+    report = Report.model_validate_json((folder / "report.json").read_text())
+    assert [found.name for found in report.sets] == ["ECSSD", "HKU-IS"]
+    assert [found.images for found in report.sets] == [1, 3]
+    assert (folder / "HKU-IS-contact-sheet.png").exists()
+    assert "As published: Li, Su, Xia, Ma, Tian" in result.output
+
+
+def test_a_broken_photo_is_named_and_the_rest_scored(telling, loaded):
+    (telling / "image" / "good.png").write_bytes(b"broken")
+    result = run("--dataset", telling)
+    assert result.exit_code == 1
+    assert "good.png: cannot be read" in result.output
+
+
+def test_a_photo_the_model_fails_on_is_named_and_the_rest_scored(telling, loaded, monkeypatch):
+    seen = []
+
+    def mask(self, image):
+        seen.append(image)
+        if len(seen) == 1:
+            raise FloatingPointError("the network's output is not finite")
+        return image.convert("L")
+
+    monkeypatch.setattr(BrightnessPredictor, "mask", mask)
+    result = run("--dataset", telling)
+    assert result.exit_code == 1
+    assert "good.png: has no map: the network's output is not finite" in result.output
+    assert "2 images" in result.output
+
+
+def test_two_sets_of_one_name_are_refused(telling, loaded):
+    result = run("--dataset", telling, "--dataset", telling)
+    assert result.exit_code == 2
+    assert "same name" in result.stderr
+    assert loaded == []
+
+
+def test_a_bad_checkpoint_is_one_line_of_error(telling, monkeypatch):
+    def load(checkpoint=None, *, device="auto"):
+        raise CheckpointError("w.pth is truncated.")
+
+    monkeypatch.setattr(predictor.Predictor, "load", load)
+    result = run("--dataset", telling)
+    assert result.exit_code == 2
+    assert result.stderr.strip() == "w.pth is truncated."
+
+
+def test_an_unknown_set_is_an_error_that_says_what_is_known(tmp_path, loaded):
+    result = run("--dataset", "XPIE", "--root", tmp_path)
+    assert result.exit_code == 2
+    assert "XPIE was not found below" in result.stderr
+    assert "image/ + mask/" in result.stderr
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("maps",),
+        ("maps", "truth", "--dataset", "ECSSD"),
+        ("maps", "truth", "--root", "."),
+        ("maps", "truth", "--checkpoint", "w.pth"),
+        ("maps", "truth", "--device", "cpu"),
+        ("--dataset", "ECSSD", "--resize"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_is_refused(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+@pytest.mark.parametrize("place", ["file/x", "file/x/y.json", "locked/x", "read-only/x/y.json"])
+def test_what_could_not_be_written_is_an_error_before_any_work(
+    disk, tmp_path, monkeypatch, option, place
+):
+    (tmp_path / "file").touch()
+    for name in ("locked", "read-only"):
+        (tmp_path / name).mkdir()
+    lock(tmp_path / "locked", monkeypatch)
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path / "read-only")
+    result = run(disk.predictions, disk.truth, option, tmp_path / place)
+    assert result.exit_code == 2
+    assert "cannot be written" in re.sub(r"\W+", " ", result.stderr)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(("option", "name"), [("--json", "folder"), ("--report", "file")])
+def test_a_folder_is_no_file_to_write_and_a_file_no_folder(disk, tmp_path, option, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    result = run(disk.predictions, disk.truth, option, tmp_path / name)
+    assert result.exit_code == 2
+    assert "; name a" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--report"])
+def test_a_full_disk_is_one_line_after_the_numbers(disk, tmp_path, monkeypatch, option):
+    def fail(self, *_arguments, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", fail)
+    result = run(disk.predictions, disk.truth, option, tmp_path / "out")
+    assert result.exit_code == 2
+    assert "F (PurNet)" in result.stdout
+    assert "The report cannot be written: [Errno 28] No space left" in result.stderr
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_help_names_conventions_sets_and_exit_statuses():
+    text = run("--help").output
+    for told in ("XPIE", "--resize", "Exits 0 when every image was scored", "current folder"):
+        assert told in text
+
+
+def test_declaring_the_command_imports_nothing_heavy():
+    heavy = "numpy torch matplotlib py_sod_metrics PIL"
+    code = (
+        "import sys, purnet.cli.evaluate as _;"
+        f"print([name for name in '{heavy}'.split() if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,276 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from folders import lock
+from photos import encoded, scene, unknown_pixel_format
+from PIL import Image, features
+from typer.testing import CliRunner
+
+from purnet.cli.app import app
+from purnet.cli.predict_files import plan, predict_all
+from purnet.errors import ModelError
+from purnet.imaging import open_image
+from purnet.inference.predictor import Maps, Predictor, UInt8Array
+
+SIZE = 32
+
+
+class LeftHalf:
+    """An engine that finds the left half of everything salient, and blanks not finite."""
+
+    name = "fake"
+    device = "cpu"
+
+    def __call__(self, pixels: UInt8Array) -> Maps:
+        masks = np.zeros(pixels.shape[:3], np.uint8)
+        masks[:, :, : SIZE // 2] = 255
+        return Maps(masks=masks, finite=pixels.any(axis=(1, 2, 3)))
+
+
+@pytest.fixture
+def predictor() -> Predictor:
+    reference = np.zeros((SIZE, SIZE), np.uint8)
+    return Predictor(
+        LeftHalf(), variant="fake", sha256="0" * 64, input_size=SIZE, reference=reference
+    )
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    grey = Image.linear_gradient("L").resize((60, 40))
+    for mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"):
+        name = mode.replace(";", "_")
+        suffix = "tif" if mode in {"CMYK", "YCbCr", "I;16", "F", "PA"} else "png"
+        if mode == "PA":
+            grey.convert("RGBA").save(folder / f"{name}.png")
+        elif mode == "I;16":
+            wide = np.asarray(grey).astype(np.uint16) * 257
+            Image.fromarray(wide).save(folder / f"{name}.{suffix}")
+        else:
+            grey.convert("RGB").convert(mode if mode != "F" else "L").convert(mode).save(
+                folder / f"{name}.{suffix}"
+            )
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    grey.convert("RGB").save(folder / "turned.jpg", exif=exif)
+    return folder
+
+
+def ignore(_source: Path, _error: Exception | None) -> None:
+    """A report nobody reads."""
+
+
+def test_every_photo_of_a_folder_gets_a_mask_of_its_displayed_size(
+    photos: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    targets = plan([photos], out)
+    assert predict_all(predictor, targets, with_cutout=False, report=ignore) == []
+    assert len(targets) == 12
+    for source, target in targets.items():
+        assert target == out / f"{source.stem}.png"
+        with Image.open(target) as mask:
+            assert mask.mode == "L"
+            assert mask.size == ((40, 60) if source.stem == "turned" else (60, 40))
+            values = np.asarray(mask)
+        assert values[:, 0].min() == 255
+        assert values[:, -1].max() == 0
+
+
+def test_a_cutout_is_the_photo_with_the_mask_as_its_alpha(
+    photos: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    predict_all(predictor, plan([photos / "RGB.png"], tmp_path), with_cutout=True, report=ignore)
+    with Image.open(tmp_path / "RGB.png") as found:
+        assert found.mode == "RGBA"
+        alpha = np.asarray(found)[..., 3]
+    assert alpha[:, 0].min() == 255
+    assert alpha[:, -1].max() == 0
+
+
+def test_a_broken_photo_is_named_and_the_rest_is_done(
+    photos: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    (photos / "broken.jpg").write_bytes((photos / "turned.jpg").read_bytes()[:200])
+    (photos / "text.png").write_text("not a photo")
+    Image.new("RGB", (9, 9)).save(photos / "not_finite.png")
+    (photos / "odd.bmp").write_bytes(unknown_pixel_format())
+    (photos / "loop.jpg").symlink_to(photos / "loop.jpg")
+    (photos / "nowhere.jpg").symlink_to(photos / "gone.jpg")
+    heard: dict[str, bool] = {}
+    failed = predict_all(
+        predictor,
+        plan([photos], tmp_path / "out"),
+        with_cutout=False,
+        report=lambda source, error: heard.update({source.name: error is None}),
+    )
+    names = {
+        *("broken.jpg", "text.png", "not_finite.png"),
+        *("odd.bmp", "loop.jpg", "nowhere.jpg"),
+    }
+    assert {path.name for path in failed} == names
+    assert {name for name, fine in heard.items() if not fine} == names
+    assert len(heard) == 18
+    assert len(list((tmp_path / "out").iterdir())) == 12
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="Pillow here reads no AVIF")
+def test_a_damaged_avif_is_named(predictor: Predictor, tmp_path: Path) -> None:
+    photo = tmp_path / "x.avif"
+    photo.write_bytes(encoded(scene(), "AVIF").replace(b"pitm", b"xxxx"))
+    targets = plan([photo], tmp_path / "out")
+    assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [photo]
+
+
+def test_a_photo_in_a_folder_that_cannot_be_read_is_named_and_the_rest_is_done(
+    predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, good = tmp_path / "locked" / "x.png", tmp_path / "y.png"
+    hidden.parent.mkdir()
+    for file in (hidden, good):
+        scene().save(file)
+    lock(hidden.parent, monkeypatch)
+    targets = plan([hidden, good], tmp_path / "out")
+    assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [hidden]
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["y.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.png").touch()
+    lock(tmp_path, monkeypatch)
+    with pytest.raises(ModelError, match="cannot be read: Permission denied"):
+        plan([tmp_path], tmp_path / "out")
+
+
+def test_what_is_no_regular_file_is_no_photo_of_a_folder(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "x.png").touch()
+    assert [path.name for path in plan([tmp_path], tmp_path / "out")] == ["x.png"]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (["missing.jpg"], "there is no file or folder"),
+        (["empty"], "there are no photos"),
+        (["a/x.jpg", "b/x.png"], r"would both be written to x\.png"),
+    ],
+)
+def test_what_cannot_be_planned_is_told_before_any_work(
+    tmp_path: Path, inputs: list[str], message: str
+) -> None:
+    for folder in ("a", "b", "empty"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "a" / "x.jpg").touch()
+    (tmp_path / "b" / "x.png").touch()
+    with pytest.raises(ModelError, match=message):
+        plan([tmp_path / name for name in inputs], tmp_path / "out")
+
+
+def test_a_photo_is_never_overwritten_by_its_mask(tmp_path: Path) -> None:
+    (tmp_path / "x.png").touch()
+    with pytest.raises(ModelError, match="overwritten"):
+        plan([tmp_path / "x.png"], tmp_path)
+
+
+@pytest.mark.parametrize("out", [".", "photos/..", "linked"])
+def test_nothing_beside_the_photos_is_overwritten(tmp_path: Path, out: str) -> None:
+    for name in ("photos/x.jpg", "cat.jpg", "cat.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "linked").symlink_to(tmp_path)
+    with pytest.raises(ModelError, match=r"cat\.png is there already, beside the photos"):
+        plan([tmp_path / "cat.jpg", tmp_path / "photos"], tmp_path / out)
+    (tmp_path / "cat.png").unlink()
+    assert len(plan([tmp_path / "cat.jpg", tmp_path / "photos"], tmp_path / out)) == 2
+
+
+def test_a_photo_is_not_overwritten_through_a_link(tmp_path: Path) -> None:
+    photos = [tmp_path / "x.jpg", tmp_path / "y.jpg"]
+    for photo in photos:
+        photo.touch()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x.png").symlink_to(tmp_path / "y.jpg")
+    with pytest.raises(ModelError, match=r"x\.png would be overwritten by the mask of .*x\.jpg"):
+        plan(photos, tmp_path / "out")
+
+
+def test_a_second_run_overwrites_the_masks_of_the_first(
+    photos: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert not predict_all(predictor, plan([photos], out), with_cutout=False, report=ignore)
+        assert len(list(out.iterdir())) == 12
+        (out / "L.png").write_bytes(b"old")
+    predict_all(predictor, plan([photos], out), with_cutout=False, report=ignore)
+    assert open_image(out / "L.png").size == (60, 40)
+
+
+def test_a_full_disk_leaves_the_mask_that_was_there_and_no_part(
+    photos: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "RGB.png").write_bytes(b"old")
+
+    def save(_image: Image.Image, file: Path, **_options: object) -> None:
+        file.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", save)
+    targets = plan([photos / "RGB.png"], tmp_path)
+    assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [*targets]
+    assert (tmp_path / "RGB.png").read_bytes() == b"old"
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "RGB.png"}
+
+
+def test_a_photo_named_twice_is_done_once(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    assert len(plan([tmp_path / "x.jpg", tmp_path], tmp_path / "out")) == 1
+
+
+@pytest.mark.parametrize(("broken", "status"), [(False, 0), (True, 1)])
+def test_the_exit_status_tells_whether_all_went_well(
+    photos: Path,
+    predictor: Predictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: bool,
+    status: int,
+) -> None:
+    monkeypatch.setattr(Predictor, "load", lambda *_args, **_options: predictor)
+    if broken:
+        (photos / "text.png").write_text("not a photo")
+    result = CliRunner().invoke(app, ["predict", str(photos), "-o", str(tmp_path / "out")])
+    assert result.exit_code == status
+    assert ("text.png" in result.output) == broken
+    assert f"12 of {12 + broken} written" in result.output
+
+
+def test_an_input_that_cannot_be_used_exits_with_2(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.jpg")
+    result = CliRunner().invoke(app, ["predict", missing, "-o", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "missing.jpg" in result.output
+
+
+def test_hidden_files_of_a_folder_are_no_photos(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").touch()
+    (tmp_path / "._x.jpg").touch()
+    assert [path.name for path in plan([tmp_path], tmp_path / "out")] == ["x.jpg"]
+
+
+def test_loads_no_torch() -> None:
+    code = "import sys, purnet.cli.predict_files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

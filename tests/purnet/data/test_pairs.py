@@ -1,0 +1,256 @@
+"""Layouts built as tiny trees of real image files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from folders import lock
+from photos import unknown_pixel_format
+from PIL import ExifTags, Image
+
+from purnet.data.pairs import (
+    LAYOUTS,
+    NAMED_SETS,
+    Layout,
+    canonical_name,
+    find_named,
+    find_pairs,
+)
+from purnet.errors import DatasetError
+
+SIZE = (6, 4)
+
+
+def write_pairs(folder: Path, layout: Layout, stems: tuple[str, ...] = ("a", "b")) -> None:
+    for stem in stems:
+        photo = folder / layout.image / f"{stem}.jpg"
+        mask = folder / layout.mask / f"{stem}.png"
+        for path, mode in ((photo, "RGB"), (mask, "L")):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new(mode, SIZE).save(path)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_every_layout_is_paired_by_stem(tmp_path, layout):
+    write_pairs(tmp_path, layout, ("b", "a"))
+    found = find_pairs(tmp_path)
+    assert found.layout == layout
+    assert found.folder == tmp_path
+    assert [pair.stem for pair in found.pairs] == ["a", "b"]
+    assert found.pairs[0].image == tmp_path / layout.image / "a.jpg"
+    assert found.pairs[0].mask == tmp_path / layout.mask / "a.png"
+    assert found.skipped == []
+
+
+def test_upper_and_lower_case_of_folders_and_suffixes_do_not_matter(tmp_path):
+    write_pairs(tmp_path, Layout("Image", "GroundTruth"))
+    photo = tmp_path / "Image" / "a.jpg"
+    photo.rename(photo.with_suffix(".JPG"))
+    found = find_pairs(tmp_path)
+    assert found.layout == Layout("image", "groundtruth")
+    assert len(found.pairs) == 2
+
+
+def test_a_folder_doubled_by_its_archive_is_looked_into(tmp_path):
+    write_pairs(
+        tmp_path,
+        Layout("DUT-OMRON-image/DUT-OMRON-image", "DUT-OMRON-gt-pixelwise.zip/pixelwiseGT-new-PNG"),
+    )
+    assert [pair.stem for pair in find_pairs(tmp_path).pairs] == ["a", "b"]
+
+
+def test_files_without_partner_are_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    (tmp_path / "mask" / "a.png").unlink()
+    Image.new("L", SIZE).save(tmp_path / "mask" / "c.png")
+    found = find_pairs(tmp_path)
+    assert [pair.stem for pair in found.pairs] == ["b"]
+    assert found.skipped == [
+        (tmp_path / "image" / "a.jpg", "has no mask"),
+        (tmp_path / "mask" / "c.png", "has no image"),
+    ]
+
+
+def test_a_truncated_photo_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    photo = tmp_path / "image" / "a.jpg"
+    photo.write_bytes(photo.read_bytes()[:-4])
+    found = find_pairs(tmp_path)
+    assert [pair.stem for pair in found.pairs] == ["b"]
+    [(path, reason)] = found.skipped
+    assert path == photo
+    assert "image file is truncated" in reason
+
+
+def test_a_file_that_pillow_fails_on_in_its_own_way_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    photo = tmp_path / "image" / "a.jpg"
+    photo.write_bytes(unknown_pixel_format())
+    [(path, reason)] = find_pairs(tmp_path).skipped
+    assert path == photo
+    assert "damaged" in reason
+
+
+def test_a_text_file_called_png_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    (tmp_path / "mask" / "b.png").write_text("not a mask")
+    [(path, reason)] = find_pairs(tmp_path).skipped
+    assert path == tmp_path / "mask" / "b.png"
+    assert "cannot identify" in reason
+
+
+def test_a_cutout_in_place_of_a_mask_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    cutout = tmp_path / "mask" / "a.png"
+    Image.new("RGBA", SIZE, (200, 100, 50, 0)).save(cutout)
+    [(path, reason)] = find_pairs(tmp_path).skipped
+    assert path == cutout
+    assert "is a cutout and not a mask" in reason
+
+
+def test_a_mask_of_another_size_is_skipped_with_both_sizes(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    Image.new("L", (5, 4)).save(tmp_path / "mask" / "a.png")
+    assert find_pairs(tmp_path).skipped == [
+        (tmp_path / "mask" / "a.png", "is 5x4, its image is 6x4"),
+    ]
+
+
+def test_sizes_are_compared_as_displayed(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # a quarter turn
+    Image.new("RGB", (4, 6)).save(tmp_path / "image" / "a.jpg", exif=exif)
+    assert find_pairs(tmp_path).skipped == []
+
+
+def test_a_second_photo_of_the_same_stem_is_skipped_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    Image.new("RGB", SIZE).save(tmp_path / "image" / "a.png")
+    found = find_pairs(tmp_path)
+    assert len(found.pairs) == 2
+    assert found.skipped == [(tmp_path / "image" / "a.png", "has the same stem as a.jpg")]
+
+
+def test_other_files_are_ignored(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    (tmp_path / "image" / "Thumbs.db").write_bytes(b"x")
+    (tmp_path / "image" / "._a.jpg").write_bytes(b"x")
+    assert find_pairs(tmp_path).skipped == []
+
+
+def test_a_link_to_itself_is_no_photo(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    photo = tmp_path / "image" / "a.jpg"
+    photo.unlink()
+    photo.symlink_to(photo)
+    assert find_pairs(tmp_path).skipped == [(tmp_path / "mask" / "a.png", "has no image")]
+
+
+@pytest.mark.parametrize("place", [".", "image", "mask"])
+def test_a_data_set_that_cannot_be_read_is_an_error_that_says_so(tmp_path, monkeypatch, place):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    lock(tmp_path / place, monkeypatch)
+    with pytest.raises(DatasetError, match=r"cannot be read: Permission denied\.$") as refused:
+        find_pairs(tmp_path)
+    assert str(tmp_path / place) in str(refused.value)
+
+
+def test_an_unknown_layout_names_the_known_ones(tmp_path):
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(DatasetError, match=r"image/ \+ mask/.*DUTS-TR-Image/ \+ DUTS-TR-Mask/"):
+        find_pairs(tmp_path)
+
+
+def test_a_layout_without_one_usable_pair_is_an_error_that_says_why(tmp_path):
+    write_pairs(tmp_path, Layout("imgs", "gt"), ("a",))
+    (tmp_path / "gt" / "a.png").write_bytes(b"broken")
+    with pytest.raises(DatasetError, match=r"layout imgs/ \+ gt/ but no usable pair: a.png cannot"):
+        find_pairs(tmp_path)
+
+
+def test_empty_folders_are_an_error(tmp_path):
+    (tmp_path / "image").mkdir()
+    (tmp_path / "mask").mkdir()
+    with pytest.raises(DatasetError, match="both are empty"):
+        find_pairs(tmp_path)
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(DatasetError, match="is not a folder"):
+        find_pairs(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "layout"),
+    [
+        ("ECSSD", "ECSSD", Layout("images", "ground_truth_mask")),
+        ("ECSSD", ".", Layout("images", "ground_truth_mask")),
+        ("ECSSD", "sod/ecssd", Layout("image", "groundtruth")),
+        ("DUT-OMRON", ".", Layout("DUT-OMRON-image", "pixelwiseGT-new-PNG")),
+        ("DUT-OMRON", "DUT_OMRON", Layout("image", "mask")),
+        ("PASCAL-S", "salObj", Layout("datasets/imgs/pascal", "datasets/masks/pascal")),
+        ("PASCAL-S", "sets/PASCALS", Layout("image", "mask")),
+        ("HKU-IS", "downloads/HKU-IS", Layout("imgs", "gt")),
+        ("DUTS-TE", "DUTS/DUTS-TE", Layout("DUTS-TE-Image", "DUTS-TE-Mask")),
+        ("DUTS-TE", ".", Layout("DUTS-TE-Image", "DUTS-TE-Mask")),
+        ("XPIE", "XPIE/Test", Layout("images", "masks")),
+    ],
+)
+def test_a_named_set_is_found_where_it_was_unpacked(tmp_path, name, place, layout):
+    write_pairs(tmp_path / place, layout)
+    write_pairs(tmp_path / "other" / "DUTS-TR", Layout("DUTS-TR-Image", "DUTS-TR-Mask"))
+    write_pairs(tmp_path / "other" / "mine", Layout("image", "mask"))
+    assert find_named(name, tmp_path) == tmp_path / place
+
+
+def test_the_root_itself_may_be_the_named_set(tmp_path):
+    root = tmp_path / "HKU-IS"
+    write_pairs(root, Layout("imgs", "gt"))
+    assert find_named("hku_is", root) == root
+
+
+def test_a_folder_called_like_the_set_goes_before_a_telling_layout(tmp_path):
+    write_pairs(tmp_path / "a", Layout("images", "ground_truth_mask"))
+    write_pairs(tmp_path / "z" / "ECSSD", Layout("image", "mask"))
+    assert find_named("ECSSD", tmp_path) == tmp_path / "z" / "ECSSD"
+
+
+@pytest.mark.parametrize("place", ["locked", "sets/locked", "sets/XPIE", "HKU-IS/locked"])
+def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch, place):
+    write_pairs(tmp_path / "HKU-IS", Layout("imgs", "gt"))
+    (tmp_path / place).mkdir(parents=True)
+    lock(tmp_path / place, monkeypatch)
+    assert find_named("HKU-IS", tmp_path) == tmp_path / "HKU-IS"
+    with pytest.raises(DatasetError, match="XPIE was not found below"):
+        find_named("XPIE", tmp_path)
+
+
+def test_a_root_that_cannot_be_read_is_an_error_that_says_so(tmp_path, monkeypatch):
+    lock(tmp_path, monkeypatch)
+    with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
+        find_named("HKU-IS", tmp_path)
+
+
+def test_a_named_set_that_is_not_there_is_an_error(tmp_path):
+    write_pairs(tmp_path / "HKU-IS", Layout("imgs", "gt"))
+    with pytest.raises(DatasetError, match="XPIE was not found below"):
+        find_named("XPIE", tmp_path)
+
+
+def test_a_folder_of_the_right_name_and_unknown_layout_is_mentioned(tmp_path):
+    (tmp_path / "XPIE" / "pictures").mkdir(parents=True)
+    with pytest.raises(DatasetError, match="called like it but is in no known layout"):
+        find_named("XPIE", tmp_path)
+
+
+def test_an_unknown_name_lists_the_known_ones(tmp_path):
+    with pytest.raises(DatasetError, match="ECSSD, DUT-OMRON, PASCAL-S, HKU-IS, DUTS-TE, XPIE"):
+        find_named("COCO", tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMED_SETS)
+def test_names_are_recognised_in_any_spelling(name):
+    assert canonical_name(name.lower().replace("-", "_")) == name
+    assert canonical_name("sod226") is None

@@ -1,0 +1,174 @@
+"""Which engine runs what, for every combination of file, device and installation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from exported_network import SIZE, Exported
+
+from purnet.errors import CheckpointError, DeviceError
+from purnet.inference import export_cache
+from purnet.inference import factory as choose
+from purnet.inference import openvino_engine as openvino
+from purnet.inference.exported import DEFAULT_EXPORT
+from purnet.inference.predictor import Predictor
+
+GIVEN = Path("weights.pth")
+
+
+class Machine:
+    """What is installed, which devices there are, and what was loaded by which engine."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.installed = {"torch", "openvino"}
+        self.cuda = False
+        self.shipped = True
+        self.loaded: tuple[str, Path | None] | None = None
+        monkeypatch.setattr(choose, "_installed", lambda package: package in self.installed)
+        monkeypatch.setattr(choose, "_on_cuda", self._on_cuda)
+        monkeypatch.setattr(choose, "is_export", self._is_export)
+        monkeypatch.setattr(choose, "load_export", self._engine("openvino"))
+        monkeypatch.setattr(choose, "load_torch", self._engine("torch"))
+        monkeypatch.setattr(export_cache, "cached_export", lambda path: Path("cache") / path)
+
+    def _on_cuda(self, device: str) -> bool:
+        return device.startswith("cuda") or (device == "auto" and self.cuda)
+
+    def _is_export(self, path: Path) -> bool:
+        return path == Path("export") or (path == DEFAULT_EXPORT and self.shipped)
+
+    def _engine(self, name: str) -> Any:
+        def load(path: Path | None, *, device: str) -> None:
+            self.loaded = (name, path)
+
+        return load
+
+    def load(self, path: Path | None, device: str = "auto", *, convert: bool = True) -> Any:
+        choose.load_engine(path, device=device, convert=convert)
+        return self.loaded
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    return Machine(monkeypatch)
+
+
+def test_the_shipped_weights_run_by_openvino_where_there_is_no_gpu(machine: Machine) -> None:
+    assert machine.load(None) == ("openvino", DEFAULT_EXPORT)
+    assert machine.load(None, "cpu", convert=False) == ("openvino", DEFAULT_EXPORT)
+    machine.installed = {"openvino"}
+    assert machine.load(None) == ("openvino", DEFAULT_EXPORT)
+
+
+def test_a_gpu_runs_them_by_torch(machine: Machine) -> None:
+    assert machine.load(None, "cuda:0") == ("torch", None)
+    machine.cuda = True
+    assert machine.load(None) == ("torch", None)
+    assert machine.load(None, "cpu") == ("openvino", DEFAULT_EXPORT)
+
+
+def test_without_openvino_torch_runs_everything(machine: Machine) -> None:
+    machine.installed = {"torch"}
+    assert machine.load(None) == ("torch", None)
+    assert machine.load(GIVEN) == ("torch", GIVEN)
+
+
+def test_a_checkpoint_is_exported_to_be_served_and_only_then(machine: Machine) -> None:
+    assert machine.load(GIVEN) == ("openvino", Path("cache") / GIVEN)
+    assert machine.load(GIVEN, convert=False) == ("torch", GIVEN)
+    assert machine.load(GIVEN, "cuda") == ("torch", GIVEN)
+
+
+def test_weights_without_a_shipped_export_are_exported_too(machine: Machine) -> None:
+    machine.shipped = False
+    engine, path = machine.load(None)
+    assert (engine, path.name) == ("openvino", "purnet-lite0.safetensors")
+
+
+@pytest.mark.parametrize("error", [CheckpointError("misses the gate"), OSError("read-only")])
+def test_what_cannot_be_exported_runs_by_torch(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+) -> None:
+    def fail(_path: Path) -> Path:
+        raise error
+
+    monkeypatch.setattr(export_cache, "cached_export", fail)
+    assert machine.load(GIVEN) == ("torch", GIVEN)
+    assert str(error) in caplog.text
+
+
+def test_an_export_is_taken_as_it_is(machine: Machine) -> None:
+    assert machine.load(Path("export"), convert=False) == ("openvino", Path("export"))
+
+
+def test_an_export_keeps_the_version_of_its_checkpoint(exported: Exported) -> None:
+    predictor = Predictor.load(exported.folder)
+    predictor.self_check()
+    by_torch = Predictor.load(exported.checkpoint, device="cpu")
+    assert predictor.sha256 == by_torch.sha256
+    assert (predictor.variant, predictor.input_size) == ("purnet-lite0", SIZE)
+    assert (predictor.engine.name, by_torch.engine.name) == ("openvino", "eager")
+
+
+def test_an_export_does_not_run_on_a_gpu(exported: Exported) -> None:
+    with pytest.raises(DeviceError, match="the checkpoint it was made from"):
+        choose.load_engine(exported.folder, device="cuda:0")
+
+
+@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("", None), ("4,2", None)])
+def test_openvino_gets_the_threads_that_numeric_libraries_are_told(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, told: str, threads: int | None
+) -> None:
+    seen = []
+
+    def load(_folder: Path, *, threads: int | None) -> None:
+        seen.append(threads)
+
+    monkeypatch.setenv("OMP_NUM_THREADS", told)
+    monkeypatch.setattr(openvino, "load", load)
+    choose.load_engine(exported.folder, device="cpu")
+    assert seen == [threads]
+
+
+@pytest.fixture
+def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choose, "_installed", lambda package: package == "openvino")
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_without_torch_a_checkpoint_is_refused_with_the_command_that_converts_it(
+    exported: Exported, tmp_path: Path
+) -> None:
+    with pytest.raises(CheckpointError, match=f"purnet export {exported.checkpoint} -o DIR"):
+        choose.load_engine(exported.checkpoint, device="auto", convert=True)
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        choose.load_engine(tmp_path / "none", device="auto")
+
+
+@pytest.mark.usefixtures("without_torch")
+def test_without_torch_a_gpu_that_was_demanded_is_an_error() -> None:
+    with pytest.raises(DeviceError, match="on the CPU only"):
+        choose.load_engine(None, device="cuda:0")
+
+
+def test_without_any_engine_the_error_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(choose, "_installed", lambda _: False)
+    with pytest.raises(CheckpointError, match="pip install"):
+        choose.load_engine(None, device="auto")
+
+
+def test_auto_asks_torch_only_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_driver(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(choose.ctypes, "CDLL", no_driver)
+    assert not choose._on_cuda("auto")
+    assert not choose._on_cuda("cpu")
+    assert choose._on_cuda("cuda:1")

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from exported_network import SIZE, Exported
+from PIL import Image
+
+from purnet.errors import CheckpointError
+from purnet.imaging import to_pixels
+from purnet.inference import openvino_engine as openvino
+from purnet.inference.openvino_engine import OpenVinoEngine
+from purnet.inference.parity import agreement
+from purnet.inference.predictor import OutOfMemoryError
+from purnet.inference.torch_engine import reference_maps
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+@pytest.fixture(scope="module")
+def engine(exported: Exported) -> OpenVinoEngine:
+    return openvino.load(exported.folder, threads=1)
+
+
+def photos() -> np.ndarray:
+    return np.stack(
+        [to_pixels(Image.fromarray(getattr(skimage.data, name)()), SIZE) for name in PHOTOS]
+    )
+
+
+def noise(count: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def test_masks_are_those_of_eager_float32(exported: Exported, engine: OpenVinoEngine) -> None:
+    expected = reference_maps(exported.network, photos()).masks
+    assert expected.std() > 20, "flat masks prove nothing"
+    found = engine(photos())
+    assert agreement(found.masks, expected).holds
+    assert agreement(found.masks, expected).mean < 0.01
+    assert found.finite.tolist() == [True] * len(PHOTOS)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9])
+def test_a_batch_of_any_size_equals_its_images_one_by_one(
+    engine: OpenVinoEngine, count: int
+) -> None:
+    maps = engine(noise(count))
+    assert (maps.masks.shape, maps.masks.dtype) == ((count, SIZE, SIZE), np.uint8)
+    assert (maps.finite.shape, maps.finite.dtype) == ((count,), np.bool_)
+    for index, image in enumerate(noise(count)):
+        difference = engine(image[None]).masks[0].astype(int) - maps.masks[index]
+        assert np.abs(difference).max() <= 1
+
+
+def test_an_answer_outlives_the_next_call(engine: OpenVinoEngine) -> None:
+    first = engine(photos())
+    kept = first.masks.copy()
+    engine(255 - photos())
+    assert np.array_equal(first.masks, kept)
+
+
+def test_pixels_are_left_as_they_were(engine: OpenVinoEngine) -> None:
+    pixels = photos()
+    engine(pixels)
+    assert np.array_equal(pixels, photos())
+
+
+class Compiled:
+    """Stands for a compiled network: counts what it is given, marks images that begin with 0."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.sizes: list[int] = []
+        self.error = error
+
+    def create_infer_request(self) -> Compiled:
+        return self
+
+    def infer(self, inputs: list[np.ndarray], *, share_inputs: bool) -> list[np.ndarray]:
+        assert share_inputs
+        if self.error is not None:
+            raise self.error
+        (pixels,) = inputs
+        self.sizes.append(len(pixels))
+        return [pixels[..., 0].copy(), pixels[:, 0, 0, 0] > 0]
+
+
+def test_memory_is_bounded_by_computing_a_few_images_at_once() -> None:
+    compiled = Compiled()
+    pixels = np.arange(11, dtype=np.uint8).repeat(48).reshape(11, 4, 4, 3)
+    maps = OpenVinoEngine(compiled, at_once=4)(pixels)
+    assert compiled.sizes == [4, 4, 3]
+    assert maps.masks[:, 0, 0].tolist() == list(range(11))
+    assert maps.finite.tolist() == [False] + [True] * 10
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("Failed to allocate 41943040000 bytes of memory")],
+)
+def test_no_room_is_told_from_other_failures(error: Exception) -> None:
+    with pytest.raises(OutOfMemoryError):
+        OpenVinoEngine(Compiled(error))(noise(1))
+    with pytest.raises(RuntimeError, match="another"):
+        OpenVinoEngine(Compiled(RuntimeError("another failure")))(noise(1))
+
+
+def test_output_that_is_not_finite_is_marked_and_empty(exported: Exported, tmp_path: Path) -> None:
+    runtime = openvino.runtime()
+    graph = runtime.Core().read_model(exported.folder / "model.xml")
+    opset = runtime.opset13
+    logits = next(node for node in graph.get_ordered_ops() if node.get_type_name() == "IsFinite")
+    source = logits.input_value(0)
+    poisoned = opset.divide(source, opset.constant(np.float32(0)))
+    for consumer in list(source.get_target_inputs()):
+        consumer.replace_source_output(poisoned.output(0))
+    poisoned.input(0).replace_source_output(source)
+    runtime.save_model(graph, tmp_path / "model.xml")
+    maps = openvino.load(tmp_path, threads=1)(photos())
+    assert not maps.finite.any()
+    assert not maps.masks.any()
+
+
+def test_a_network_openvino_does_not_read_is_named(exported: Exported, tmp_path: Path) -> None:
+    folder = shutil.copytree(exported.folder, tmp_path / "export")
+    (folder / "model.xml").write_text("<net/>")
+    with pytest.raises(CheckpointError, match=r"model\.xml"):
+        openvino.load(folder)
+
+
+def test_it_loads_no_torch_and_tells_nobody(exported: Exported, tmp_path: Path) -> None:
+    script = """
+import sys
+from pathlib import Path
+from purnet.inference.predictor import Predictor
+predictor = Predictor.load(Path(sys.argv[1]), device="cpu")
+predictor.self_check()
+loaded = [name for name in ("torch", "openvino_telemetry.main") if name in sys.modules]
+assert not loaded, loaded
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment: dict[str, Any] = {**os.environ, "HOME": str(home), "CI": ""}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(exported.folder)],
+        env=environment,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 0, run.stderr
+    assert list(home.iterdir()) == []

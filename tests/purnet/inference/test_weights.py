@@ -1,0 +1,84 @@
+"""The shipped weights are as good as their model card says."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import skimage.data
+from PIL import Image
+
+from purnet.data.maps import read_truth
+from purnet.data.pairs import find_pairs
+from purnet.evaluation.metrics import Scorer
+from purnet.imaging import open_image
+from purnet.inference.predictor import Predictor
+from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load_with_info
+
+MASKS = Path(__file__).parents[2] / "data" / "masks"
+CARD = DEFAULT_CHECKPOINT.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor.load(device="cpu")
+
+
+def test_the_shipped_file_is_small_and_says_what_it_is() -> None:
+    assert DEFAULT_CHECKPOINT.stat().st_size <= 10e6
+    network, info = load_with_info(DEFAULT_CHECKPOINT)
+    assert (info.variant, info.input_size, info.attention) == ("purnet-lite0", 320, True)
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+def test_links_of_the_model_card_lead_somewhere() -> None:
+    for link in re.findall(r"\]\(([^)#]+)\)", CARD.read_text()):
+        assert (CARD.parent / link).exists(), link
+
+
+def test_the_shipped_weights_pass_their_self_check(predictor: Predictor) -> None:
+    predictor.self_check()
+
+
+@pytest.fixture(scope="module")
+def overlaps(predictor: Predictor) -> dict[str, float]:
+    """Intersection over union with the masks drawn by hand, at threshold 128."""
+    return {name: overlap(predictor, name) for name in ("chelsea", "coffee", "rocket")}
+
+
+def overlap(predictor: Predictor, name: str) -> float:
+    found = np.asarray(predictor.mask(Image.fromarray(getattr(skimage.data, name)()))) >= 128
+    truth = read_truth(MASKS / f"{name}.png") >= 128
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize(("name", "least"), [("chelsea", 0.8), ("coffee", 0.9), ("rocket", 0.8)])
+def test_masks_agree_with_those_drawn_by_hand(
+    overlaps: dict[str, float], name: str, least: float
+) -> None:
+    assert overlaps[name] >= least
+
+
+def test_the_model_card_tells_these_overlaps(overlaps: dict[str, float]) -> None:
+    told = dict(re.findall(r"`(\w+)`\s+(0\.\d{3})", CARD.read_text()))
+    assert {name: float(told[name]) for name in overlaps} == pytest.approx(overlaps, abs=0.003)
+
+
+def test_the_error_on_human_masks_of_photos_never_trained_on_is_low(
+    predictor: Predictor, require: Any
+) -> None:
+    data = os.environ.get("PURNET_DATA")
+    require(data, "PURNET_DATA names the data folder")
+    scorer = Scorer()
+    for pair in find_pairs(Path(data or "") / "test" / "sod226").pairs:
+        saliency = np.asarray(predictor.mask(open_image(pair.image)))
+        scorer.add(saliency, read_truth(pair.mask))
+    mae = scorer.result().metrics["mae"]
+    assert mae <= 0.125
+    told = re.search(r"\| these weights \| (\.\d{4})", CARD.read_text())
+    assert told is not None
+    assert mae == pytest.approx(float(told[1]), abs=0.0003)

@@ -1,0 +1,59 @@
+"""What a run starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from purnet.errors import CheckpointError, ModelError, TrainingError
+from purnet.network import variants
+from purnet.network.backbones import EfficientNetLite0, load_imagenet_lite0
+from purnet.training.initial import with_imagenet_backbone
+
+pytestmark = pytest.mark.needs_torch
+
+
+def test_the_default_backbone_knows_imagenet() -> None:
+    backbone = EfficientNetLite0()
+    load_imagenet_lite0(backbone)
+
+    found = with_imagenet_backbone("purnet-lite0")
+
+    for name, tensor in backbone.state_dict().items():
+        assert torch.equal(found[f"backbone.{name}"], tensor)
+    variants.build("purnet-lite0", attention=False).load_state_dict(found)
+
+
+@pytest.mark.parametrize("write", [torch.save, save_file])
+def test_another_backbone_takes_its_classifiers_weights(
+    tmp_path: Path, write: Callable[[Any, Path], None]
+) -> None:
+    torch.manual_seed(0)
+    whole = timm.create_model("test_resnet", pretrained=False)
+    write(whole.state_dict(), tmp_path / "imagenet")
+
+    found = with_imagenet_backbone("timm/test_resnet", tmp_path / "imagenet")
+
+    assert torch.equal(found["backbone.net.layer1.0.conv1.weight"], whole.layer1[0].conv1.weight)
+
+
+def test_without_weights_the_option_is_named() -> None:
+    with pytest.raises(TrainingError, match="needs --backbone-weights"):
+        with_imagenet_backbone("timm/test_resnet")
+
+
+def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "imagenet.pth"
+    torch.save(nn.Linear(2, 2).state_dict(), path)
+    with pytest.raises(ModelError, match="not weights of this backbone's classifier"):
+        with_imagenet_backbone("timm/test_resnet", path)
+    path.write_bytes(b"no weights at all")
+    with pytest.raises(CheckpointError, match="not a whole PyTorch"):
+        with_imagenet_backbone("timm/test_resnet", path)

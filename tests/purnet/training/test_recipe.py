@@ -1,0 +1,181 @@
+"""A recipe that would train nothing, or nonsense, is refused when it is read."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from purnet.errors import TrainingError
+from purnet.training.recipe import bundled_recipes, load_recipe
+
+pytestmark = pytest.mark.needs_torch
+
+TEXT = """
+variant = "purnet-lite0"
+seed = 1
+epoch_samples = 0
+level_weights = [1, 1, 1, 1]
+sources = [{ folder = "." }]
+optimiser = {}
+augmentation = {}
+superpixels = {}
+corrections = {}
+
+[[stages]]
+attention = false
+iterations = 1
+batch_size = 1
+image_size = 64
+learning_rate = 1
+schedule = "poly"
+weights = {}
+factors = {}
+"""
+
+
+def written(folder: Path, key: str, value: str) -> Path:
+    """The recipe above with one value, in TOML, at a key such as `stages.0.power`."""
+    *tables, name = key.split(".")
+    recipe: dict[str, Any] = tomllib.loads(TEXT)
+    table: Any = recipe
+    for part in tables:
+        table = table[int(part) if part.isdigit() else part]
+    table[int(name) if name.isdigit() else name] = tomllib.loads(f"x = {value}")["x"]
+    path = folder / "recipe.toml"
+    path.write_text("\n".join(f"{name} = {_toml(entry)}" for name, entry in recipe.items()))
+    return path
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_toml(entry)}" for name, entry in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else repr(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("variant", '"purnet-lite9"'),
+        ("variant", '"timm/no_such_model"'),
+        ("seed", "-1"),
+        ("seed", "9223372036854775808"),
+        ("epoch_samples", "-5"),
+        ("ema", "-1"),
+        ("ema", "2"),
+        ("held_out_percent", "-1"),
+        ("held_out_percent", "101"),
+        ("level_weights", "[1, 1]"),
+        ("level_weights", "[0, 0, 0, 0]"),
+        ("level_weights.1", "-1"),
+        ("sources", "[]"),
+        ("sources", '[{ folder = ".", share = 0 }]'),
+        ("sources.0.share", "-1"),
+        ("sources.0.share", "nan"),
+        ("stages", "[]"),
+        ("stages.0.attention", '"off"'),
+        ("stages.0.attention", "0"),
+        ("stages.0.isolate", '"no"'),
+        ("stages.0.iterations", "-3"),
+        ("stages.0.iterations", "0"),
+        ("stages.0.batch_size", "0"),
+        ("stages.0.image_size", "0"),
+        ("stages.0.image_size", "-64"),
+        ("stages.0.learning_rate", "-0.1"),
+        ("stages.0.learning_rate", "0"),
+        ("stages.0.learning_rate", "nan"),
+        ("stages.0.learning_rate", "inf"),
+        ("stages.0.power", "-1"),
+        ("stages.0.final", "-0.1"),
+        ("stages.0.final", "1.1"),
+        ("stages.0.warmup", "-1"),
+        ("stages.0.weights", "{ saliency = 0 }"),
+        ("stages.0.weights", "{ promotion = 1 }"),
+        ("stages.0.weights", "{ object = 1 }"),
+        ("stages.0.weights", "{ error = 1 }"),
+        ("stages.0.weights.iou", "-1"),
+        ("stages.0.weights.structure", "nan"),
+        ("stages.0.factors.backbone", "-1"),
+        ("optimiser.weight_decay", "-1"),
+        ("optimiser.momentum", "-0.1"),
+        ("optimiser.momentum", "1.5"),
+        ("optimiser.backbone_factor", "-1"),
+        ("optimiser.bias_factor", "-1"),
+        ("optimiser.clip_norm", "-1.0"),
+        ("optimiser.clip_norm", "0"),
+        ("optimiser.decay_biases", "1"),
+        ("augmentation.min_crop", "-1"),
+        ("augmentation.min_crop", "0"),
+        ("augmentation.min_crop", "2"),
+        ("augmentation.flip", "3"),
+        ("augmentation.rotate_deg", "-1"),
+        ("augmentation.brightness", "-1"),
+        ("augmentation.contrast", "-1"),
+        ("augmentation.saturation", "nan"),
+        ("augmentation.hue", "3"),
+        ("augmentation.hue", "-0.1"),
+        ("augmentation.grey", "5"),
+        ("augmentation.composite", "40"),
+        ("augmentation.composite", "-1"),
+        ("superpixels.count", "0"),
+        ("superpixels.count", "65535"),
+        ("superpixels.compactness", "0"),
+        ("superpixels.max_side", "0"),
+        ("corrections.single_sigmoid", '"off"'),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_its_file(key: str, value: str, tmp_path: Path) -> None:
+    path = written(tmp_path, key, value)
+    with pytest.raises(TrainingError) as caught:
+        load_recipe(path)
+    assert str(caught.value).startswith(f"{path}: {key}")
+    assert "\n" not in str(caught.value)
+
+
+def test_squares_that_do_not_fit_the_variant_are_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "stages.0.image_size", "65")
+    with pytest.raises(TrainingError, match=r"stages: image_size 65 of stage 1 .* multiple of 32"):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", "0"),
+        ("sources", '[{ folder = "a" }, { folder = "b", share = 0 }]'),
+        ("stages.0.warmup", "100"),
+        ("stages.0.power", "0"),
+        ("stages.0.final", "1"),
+        ("stages.0.factors", "{ backbone = 0 }"),
+        ("stages.0.weights", "{ saliency = 0, iou = 1 }"),
+        ("optimiser.clip_norm", "1"),
+        ("optimiser.momentum", "0"),
+        ("augmentation.min_crop", "0.01"),
+        ("augmentation.hue", "0.5"),
+        ("augmentation.composite", "1"),
+        ("level_weights", "[1, 0, 0, 0]"),
+        ("level_weights", "[]"),
+    ],
+)
+def test_a_value_at_the_end_of_its_range_is_taken(key: str, value: str, tmp_path: Path) -> None:
+    load_recipe(written(tmp_path, key, value))
+
+
+@pytest.mark.parametrize("name", bundled_recipes())
+def test_every_bundled_recipe_is_within_the_ranges(name: str) -> None:
+    assert load_recipe(name).stages
+
+
+def test_what_is_no_text_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=f"{tmp_path} cannot be read: Is a dir"):
+        load_recipe(tmp_path)
+    path = tmp_path / "weights.toml"
+    path.write_bytes(b"\x80\x02\xff\xfe")
+    with pytest.raises(TrainingError, match=r"weights\.toml is not TOML"):
+        load_recipe(path)

@@ -1,0 +1,98 @@
+"""`purnet train` refuses what it cannot do in one sentence, before any superpixel is computed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from purnet.cli.app import app
+from purnet.network import variants
+from purnet.network.checkpoint import CheckpointInfo, save
+
+pytestmark = pytest.mark.needs_torch
+
+RECIPE = """
+variant = "purnet-lite0"
+seed = 1
+epoch_samples = 4
+held_out_percent = 20
+sources = [{ folder = "." }]
+
+[[stages]]
+attention = false
+iterations = 1
+batch_size = 2
+image_size = 64
+learning_rate = 1e-3
+weights = {}
+"""
+
+
+@pytest.fixture
+def options(pristine: Path, tmp_path: Path) -> dict[str, Path]:
+    """What a run needs, with a file that is no folder and one of no text beside it."""
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "file").write_bytes(b"\xff\xfe\x80")
+    return {
+        "--recipe": tmp_path / "recipe.toml",
+        "--data": pristine,
+        "--out": tmp_path / "run",
+        "--cache-dir": tmp_path / "cache",
+    }
+
+
+def refusal(options: dict[str, Path]) -> str:
+    arguments = [str(word) for option in options.items() for word in option]
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == 2, result.output
+    assert len(result.output.splitlines()) == 1
+    cache = options["--cache-dir"]
+    assert not cache.is_dir() or not list(cache.iterdir())
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--out", "file", "file cannot be made a folder: File exists"),
+        ("--out", "file/run", "file/run cannot be made a folder: Not a directory"),
+        ("--cache-dir", "file", "file cannot be made a folder: File exists"),
+        ("--recipe", "", "cannot be read: Is a directory"),
+        ("--recipe", "file", "file is not TOML"),
+    ],
+)
+def test_a_path_of_the_wrong_kind_is_named(
+    option: str, value: str, told: str, options: dict[str, Path], tmp_path: Path
+) -> None:
+    assert told in refusal({**options, option: tmp_path / value})
+
+
+def test_a_checkpoint_of_another_variant_is_refused(
+    options: dict[str, Path], tmp_path: Path
+) -> None:
+    other = "timm/test_resnet"
+    init = tmp_path / "other.safetensors"
+    weights = variants.build(other, attention=False).state_dict()
+    info = CheckpointInfo(variant=other, input_size=320, attention=False)
+    save(weights, init, info, half=False)
+    assert f"is of {other}, but" in refusal({**options, "--init": init})
+
+
+def test_initial_weights_and_a_backbones_exclude_each_other(
+    options: dict[str, Path], tmp_path: Path
+) -> None:
+    both = {"--init": tmp_path / "file", "--backbone-weights": tmp_path / "file"}
+    assert "leave --backbone-weights out" in refusal({**options, **both})
+
+
+def test_a_finished_run_does_not_pass_for_one_from_other_weights(
+    options: dict[str, Path], tmp_path: Path
+) -> None:
+    arguments = [str(word) for option in options.items() for word in option]
+    assert CliRunner().invoke(app, ["train", *arguments]).exit_code == 0
+    init = options["--out"] / "stage1.safetensors"
+    result = CliRunner().invoke(app, ["train", *arguments, "--init", str(init)])
+    assert result.exit_code == 2
+    assert "belongs to a run from other initial weights" in result.output

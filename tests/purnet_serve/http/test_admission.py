@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purnet_serve.errors import (
+    BodyTooLargeError,
+    BusyError,
+    DrainingError,
+    KeyMissingError,
+    KeyUnknownError,
+    NotReadyError,
+    TooManyBytesError,
+)
+from purnet_serve.http.admission import Admission, Keys, KeysError, Lease
+from purnet_serve.settings import Settings
+
+
+def admission(**settings: int) -> Admission:
+    return Admission(Settings(**settings), lambda: None)  # type: ignore[arg-type]
+
+
+def digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def test_without_a_file_the_door_is_open() -> None:
+    keys = Keys(None)
+    keys.load()
+    keys.check(None)
+    keys.check("anything")
+
+
+def test_keys_open_the_door_and_others_do_not(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# ours\n{digest('one')}\n\n{digest('two').upper()}\n")
+    keys = Keys(file)
+    with pytest.raises(KeyUnknownError):
+        keys.check("one")  # not loaded yet: closed, not open
+    keys.load()
+    for key in ("one", "two"):
+        keys.check(key)
+    for key in ("three", digest("one"), "one ", "\udcff"):
+        with pytest.raises(KeyUnknownError):
+            keys.check(key)
+    for missing in (None, ""):
+        with pytest.raises(KeyMissingError):
+            keys.check(missing)
+
+
+@pytest.mark.parametrize("content", ["one\n", "", "# none\n", digest("x")[:-1], "\xff"])
+def test_a_file_of_something_else_is_refused_and_the_old_keys_stay(
+    tmp_path: Path, content: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(digest("one"))
+    keys = Keys(file)
+    keys.load()
+    file.write_text(content, encoding="latin-1")
+    with pytest.raises(KeysError):
+        keys.load()
+    keys.check("one")
+    file.unlink()
+    with pytest.raises(KeysError, match="cannot read"):
+        keys.load()
+    file.write_text(digest("two"))
+    keys.load()
+    with pytest.raises(KeyUnknownError):
+        keys.check("one")
+
+
+def test_limits_are_counted_and_given_back_once() -> None:
+    door = admission(max_requests_in_flight=2, max_body_bytes=60, max_bytes_in_flight=100)
+    first, second = door.admit(60), door.admit(40)
+    with pytest.raises(BusyError) as busy:
+        door.admit(0)
+    assert type(busy.value) is BusyError
+    second.resize(10)
+    second.release()
+    second.release()
+    assert (door.requests, door.bytes) == (1, 60)
+    with pytest.raises(TooManyBytesError):
+        door.admit(None)
+    with pytest.raises(TooManyBytesError):
+        door.admit(61)
+    first.resize(0)
+    with pytest.raises(BodyTooLargeError):
+        door.admit(61)
+    first.release()
+    assert (door.requests, door.bytes) == (0, 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 80), st.booleans()), max_size=60))
+def test_bytes_in_flight_never_pass_the_limit(steps: list[tuple[int, bool]]) -> None:
+    door = admission(max_requests_in_flight=5, max_body_bytes=60, max_bytes_in_flight=100)
+    held: list[Lease] = []
+    for size, let_go in steps:
+        if let_go and held:
+            held.pop(0).release()
+            continue
+        with suppress(BusyError, BodyTooLargeError):
+            held.append(door.admit(size))
+        assert door.requests == len(held) <= 5
+        assert door.bytes == sum(lease.bytes for lease in held) <= 100
+    for lease in held:
+        lease.release()
+    assert (door.requests, door.bytes) == (0, 0)
+
+
+def test_readiness_and_draining_are_told_apart() -> None:
+    reason: list[str | None] = ["loading"]
+    door = Admission(Settings(), lambda: reason[0])
+    assert isinstance(door.unavailable(), NotReadyError)
+    reason[0] = None
+    assert door.unavailable() is None
+    door.drain()
+    assert isinstance(door.unavailable(), DrainingError)

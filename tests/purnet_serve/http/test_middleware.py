@@ -1,0 +1,242 @@
+"""The guard by itself: an application around it that may not even be asked for a body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_backend import WAIT_S, FakeBackend
+from photos import encoded, scene
+
+from purnet_serve.http.app import create_app
+from purnet_serve.observability.http_metrics import Metrics
+from purnet_serve.settings import Settings
+
+pytestmark = pytest.mark.anyio
+
+PHOTO = encoded(scene())
+KEY = "correct horse"
+
+
+class Visit:
+    """One request through the application, message by message."""
+
+    def __init__(self, app: Any, *, path: str = "/v1/mask", headers: dict[str, str] | None = None):
+        self.scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
+        }
+        self.app = app
+        self.received = 0
+        self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self.sent: list[dict[str, Any]] = []
+
+    async def receive(self) -> dict[str, Any]:
+        self.received += 1
+        return await self.incoming.get()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+
+    async def run(self) -> Visit:
+        async with asyncio.timeout(WAIT_S):
+            await self.app(self.scope, self.receive, self.send)
+        return self
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {k.decode().lower(): v.decode() for k, v in self.sent[0]["headers"]}
+
+    @property
+    def problem(self) -> dict[str, Any]:
+        body = b"".join(message.get("body", b"") for message in self.sent[1:])
+        document: dict[str, Any] = json.loads(body)
+        return document
+
+
+def build(backend: FakeBackend | None = None, **settings: Any) -> Any:
+    return create_app(Settings(**settings), backend or FakeBackend(), Metrics())
+
+
+def keyed(tmp_path: Path, **settings: Any) -> Any:
+    file = tmp_path / "keys"
+    file.write_text(hashlib.sha256(KEY.encode()).hexdigest())
+    app = build(api_keys_file=file, **settings)
+    app.state.door.keys.load()
+    return app
+
+
+def sized(length: int, **more: str) -> dict[str, str]:
+    return {"Content-Length": str(length), **more}
+
+
+async def check_refused(visit: Visit, status: int, code: str) -> None:
+    admission = visit.app.state.door.admission
+    before = (admission.requests, admission.bytes)
+    await visit.run()
+    assert (visit.status, visit.problem["code"]) == (status, code)
+    assert (admission.requests, admission.bytes) == before
+    assert visit.received == 0, "a byte of the body was asked for"
+    assert "connection" not in visit.headers
+    registry = visit.app.state.door.metrics.registry
+    assert registry.get_sample_value("purnet_refusals_total", {"reason": code}) == 1
+
+
+async def test_not_ready_comes_first(tmp_path: Path) -> None:
+    app = keyed(tmp_path)
+    app.state.door.backend.reason = "the model is loading"
+    visit = Visit(app, headers=sized(10**9))
+    await check_refused(visit, 503, "not_ready")
+    assert visit.headers["retry-after"] == "1"
+    assert "the model is loading" in visit.problem["detail"]
+
+
+async def test_draining_is_its_own_reason() -> None:
+    app = build()
+    app.state.door.admission.drain()
+    await check_refused(Visit(app, headers=sized(1)), 503, "draining")
+
+
+async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
+    app = keyed(tmp_path, max_requests_in_flight=1)
+    app.state.door.admission.admit(0)
+    visit = Visit(app, headers=sized(10**9))
+    await check_refused(visit, 401, "key_missing")
+    assert visit.headers["www-authenticate"] == "Bearer"
+    await check_refused(Visit(app, headers=sized(1, **{"X-Api-Key": "x"})), 403, "key_unknown")
+    bearer = {"Authorization": f"Bearer {KEY}"}
+    await check_refused(Visit(app, headers=sized(1, **bearer)), 429, "too_many_requests")
+
+
+async def test_requests_in_flight_come_before_bytes() -> None:
+    app = build(max_requests_in_flight=1, max_bytes_in_flight=100, max_body_bytes=100)
+    app.state.door.admission.admit(100)
+    visit = Visit(app, headers=sized(10**9))
+    await check_refused(visit, 429, "too_many_requests")
+    assert visit.problem["limit"] == 1
+    assert visit.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("headers", [sized(51), {}, {"Transfer-Encoding": "chunked"}])
+async def test_bytes_in_flight_reserve_what_is_announced_or_the_most(
+    headers: dict[str, str],
+) -> None:
+    app = build(max_bytes_in_flight=100, max_body_bytes=100)
+    app.state.door.admission.admit(50)
+    await check_refused(Visit(app, headers=headers), 429, "too_many_bytes")
+
+
+async def test_an_announced_length_over_the_limit_is_413() -> None:
+    visit = Visit(build(max_body_bytes=100), headers=sized(101))
+    await check_refused(visit, 413, "body_too_large")
+    assert (visit.problem["limit"], visit.problem["actual"]) == (100, 101)
+
+
+@pytest.mark.parametrize("length", ["-1", "1, 1", "ten", "+1", "1" * 40, "\u0661".encode().hex()])
+async def test_a_length_that_is_no_number_is_400(length: str) -> None:
+    visit = Visit(build(), headers={"Content-Length": length})
+    await check_refused(visit, 400, "malformed_body")
+
+
+async def test_bytes_are_counted_whatever_was_announced() -> None:
+    app = build(max_body_bytes=100)
+    chunked = Visit(app, headers={"Transfer-Encoding": "chunked"})
+    for _ in range(2):
+        chunked.incoming.put_nowait({"type": "http.request", "body": bytes(60), "more_body": True})
+    assert (await chunked.run()).problem["code"] == "body_too_large"
+    lying = Visit(app, headers=sized(10))
+    lying.incoming.put_nowait({"type": "http.request", "body": bytes(60), "more_body": True})
+    assert (await lying.run()).problem["code"] == "malformed_body"
+    assert (app.state.door.admission.requests, app.state.door.admission.bytes) == (0, 0)
+
+
+async def test_an_upload_that_stalls_is_408() -> None:
+    app = build(upload_timeout_s=0.01)
+    visit = await Visit(app, headers=sized(10)).run()
+    assert (visit.status, visit.problem["code"]) == (408, "upload_timeout")
+    assert app.state.door.admission.bytes == 0
+
+
+async def test_the_request_s_own_deadline_bounds_the_upload_too() -> None:
+    visit = await Visit(build(), headers=sized(10, **{"X-Timeout-Ms": "100"})).run()
+    assert visit.problem["code"] == "upload_timeout"
+
+
+@pytest.mark.parametrize("offered", ["", "a b", "x" * 129, "ä", 'a"b', "a\tb"])
+async def test_an_id_that_is_not_plain_is_replaced(offered: str) -> None:
+    visit = await Visit(build(), path="/nowhere", headers={"X-Request-Id": offered}).run()
+    assert visit.headers["x-request-id"] != offered
+    assert len(visit.headers["x-request-id"]) == 32
+
+
+async def test_a_client_that_goes_while_uploading_is_counted_there() -> None:
+    app = build()
+    visit = Visit(app, headers=sized(10))
+    visit.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+    visit.incoming.put_nowait({"type": "http.disconnect"})
+    await visit.run()
+    assert visit.sent == []
+    registry = app.state.door.metrics.registry
+    assert registry.get_sample_value("purnet_client_gone_total", {"stage": "upload"}) == 1
+    assert app.state.door.admission.requests == 0
+
+
+async def test_other_api_paths_ask_for_the_key_and_health_does_not(tmp_path: Path) -> None:
+    app = keyed(tmp_path)
+    for path, status in (("/v1/models", 401), ("/v1/nope", 401), ("/livez", 200), ("/nope", 404)):
+        visit = Visit(app, path=path)
+        visit.scope["method"] = "GET"
+        assert (await visit.run()).status == status
+
+
+async def test_a_root_path_hides_no_door(tmp_path: Path) -> None:
+    app = keyed(tmp_path, root_path="/purnet")
+    for path in ("/v1/mask", "/purnet/v1/mask"):
+        assert (await Visit(app, path=path, headers=sized(1)).run()).status == 401
+
+
+async def test_an_end_from_outside_is_told_when_nothing_was_sent() -> None:
+    from purnet_serve.errors import DrainingError
+
+    backend = FakeBackend()
+    backend.gate.clear()
+    app = build(backend)
+    visit = Visit(app, headers=sized(len(PHOTO)))
+    visit.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
+    running = asyncio.create_task(visit.run())
+    await backend.one_arrived()
+    app.state.door.admission.abort_all(DrainingError("over", retry_after_s=1))
+    await running
+    assert (visit.status, visit.problem["code"], backend.cancelled) == (503, "draining", 1)
+
+
+async def test_cancelling_the_server_s_task_cancels_the_visit() -> None:
+    backend = FakeBackend()
+    backend.gate.clear()
+    app = build(backend)
+    visit = Visit(app, headers=sized(len(PHOTO)))
+    visit.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
+    running = asyncio.create_task(visit.run())
+    await backend.one_arrived()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert (backend.cancelled, app.state.door.admission.requests) == (1, 0)

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from contextlib import suppress
+from io import BytesIO
+
+import numpy as np
+import pytest
+from photos import encoded, opened, scene, with_orientation
+from PIL import Image, PngImagePlugin
+
+from purnet.imaging import open_image, resize_mask, to_pixels
+from purnet_serve.errors import ImageError, SideTooLongError, TooManyPixelsError
+from purnet_serve.images.codec import Decoded, Limits, Options, decode, encode, encoding_bytes
+
+LIMITS = Limits(40_000_000, 16_384)
+SIZE = 32
+
+
+def red(data: bytes) -> np.ndarray:
+    return decode(data, SIZE, LIMITS).pixels[..., 0]
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_with(*chunks: bytes, width: int = 96, height: int = 64) -> bytes:
+    """A PNG of the scene with chunks put in before its pixels, claiming any size."""
+    data = encoded(scene())
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return data[:8] + png_chunk(b"IHDR", header) + b"".join(chunks) + data[33:]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_every_mode_gives_the_mask_of_what_a_person_sees(kind: str, mode: str) -> None:
+    deep = np.asarray(scene().convert("L")).astype(np.uint16) * 257
+    picture = Image.fromarray(deep) if mode == "I;16" else scene().convert(mode)
+    possible = {"PNG": mode != "CMYK", "JPEG": mode in ("L", "RGB", "CMYK", "1")}
+    if not possible.get(kind, mode in ("L", "LA", "RGB", "RGBA", "P")):
+        return
+    data = encoded(picture, kind)
+    decoded = decode(data, SIZE, LIMITS)
+    assert (decoded.width, decoded.height) == (96, 64)
+    assert np.array_equal(decoded.pixels, to_pixels(open_image(data), SIZE))
+    shown = np.asarray(scene().convert("RGB" if mode in ("RGB", "RGBA", "P", "CMYK") else "L"))
+    shown = shown[..., 0] if shown.ndim == 3 else shown
+    truth = to_pixels(Image.fromarray(shown).convert("RGB"), SIZE)[..., 0].astype(int)
+    allowed = 90 if mode == "1" else 25
+    assert np.abs(decoded.pixels[..., 0].astype(int) - truth).max() <= allowed
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_mask_and_cutout_lie_as_the_photo_is_displayed(kind: str, value: int) -> None:
+    data = encoded(scene(), kind, exif=with_orientation(value))
+    shown = open_image(data)
+    decoded = decode(data, SIZE, LIMITS)
+    assert (decoded.width, decoded.height) == shown.size
+    off = np.abs(decoded.pixels.astype(int) - to_pixels(shown, SIZE))
+    assert off.max() <= 1, "the order of resizing and turning shows in rounding only"
+    mask = decoded.pixels[..., 0].copy()
+    answer = opened(encode(mask, decoded, None, Options()).body)
+    assert np.array_equal(np.asarray(answer), np.asarray(resize_mask(mask, shown.size)))
+    cut = opened(encode(mask, decoded, data, Options(output="cutout")).body)
+    assert np.array_equal(np.asarray(cut)[..., :3], np.asarray(shown))
+
+
+@pytest.mark.parametrize("size", [(2600, 1950), (2605, 1955)])
+def test_a_large_jpeg_may_be_decoded_at_reduced_scale(size: tuple[int, int]) -> None:
+    data = encoded(scene(*size), "JPEG", quality=92)
+    small, full = decode(data, 320, LIMITS, reduced_jpeg=True), to_pixels(open_image(data), 320)
+    assert np.array_equal(decode(data, 320, LIMITS).pixels, full)
+    assert (small.width, small.height) == size
+    difference = np.abs(small.pixels.astype(int) - full)
+    assert not np.array_equal(small.pixels, full), "it was not decoded at reduced scale"
+    assert difference.mean() <= 1
+    assert np.quantile(difference, 0.99) <= 4
+
+
+def test_limits_are_read_from_the_header() -> None:
+    header_only = png_with(width=20_000, height=20_000)[:40]
+    with pytest.raises(SideTooLongError) as side:
+        decode(header_only, SIZE, LIMITS)
+    assert (side.value.limit, side.value.actual) == (16_384, 20_000)
+    with pytest.raises(TooManyPixelsError) as pixels:
+        decode(png_with(width=8000, height=5001)[:40], SIZE, LIMITS)
+    assert (pixels.value.limit, pixels.value.actual) == (40_000_000, 40_008_000)
+
+
+def test_limits_above_pillow_s_own_still_end_in_our_error() -> None:
+    data = png_with(width=9500, height=9500)
+    with pytest.raises(TooManyPixelsError):
+        decode(data, SIZE, Limits(1_000_000_000, 100_000))
+
+
+def test_a_file_that_contradicts_itself_is_broken() -> None:
+    data = encoded(scene(), "JPEG")
+    with pytest.raises(ImageError):
+        decode(png_with(width=97), SIZE, LIMITS)
+    assert decode(data + encoded(scene(500, 500), "JPEG"), SIZE, LIMITS).width == 96
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_damaged_pixels_are_broken_and_not_a_guess(mode: str) -> None:
+    data = bytearray(encoded(scene().convert(mode)))
+    data[data.index(b"IDAT") + 40] ^= 1
+    with pytest.raises(ImageError):
+        decode(bytes(data), SIZE, LIMITS)
+
+
+def test_a_wide_and_thin_answer_counts_the_rows_of_the_network() -> None:
+    thin = Decoded(np.zeros((320, 320, 3), np.uint8), 16_384, 1, "PNG")
+    assert encoding_bytes(thin, Options()) >= 60_000_000
+
+
+@pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP", "late zTXt"])
+def test_bombs_in_metadata_do_not_go_off(kind: str) -> None:
+    bomb = zlib.compress(bytes(100_000_000), 9)
+    chunks = {
+        "zTXt": png_chunk(b"zTXt", b"k\x00\x00" + bomb),
+        "iTXt": png_chunk(b"iTXt", b"k\x00\x01\x00\x00\x00" + bomb),
+        "iCCP": png_chunk(b"iCCP", b"k\x00\x00" + bomb),
+    }
+    if kind == "late zTXt":
+        whole = png_with()
+        data = whole[:-12] + chunks["zTXt"] + whole[-12:]
+    else:
+        data = png_with(chunks[kind])
+    with suppress(ImageError):  # refusing the photo is as right as ignoring the text
+        assert decode(data, SIZE, LIMITS).width == 96
+
+
+def test_an_animation_of_ten_thousand_frames_is_its_first() -> None:
+    frames = []
+    body = zlib.compress(b"\x00" + bytes(3))
+    for number in range(10_000):
+        control = struct.pack(">IIIIIHHBB", 2 * number, 1, 1, 0, 0, 1, 1, 0, 0)
+        frames.append(png_chunk(b"fcTL", control))
+        frames.append(png_chunk(b"fdAT", struct.pack(">I", 2 * number + 1) + body))
+    whole = png_with(png_chunk(b"acTL", struct.pack(">II", 10_001, 0)))
+    data = whole[:-12] + b"".join(frames) + whole[-12:]
+    assert np.array_equal(red(data), red(encoded(scene())))
+
+
+def test_text_after_the_pixels_and_unknown_chunks_are_harmless() -> None:
+    extra = PngImagePlugin.PngInfo()
+    extra.add_text("Comment", "x" * 100_000)
+    out = BytesIO()
+    scene().save(out, "PNG", pnginfo=extra)
+    assert np.array_equal(red(out.getvalue()), red(encoded(scene())))
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_truncated_is_broken_at_every_length(kind: str) -> None:
+    data = encoded(scene(), kind)
+    for length in range(16, len(data) - 40, 97):
+        with pytest.raises(ImageError):
+            decode(data[:length], SIZE, LIMITS)
+
+
+@pytest.mark.parametrize(("threshold", "empty"), [(0, False), (255, False), (None, False)])
+def test_thresholds_cut_the_mask_and_never_the_box(threshold: int | None, empty: bool) -> None:
+    decoded = decode(encoded(scene()), SIZE, LIMITS)
+    mask = decoded.pixels[..., 0].copy()
+    answer = encode(mask, decoded, None, Options(threshold=threshold))
+    levels = np.asarray(opened(answer.body))
+    soft = np.asarray(resize_mask(mask, (96, 64)))
+    truth = soft if threshold is None else np.where(soft >= threshold, 255, 0)
+    assert np.array_equal(levels, truth)
+    assert (answer.box is None) == empty
+    assert answer.box == encode(mask, decoded, None, Options()).box
+
+
+def test_a_cutout_without_its_upload_is_a_mistake_of_ours() -> None:
+    decoded = decode(encoded(scene()), SIZE, LIMITS)
+    with pytest.raises(ValueError, match="needs the upload"):
+        encode(decoded.pixels[..., 0].copy(), decoded, None, Options(output="cutout"))
+
+
+def test_one_pixel() -> None:
+    for kind in ("PNG", "JPEG", "WEBP"):
+        data = encoded(Image.new("RGB", (1, 1), "red"), kind)
+        decoded = decode(data, SIZE, LIMITS)
+        answer = encode(decoded.pixels[..., 0].copy(), decoded, data, Options(output="cutout"))
+        assert opened(answer.body).size == (1, 1)
+        assert answer.box == (0, 0, 1, 1)

@@ -1,0 +1,253 @@
+"""Whatever happens, in whatever order: each image gets one answer, its own, and nothing leaks.
+
+The real batcher, lanes, protocol, servant and shared memory; fake are the engine, the clock and
+the fact that workers are processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench import Bench
+from fake_predictor import Act, Behaviour, number_in
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from purnet_serve.errors import (
+    DeadlineError,
+    DrainingError,
+    NonFiniteError,
+    NotReadyError,
+    ReloadError,
+    WorkerError,
+)
+from purnet_serve.inference.supervisor import HOPELESS_AFTER, PATIENCE_S
+from purnet_serve.observability.labels import Failure
+
+CANARY = 128 << 16 | 128 << 8 | 128
+"""The number a plain grey image seems to have."""
+HARMLESS = (Act.NOTHING, Act.CROWDED)
+
+
+@dataclass
+class Sent:
+    call: asyncio.Task
+    act: Act
+    deadline_s: float
+    begun: int = 0
+    """How often it went to a worker."""
+
+    @property
+    def cancelled(self) -> bool:
+        return self.call.cancelled()
+
+    @property
+    def error(self) -> BaseException | None:
+        return self.call.exception() if self.call.done() and not self.cancelled else None
+
+    @property
+    def answered(self) -> bool:
+        return self.call.done() and not self.cancelled and self.error is None
+
+
+class AnyOrder(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        root = Path(self.folder.name)
+        self.descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        checkpoint = Behaviour(device="cuda").save(root / "fake.json")
+        self.candidates = {
+            "same": checkpoint,
+            "other": Behaviour(device="cuda", name="other").save(root / "other.json"),
+            "size": Behaviour(device="cuda", input_size=32).save(root / "size.json"),
+            "missing": root / "missing.json",
+        }
+        self.bench = Bench(checkpoint, device="cuda:0,cuda:1", max_batch=4)
+        self.bench.launch.on_batch = self.begins
+        self.bench.start()
+        self.bench.work()
+        self.sent: dict[int, Sent] = {}
+        self.upstream = 0
+        self.reloads: list[asyncio.Task] = []
+        self.stop: asyncio.Task | None = None
+
+    def begins(self, numbers: list[int]) -> None:
+        """A batch goes to a worker."""
+        if numbers == [CANARY]:
+            return
+        assert numbers == sorted(numbers), "first in, first out"
+        for number in numbers:
+            sent = self.sent[number]
+            assert not sent.call.done(), "nobody waits for this image any more"
+            assert self.bench.loop.now < sent.deadline_s
+            sent.begun += 1
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether a worker may have been refused, failed often, or taken long to come back."""
+        found = self.bench.series()
+        ends = [found["purnet_failures_total", (kind,)] for kind in Failure]
+        refused = found["purnet_failures_total", ("refused",)] > 0
+        long = sum(ends) > 0 and self.bench.loop.now >= PATIENCE_S
+        return refused or sum(ends) >= HOPELESS_AFTER or long
+
+    # --- clients
+
+    @rule(
+        act=st.sampled_from([Act.NOTHING] * 4 + [Act.CROWDED, Act.RAISE, Act.NON_FINITE]),
+        patience_s=st.sampled_from([0.5, 3, 1000]),
+        images=st.integers(1, 6),
+    )
+    def send(self, act: Act, patience_s: float, images: int) -> None:
+        loop = self.bench.loop
+        for _ in range(images):
+            number = len(self.sent) + 1
+            deadline_s = loop.now + patience_s
+            call = loop.create_task(self.bench.predict(number, act, deadline_s))
+            self.sent[number] = Sent(call, act, deadline_s)
+        loop.settle()
+
+    @precondition(lambda self: any(not sent.call.done() for sent in self.sent.values()))
+    @rule(data=st.data())
+    def client_goes_away(self, data: st.DataObject) -> None:
+        waiting = [sent for sent in self.sent.values() if not sent.call.done()]
+        data.draw(st.sampled_from(waiting)).call.cancel()
+        self.bench.loop.settle()
+
+    @rule(images=st.sampled_from([-1, 1]))
+    def decoding(self, images: int) -> None:
+        if self.upstream + images >= 0:
+            self.upstream += images
+            self.bench.backend.expect(images)
+
+    @rule(seconds=st.sampled_from([0.001, 0.002, 1, 6, 31]))
+    def time_passes(self, seconds: float) -> None:
+        self.bench.loop.advance(seconds)
+
+    # --- workers
+
+    @rule()
+    def workers_work(self) -> None:
+        self.bench.step()
+
+    @precondition(lambda self: self.bench.launch.alive)
+    @rule(
+        data=st.data(),
+        fate=st.sampled_from(["exit", "signal", "pipe", "stop", "go on", "nonsense"]),
+    )
+    def worker_meets_its_fate(self, data: st.DataObject, fate: str) -> None:
+        process = data.draw(st.sampled_from(self.bench.launch.alive))
+        match fate:
+            case "exit":
+                process.die(os.EX_SOFTWARE)
+            case "signal":
+                process.die(-signal.SIGKILL)
+            case "pipe":
+                process.lose_pipe()
+            case "stop":
+                process.stopped = True
+            case "go on":
+                process.stopped = False
+            case "nonsense":
+                process.say(b"nonsense\n")
+        self.bench.loop.settle()
+
+    # --- operators
+
+    @precondition(lambda self: self.stop is None and len(self.reloads) < 5)
+    @rule(name=st.sampled_from(["same", "other", "size", "missing"]))
+    def reload(self, name: str) -> None:
+        self.reloads.append(self.bench.loop.begin(self.bench.backend.reload(self.candidates[name])))
+
+    @precondition(lambda self: self.stop is None and len(self.sent) > 20)
+    @rule(drain_s=st.sampled_from([0, 2, 100]))
+    def shut_down(self, drain_s: float) -> None:
+        self.stop = self.bench.loop.begin(self.bench.backend.stop(drain_s))
+
+    # --- what always holds
+
+    @invariant()
+    def everyone_gets_their_own_answer_on_time(self) -> None:
+        now = self.bench.loop.now
+        for number, sent in self.sent.items():
+            if not sent.call.done():
+                assert now < sent.deadline_s, "a deadline is on time"
+            elif sent.answered:
+                assert number_in(sent.call.result().mask) == number
+                assert sent.act in HARMLESS
+            elif isinstance(sent.error, DeadlineError):
+                assert now >= sent.deadline_s
+            elif isinstance(sent.error, NonFiniteError):
+                assert sent.act is Act.NON_FINITE
+            elif isinstance(sent.error, DrainingError):
+                assert self.stop is not None
+            elif isinstance(sent.error, NotReadyError):
+                assert self.hopeless
+            elif isinstance(sent.error, WorkerError):
+                assert sent.begun >= 2, "it had its second chance"
+            else:
+                assert sent.cancelled
+
+    @invariant()
+    def counters_add_up(self) -> None:
+        outcomes, found = self.bench.executions(), self.bench.series()
+        calls = self.sent.values()
+        assert outcomes.get("mask", 0) == sum(sent.answered for sent in calls)
+        for outcome, error in (("non_finite", NonFiniteError), ("failed", WorkerError)):
+            assert outcomes.get(outcome, 0) == sum(isinstance(s.error, error) for s in calls)
+        for series, matches in (
+            ("purnet_expired_total", lambda s: isinstance(s.error, DeadlineError)),
+            ("purnet_cancelled_total", lambda s: s.cancelled),
+        ):
+            counted = found[series, ("queue",)] + found[series, ("device",)]
+            assert counted == sum(map(matches, calls))
+        in_flight = sum(not sent.call.done() for sent in calls)
+        assert found["purnet_queue_in_flight", ()] == in_flight
+        assert found["purnet_queue_depth", ()] <= in_flight, "nobody queues for nothing"
+
+    @invariant()
+    def workers_are_bounded(self) -> None:
+        waiting_to_go = 2  # by a reload: one beside each that serves
+        assert len([p for p in self.bench.launch.alive if not p.stopped]) <= 2 + waiting_to_go
+
+    def teardown(self) -> None:
+        bench = self.bench
+        try:
+            for process in bench.launch.alive:
+                process.stopped = False
+            bench.backend.expect(-self.upstream)
+            if self.stop is None:
+                for _ in range(10):
+                    bench.work()
+                    bench.loop.advance(31)
+                bench.work()
+                assert all(sent.call.done() for sent in self.sent.values())
+                assert all(reload.done() for reload in self.reloads)
+                self.everyone_gets_their_own_answer_on_time()
+                self.counters_add_up()
+        finally:
+            bench.close()
+            self.folder.cleanup()
+        # Asking for the error also tells asyncio that somebody has seen it.
+        assert all(sent.answered or sent.cancelled or sent.error for sent in self.sent.values())
+        for reload in self.reloads:
+            assert isinstance(reload.exception(), ReloadError | None)
+        assert len(list(Path("/proc/self/fd").iterdir())) == self.descriptors
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(
+    max_examples=40,
+    stateful_step_count=40,
+    deadline=None,
+    # Without shrinking: a failure prints its steps, and minutes of shrinking hide it.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)

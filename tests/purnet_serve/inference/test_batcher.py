@@ -1,0 +1,386 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from fake_clock import FakeClockLoop
+from fake_predictor import image, number_in
+
+from purnet_serve.errors import DeadlineError, DrainingError, NotReadyError
+from purnet_serve.inference.backend import ModelInfo, Prediction
+from purnet_serve.inference.batcher import Batch, Batcher, Ticket
+from purnet_serve.observability.labels import Place, Release
+
+MODEL = ModelInfo("fake", "0" * 64, 16, "cpu", "fake")
+WAIT_S = 0.002
+SOON_S = 30.0
+
+
+@dataclass
+class FakeLane:
+    """Holds the batches it is given until the test answers them."""
+
+    most: int = 16
+    depth: int = 1
+    up: bool = True
+    taken: list[Batch] = field(default_factory=list)
+    held: list[Batch] = field(default_factory=list)
+
+    @property
+    def limit(self) -> int:
+        return self.most if self.up and len(self.held) < self.depth else 0
+
+    @property
+    def batches(self) -> int:
+        return len(self.held)
+
+    def take(self, batch: Batch) -> None:
+        assert 0 < len(batch) <= self.limit
+        assert all(ticket.live for ticket in batch.tickets)
+        self.taken.append(batch)
+        self.held.append(batch)
+
+    def answer(self, batcher: Batcher) -> None:
+        batch = self.held.pop(0)
+        for ticket in batch.tickets:
+            ticket.answer(Prediction(ticket.pixels[:, :, 0], MODEL, 0.0, 0.0, len(batch)))
+        batcher.wake()
+
+    @property
+    def sizes(self) -> list[int]:
+        return [len(batch) for batch in self.taken]
+
+    @property
+    def reasons(self) -> list[Release]:
+        return [batch.reason for batch in self.taken]
+
+    @property
+    def numbers(self) -> list[list[int]]:
+        return [[_number(ticket) for ticket in batch.tickets] for batch in self.taken]
+
+
+@dataclass
+class Counts:
+    expirations: list[Place] = field(default_factory=list)
+    cancellations: list[Place] = field(default_factory=list)
+
+    def expired(self, place: Place) -> None:
+        self.expirations.append(place)
+
+    def cancelled(self, place: Place) -> None:
+        self.cancellations.append(place)
+
+
+def _number(ticket: Ticket) -> int:
+    return number_in(ticket.pixels[0, 1].reshape(1, 3))
+
+
+@pytest.fixture
+def loop() -> Iterator[FakeClockLoop]:
+    loop = FakeClockLoop()
+    yield loop
+    loop.advance(WAIT_S)
+    assert not loop.timers, "no timer outlives what it was for"
+    left = asyncio.all_tasks(loop)
+    for task in left:
+        task.cancel()
+    loop.settle()
+    loop.close()
+    assert not left, "every call must have ended"
+
+
+@pytest.fixture
+def counts() -> Counts:
+    return Counts()
+
+
+@pytest.fixture
+def lane() -> FakeLane:
+    return FakeLane()
+
+
+@pytest.fixture
+def batcher(loop, counts, lane) -> Batcher:
+    return Batcher(loop, WAIT_S, counts, [lane])
+
+
+@pytest.fixture
+def send(loop, batcher):
+    """Queue images, all in one turn of the loop."""
+
+    def send(*numbers: int, deadline_s: float = SOON_S) -> list[asyncio.Task[Prediction]]:
+        calls = [
+            loop.create_task(batcher.predict(image(number), loop.now + deadline_s))
+            for number in numbers
+        ]
+        loop.settle()
+        return calls
+
+    return send
+
+
+def answer_all(loop, batcher, lane) -> None:
+    while lane.held:
+        lane.answer(batcher)
+        loop.settle()
+
+
+def test_a_lone_image_leaves_at_once(loop, batcher, lane, send):
+    (call,) = send(7)
+    assert lane.reasons == [Release.NOTHING_UPSTREAM]
+    assert loop.now == 0
+    answer_all(loop, batcher, lane)
+    assert call.result().batch_size == 1
+
+
+def test_what_comes_while_the_worker_is_busy_is_one_batch(loop, batcher, lane, send):
+    send(0)
+    for number in range(1, 16):
+        send(number)
+    assert lane.sizes == [1]
+    answer_all(loop, batcher, lane)
+    assert lane.sizes == [1, 15]
+    assert lane.numbers[1] == list(range(1, 16))
+
+
+def test_first_in_first_out_in_full_batches(loop, batcher, lane, send):
+    calls = send(*range(40))
+    answer_all(loop, batcher, lane)
+    assert lane.sizes == [16, 16, 8]
+    assert lane.reasons == [Release.FULL, Release.FULL, Release.NOTHING_UPSTREAM]
+    assert [number for batch in lane.numbers for number in batch] == list(range(40))
+    assert all(call.done() for call in calls)
+
+
+def test_images_being_decoded_are_waited_for_but_not_for_long(loop, batcher, lane, send):
+    batcher.expect(1)
+    send(1)
+    loop.advance(WAIT_S * 0.9)
+    assert lane.sizes == []
+    loop.advance(WAIT_S)
+    assert lane.reasons == [Release.WAITED]
+    answer_all(loop, batcher, lane)
+
+
+def test_the_wait_ends_when_the_awaited_image_comes(loop, batcher, lane, send):
+    async def decoded(number: int) -> Prediction:
+        batcher.expect(-1)
+        return await batcher.predict(image(number), SOON_S)
+
+    batcher.expect(2)
+    send(1)
+    loop.begin(decoded(2))
+    assert lane.numbers == []
+    loop.begin(decoded(3))
+    assert lane.numbers == [[1, 2, 3]]
+    assert lane.reasons == [Release.NOTHING_UPSTREAM]
+    answer_all(loop, batcher, lane)
+
+
+def test_the_wait_ends_when_the_awaited_image_fails_to_decode(loop, batcher, lane, send):
+    batcher.expect(1)
+    send(1)
+    batcher.expect(-1)
+    loop.settle()
+    assert lane.sizes == [1]
+    answer_all(loop, batcher, lane)
+
+
+def test_a_full_batch_waits_for_nobody(loop, batcher, lane, send):
+    batcher.expect(5)
+    send(*range(16))
+    assert lane.reasons == [Release.FULL]
+    answer_all(loop, batcher, lane)
+
+
+def test_time_spent_behind_a_busy_worker_is_not_waited_again(loop, batcher, lane, send):
+    send(0)
+    batcher.expect(1)
+    send(1)
+    loop.advance(1)
+    answer_all(loop, batcher, lane)
+    assert lane.reasons[1] is Release.WAITED
+    assert loop.now == 1
+
+
+def test_a_deadline_is_on_time_while_the_device_is_busy(loop, batcher, lane, send, counts):
+    send(0)
+    (late,) = send(1, deadline_s=5)
+    loop.advance(4.999)
+    assert not late.done()
+    loop.advance(0.001)
+    assert isinstance(late.exception(), DeadlineError)
+    assert counts.expirations == [Place.QUEUE]
+    answer_all(loop, batcher, lane)
+    assert lane.sizes == [1], "an expired image never reaches a device"
+
+
+def test_a_deadline_is_on_time_while_the_image_is_on_the_device(loop, batcher, lane, send, counts):
+    late, other = send(1, 2, deadline_s=5)
+    loop.advance(5)
+    assert isinstance(late.exception(), DeadlineError)
+    assert isinstance(other.exception(), DeadlineError)
+    assert counts.expirations == [Place.DEVICE, Place.DEVICE]
+    answer_all(loop, batcher, lane)
+
+
+def test_a_deadline_that_has_passed_is_not_queued(loop, batcher, lane, send, counts):
+    (late,) = send(1, deadline_s=0)
+    assert isinstance(late.exception(), DeadlineError)
+    assert lane.sizes == []
+    assert counts.expirations == [Place.QUEUE]
+
+
+def test_a_deadline_of_this_very_moment_keeps_off_the_device(loop, batcher, lane, send, counts):
+    send(0)
+    (late,) = send(1, deadline_s=1)
+    loop.now = 1.0  # the worker comes free in the turn in which the deadline passes
+    answer_all(loop, batcher, lane)
+    assert isinstance(late.exception(), DeadlineError)
+    assert lane.sizes == [1]
+    assert counts.expirations == [Place.QUEUE]
+
+
+def test_a_client_gone_from_the_queue_never_reaches_a_device(loop, batcher, lane, send, counts):
+    send(0)
+    gone, stays = send(1, 2)
+    gone.cancel()
+    lane.answer(batcher)  # in the same turn: the ticket is still in the queue
+    loop.settle()
+    assert lane.numbers == [[0], [2]]
+    assert counts.cancellations == [Place.QUEUE]
+    answer_all(loop, batcher, lane)
+    assert stays.result()
+
+
+def test_a_client_gone_from_the_device_does_not_hurt_its_neighbours(
+    loop, batcher, lane, send, counts
+):
+    gone, stays = send(1, 2)
+    gone.cancel()
+    loop.settle()
+    answer_all(loop, batcher, lane)
+    assert counts.cancellations == [Place.DEVICE]
+    assert stays.result().batch_size == 2
+
+
+def test_a_busy_worker_with_room_is_fed_ahead_with_full_batches_only(loop, batcher, lane, send):
+    lane.depth = 2
+    send(0)
+    send(*range(1, 16))
+    assert lane.sizes == [1]
+    send(16)
+    assert lane.sizes == [1, 16]
+    answer_all(loop, batcher, lane)
+
+
+def test_the_idle_worker_is_served_first(loop, batcher, lane, send):
+    lane.depth = 2
+    other = FakeLane()
+    batcher.takers.append(other)
+    send(*range(16))
+    send(*range(16, 32))
+    assert (lane.sizes, other.sizes) == ([16], [16])
+    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, other)
+
+
+def test_a_retried_image_keeps_its_place_and_runs_alone(loop, batcher, lane, send):
+    calls = send(1, 2, 3)
+    send(4, 5)
+    lost = lane.held.pop()
+    lost.tickets[0].alone = lost.tickets[1].alone = True
+    batcher.requeue(lost.tickets)
+    loop.settle()
+    answer_all(loop, batcher, lane)
+    assert lane.numbers[1:] == [[1], [2], [3, 4, 5]]
+    assert all(call.result() for call in calls)
+
+
+def test_an_image_that_runs_alone_is_nobodys_company(loop, batcher, lane, send):
+    send(1, 2, 3)
+    lost = lane.held.pop()
+    lost.tickets[1].alone = True
+    batcher.requeue(lost.tickets)
+    loop.settle()
+    answer_all(loop, batcher, lane)
+    assert lane.numbers[1:] == [[1], [2], [3]]
+
+
+def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
+    loop, batcher, lane, send, counts
+):
+    send(0)
+    (call,) = send(1, deadline_s=1)
+    loop.call_at(1.0, call.cancel)
+    loop.advance(1)
+    assert call.cancelled()
+    assert (counts.expirations, counts.cancellations) == ([Place.QUEUE], [])
+    answer_all(loop, batcher, lane)
+
+
+def test_held_batches_leave_when_the_hold_ends(loop, batcher, lane, send):
+    batcher.hold()
+    send(1, 2)
+    assert lane.sizes == []
+    batcher.resume()
+    loop.settle()
+    assert lane.sizes == [2]
+    answer_all(loop, batcher, lane)
+
+
+def test_draining_waits_for_no_company(loop, batcher, lane, send):
+    batcher.expect(1)
+    send(1)
+    batcher.drain()
+    loop.settle()
+    assert lane.reasons == [Release.DRAIN]
+    answer_all(loop, batcher, lane)
+
+
+def test_drained_means_nothing_open_and_nothing_on_its_way(loop, batcher, lane, send):
+    batcher.expect(1)
+    send(1)
+    batcher.drain()
+    emptied = loop.begin(batcher.emptied())
+    answer_all(loop, batcher, lane)
+    assert not emptied.done()
+    batcher.expect(-1)
+    loop.settle()
+    assert emptied.done()
+
+
+def test_closing_fails_everything_and_refuses_more(loop, batcher, lane, send):
+    on_device, queued = *send(1), *send(2)
+    batcher.close("over")
+    loop.settle()
+    (refused,) = send(3)
+    for call in (on_device, queued, refused):
+        assert isinstance(call.exception(), DrainingError)
+    answer_all(loop, batcher, lane)  # too late, and nobody minds
+
+
+def test_giving_up_fails_the_queue_and_leaves_the_device_alone(loop, batcher, lane, send):
+    on_device, queued = *send(1), *send(2)
+    batcher.give_up("no device")
+    loop.settle()
+    assert isinstance(queued.exception(), NotReadyError)
+    answer_all(loop, batcher, lane)
+    assert on_device.result()
+
+
+def test_depth_and_age_tell_of_the_queue(loop, batcher, lane, send):
+    send(0)
+    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 1, 0.0)
+    (gone,) = send(1)
+    loop.advance(3)
+    send(2)
+    loop.advance(2)
+    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (2, 3, 5.0)
+    gone.cancel()
+    loop.settle()
+    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (1, 2, 2.0)
+    answer_all(loop, batcher, lane)
+    assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 0, 0.0)

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purnet_serve.inference import protocol as messages
+from purnet_serve.inference.protocol import ProtocolError, decode, encode
+
+EVERY = [
+    messages.Load("module:attribute", None, "auto"),
+    messages.Load("module:attribute", "a folder/ünïcode\n.safetensors", "cuda:0"),
+    messages.Loaded("lite0", "ab" * 32, 320, "cpu", "eager"),
+    messages.Attach(2, 16, 320),
+    messages.Ready(16, 0.25, 1 << 40, 0),
+    messages.Run(7, 1, 16),
+    messages.Done(7, [True, False], 0.125, 1, 2),
+    messages.OutOfMemory(7),
+    messages.Refused("two\nlines"),
+    messages.Fault("CUDA error"),
+]
+
+
+@pytest.mark.parametrize("message", EVERY, ids=lambda message: type(message).__name__)
+def test_a_message_is_one_line_and_comes_back_as_it_was(message):
+    line = encode(message)
+    assert line.count(b"\n") == 1
+    assert line.endswith(b"\n")
+    assert decode(line) == message
+
+
+@given(st.binary(max_size=200))
+def test_anything_else_is_a_protocol_error(line):
+    with pytest.raises(ProtocolError):
+        decode(line)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"null",
+        b"[]",
+        b"7",
+        b'{"kind": "Load"}',
+        b'{"kind": "Nobody", "number": 1}',
+        b'{"kind": "OutOfMemory", "number": 1, "more": 2}',
+        b'{"kind": ["OutOfMemory"], "number": 1}',
+    ],
+)
+def test_almost_a_message_is_a_protocol_error(line):
+    with pytest.raises(ProtocolError):
+        decode(line)

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from service_process import fake_service, running
+from typer.testing import CliRunner
+
+from purnet_serve.cli import app
+
+run = CliRunner().invoke
+
+
+def test_version_and_help() -> None:
+    assert run(app, ["--version"]).output.startswith("purnet ")
+    told = run(app, ["--help"]).output
+    for command in ("serve", "health", "config", "predict", "train", "evaluate"):
+        assert command in told
+
+
+def test_config_can_be_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PURNET_PORT", "9001")
+    monkeypatch.setenv("PURNET_CORS_ORIGINS", "https://a.example,https://b.example")
+    lines = run(app, ["config", "--set", "max-side=99"]).output.splitlines()
+    assert {"PURNET_PORT=9001", "PURNET_MAX_SIDE=99", "PURNET_CHECKPOINT="} <= set(lines)
+    assert lines[0].startswith("# memory of the API process: at most ")
+    for line in lines[1:]:
+        monkeypatch.setenv(*line.split("=", 1))
+    assert run(app, ["config"]).output.splitlines() == lines
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["config", "--set", "port"], ["config", "--set", "nonsense=1"], ["serve", "--port", "70000"]],
+)
+def test_a_bad_setting_is_named_and_exits_2(arguments: list[str]) -> None:
+    result = run(app, arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_serving_warns_of_variables_that_are_no_settings(tmp_path: Path) -> None:
+    command = ["-c", "from purnet_serve.cli import app; app()", "serve"]
+    with running(command, PURNET_MAX_BACH="4", PURNET_CHECKPOINT=str(tmp_path / "none")) as service:
+        assert service.wait() == 1
+    (warned,) = [entry for entry in service.logs if entry["event"] == "unknown setting"]
+    assert (warned["variable"], warned["meant"]) == ("PURNET_MAX_BACH", "PURNET_MAX_BATCH")
+
+
+def test_health_asks_a_service_and_tells_why_not() -> None:
+    with fake_service() as (service, url):
+        result = run(app, ["health", "--url", url])
+        assert (result.exit_code, result.output) == (0, "ready\n")
+    result = run(app, ["health", "--url", url])
+    assert (result.exit_code, "no answer" in result.output) == (1, True)
+    assert run(app, ["health", "--url", "file:///etc/passwd"]).exit_code == 2
+    for nobody in ("http://127.0.0.1:abc", "http://127.0.0.1:1/"):
+        result = run(app, ["health", "--url", nobody])
+        assert result.exit_code == 1
+        assert nobody in result.output
+    assert service.wait() != 0
+
+
+def test_health_of_a_service_that_drains() -> None:
+    import signal
+
+    with fake_service(PURNET_DRAIN_DELAY_S="1000") as (service, url):
+        service.signal(signal.SIGTERM)
+        service.await_line("draining", service.errors)
+        result = run(app, ["health", "--url", url])
+    assert (result.exit_code, "draining" in result.output) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("code", "absent"),
+    [
+        ("import purnet_serve.cli", ["torch", "fastapi", "uvicorn", "PIL", "numpy"]),
+        ("import purnet_serve.http.server, purnet_serve.inference.local", ["torch", "torchvision"]),
+    ],
+)
+def test_heavy_imports_stay_inside_commands(code: str, absent: list[str]) -> None:
+    check = f"{code}; import sys; sys.exit(' '.join({absent!r} & sys.modules.keys()) or 0)"
+    check = check.replace(repr(absent), repr(set(absent)))
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

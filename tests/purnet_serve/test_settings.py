@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from purnet_serve.settings import Settings, local_url, unknown_variables
+
+
+def test_flag_then_environment_then_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().port == 8000
+    monkeypatch.setenv("PURNET_PORT", "9001")
+    assert Settings().port == 9001
+    assert Settings(port=9002).port == 9002
+
+
+def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PURNET_METRICS_PORT", "")
+    monkeypatch.setenv("PURNET_CHECKPOINT", "")
+    assert (Settings().metrics_port, Settings().checkpoint) == (None, None)
+
+
+@pytest.mark.parametrize("proxies", ["", "*", " *,", "10.0.0.1", "10.0.0.0/8, fd00::/8"])
+def test_proxies_are_addresses_networks_or_everybody(proxies: str) -> None:
+    trusted = Settings(trusted_proxies=proxies).trusted_proxies
+    assert trusted == proxies.replace(" ", "").strip(",")
+
+
+def test_a_variable_that_is_no_setting_is_found_with_the_one_it_may_mean() -> None:
+    environment = {"PURNET_PORT": "1", "PURNET_MAX_BACH": "2", "PURNET_QUITE_ELSE": "", "PATH": ""}
+    assert unknown_variables(environment) == {
+        "PURNET_MAX_BACH": "PURNET_MAX_BATCH",
+        "PURNET_QUITE_ELSE": None,
+    }
+
+
+def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PURNET_CORS_ORIGINS", "https://a.example, https://b.example")
+    assert Settings().cors_origins == ("https://a.example", "https://b.example")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"port": 70_000},
+        {"device": "gpu"},
+        {"device": "cuda:1,cuda:1"},
+        {"device": "cuda,cuda:0"},
+        {"max_timeout_s": float("inf")},
+        {"max_body_bytes": 2, "max_bytes_in_flight": 1},
+        {"timeout_s": 61},
+        {"root_path": "no-slash"},
+        {"trusted_proxies": "10.0.0.1/8"},
+        {"trusted_proxies": "proxy"},
+        {"trusted_proxies": "*, 10.0.0.0/8"},
+        {"nonsense": 1},
+    ],
+)
+def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:1"),
+        ("0.0.0.0", "http://127.0.0.1:1"),
+        ("::", "http://[::1]:1"),
+        ("box.example", "http://box.example:1"),
+    ],
+)
+def test_the_address_this_machine_uses(host: str, url: str) -> None:
+    assert local_url(host, 1) == url
