@@ -23,7 +23,7 @@ from purnet_serve.errors import (
     ServiceError,
     TooManyBytesError,
 )
-from purnet_serve.images.memory_budget import Share
+from purnet_serve.images.thread_pool import Reservation
 from purnet_serve.settings import Settings
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
@@ -85,8 +85,8 @@ class Lease:
         self.bytes = reserved
         self.abort: Callable[[ServiceError], None] = lambda _: None
         """Ends the request early with this error; set by who runs it."""
-        self.answer: Share | None = None
-        """Room for the answer, once there is one."""
+        self.answer: Reservation | None = None
+        """Memory reserved for the answer, once there is one."""
 
     def resize(self, held: int) -> None:
         """Account for the bytes that are really held now."""

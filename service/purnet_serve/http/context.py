@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from purnet_serve.http.admission import Admission, Keys
 from purnet_serve.images.codec import Limits
-from purnet_serve.images.memory_budget import Room
-from purnet_serve.images.thread_pool import Pool
+from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.cpus import available_cpus
 from purnet_serve.observability.http_metrics import DoorMetrics
@@ -23,27 +22,27 @@ class Door:
     metrics: DoorMetrics
     keys: Keys
     admission: Admission
-    answers: Room
-    pixels: Room
-    decoding: Pool
-    encoding: Pool
+    answers: MemoryBudget
+    pixels: MemoryBudget
+    decoding: BoundedThreadPool
+    encoding: BoundedThreadPool
     limits: Limits
 
     @classmethod
     def build(cls, settings: Settings, backend: Backend, metrics: DoorMetrics) -> Door:
         """Put the parts together; nothing is read or started."""
         decode_threads, encode_threads = pool_threads(settings)
-        pixels = Room(settings.max_pixel_bytes)
+        pixels = MemoryBudget(settings.max_pixel_bytes)
         return cls(
             settings=settings,
             backend=backend,
             metrics=metrics,
             keys=Keys(settings.api_keys_file),
             admission=Admission(settings, backend.ready),
-            answers=Room(settings.max_answer_bytes),
+            answers=MemoryBudget(settings.max_answer_bytes),
             pixels=pixels,
-            decoding=Pool(decode_threads, "decode", pixels),
-            encoding=Pool(encode_threads, "encode", pixels),
+            decoding=BoundedThreadPool(decode_threads, "decode", pixels),
+            encoding=BoundedThreadPool(encode_threads, "encode", pixels),
             limits=Limits(settings.max_pixels, settings.max_side),
         )
 

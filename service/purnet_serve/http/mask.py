@@ -20,11 +20,11 @@ from purnet_serve.images.codec import (
     Answer,
     Decoded,
     Options,
+    check_header,
     decode,
     decoding_bytes,
     encode,
     encoding_bytes,
-    examine,
 )
 from purnet_serve.inference.backend import ModelInfo, Prediction
 
@@ -84,7 +84,7 @@ class _Visit:
         door.backend.expect(1)
         try:
             async with self._stage("decode", "decode"):
-                header = await door.decoding.run(0, examine, image, door.limits)
+                header = await door.decoding.run(0, check_header, image, door.limits)
                 decoded = await door.decoding.run(
                     decoding_bytes(header),
                     decode,
@@ -112,7 +112,7 @@ class _Visit:
     ) -> Answer:
         door = self._door
         async with self._stage("encode", "encode"):
-            room = await door.answers.take(_most_bytes(decoded, options))
+            room = await door.answers.reserve(_most_bytes(decoded, options))
             self._lease.answer = room
             answer = await door.encoding.run(
                 encoding_bytes(decoded, options), encode, prediction.mask, decoded, kept, options

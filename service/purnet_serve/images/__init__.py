@@ -1,1 +1,1 @@
-"""Where predictions come from: one seam, several ways to run."""
+"""Uploads to pixels and masks to files, within bounds of pixels, memory and threads."""

@@ -1,7 +1,7 @@
-"""Hostile uploads in, answers out. Everything here runs in a pool thread; nothing touches a socket.
+"""Upload -> pixels, mask -> PNG. Everything here is synchronous and runs in a pool thread.
 
 Limits are read from the header before any pixel is decoded. Decoding itself is `purnet.imaging`,
-which the command line shares, so a photo gives the same mask through every door.
+which the command line shares, so both give the same mask for a photo.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 from purnet.imaging import cutout, orientation, resize_mask, to_rgb, turned
 from purnet_serve.errors import ImageError, ServiceError, SideTooLongError, TooManyPixelsError
-from purnet_serve.images.header import Format, Header, sniff
+from purnet_serve.images.header import Format, Header, read_header
 from purnet_serve.inference.backend import Mask, Pixels
 
 # Where it is allowed, a JPEG is decoded at 1/2, 1/4 or 1/8 while both sides stay this many times
@@ -35,7 +35,7 @@ BYTES_PER_PIXEL: dict[Format, int] = {"JPEG": 12, "PNG": 16, "WEBP": 24}
 MASK_BYTES_PER_PIXEL = 4
 WIDENED_BYTES_PER_PIXEL = 12  # three arrays of float32
 
-# Our own limit comes first, but it is a setting; past 89 megapixels Pillow only warns.
+# Our own limit is checked first, but it is a setting; above 89 megapixels Pillow only warns.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 Box = tuple[int, int, int, int]
@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How the client wants its answer."""
+    """What the client asks for."""
 
     output: Literal["mask", "cutout"] = "mask"
     size: Literal["original", "model"] = "original"
@@ -66,7 +66,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A photo as the model sees it, and the size a person sees."""
+    """A photo at the model's size, and the size it is displayed at."""
 
     pixels: Pixels
     width: int
@@ -76,16 +76,16 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Encoded PNG, and where the object is."""
+    """An encoded PNG, and the box around the object."""
 
     body: bytes
     box: Box | None
     """Left, top, right, bottom of the foreground in displayed pixels, right and bottom excluded."""
 
 
-def examine(upload: bytes, limits: Limits) -> Header:
+def check_header(upload: bytes, limits: Limits) -> Header:
     """Read the header and hold it against the limits. Raises what `decode` raises."""
-    header = sniff(upload)
+    header = read_header(upload)
     _check(header, limits)
     return header
 
@@ -111,15 +111,15 @@ def decode(
     """Check and decode an upload to (S, S, 3) uint8 RGB.
 
     `reduced_jpeg` decodes large JPEGs at reduced scale: pixels come out within about half a level
-    on average, in a third of the time. The network makes more of that than the parity gate allows.
+    on average, in a third of the time. The masks then differ by more than the parity gate allows.
 
     Raises `UnsupportedMediaError`, `ImageError`, `TooManyPixelsError` or `SideTooLongError`.
     """
-    header = examine(upload, limits)
+    header = check_header(upload, limits)
     with _opened(upload, header) as image:
         box = _reduce(image, DRAFT_FACTOR * input_size) if reduced_jpeg else None
-        # Decoded before its orientation is asked for: asking decodes a PNG too, but keeps quiet
-        # about what is wrong with it.
+        # Decoded before its orientation is asked for: asking decodes a PNG too, but hides the
+        # errors of its pixels.
         rgb, upright = to_rgb(image), orientation(image)
         # Resized before it is turned, so that no second copy of full size is made.
         small = rgb.resize((input_size, input_size), Image.Resampling.BILINEAR, box)
@@ -147,18 +147,18 @@ def encode(mask: Mask, decoded: Decoded, upload: bytes | None, options: Options)
         return Answer(_png(cutout(Image.fromarray(decoded.pixels), alpha)), box)
     if upload is None:
         raise ValueError("a cutout of the original size needs the upload")
-    with _opened(upload, sniff(upload)) as image:
+    with _opened(upload, read_header(upload)) as image:
         photo, upright = to_rgb(image), orientation(image)
     return Answer(_png(cutout(turned(photo, upright), alpha)), box)
 
 
-def _reduce(image: Image.Image, enough: int) -> tuple[float, float, float, float] | None:
-    """Have a JPEG decoded at the least scale with both sides of `enough` pixels.
+def _reduce(image: Image.Image, least_side: int) -> tuple[float, float, float, float] | None:
+    """Let a JPEG be decoded at the least scale with both sides of `least_side` pixels.
 
     Returns where the picture lies in what will be decoded: an odd side halved has a column more
     than half of it.
     """
-    drafted = image.draft(image.mode, (enough, enough))
+    drafted = image.draft(image.mode, (least_side, least_side))
     return None if drafted is None else drafted[1]
 
 

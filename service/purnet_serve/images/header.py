@@ -1,6 +1,6 @@
-"""What an upload says of itself in its first bytes: format and size, before any decoder sees it.
+"""Format and size of an upload, read from its bytes before any decoder sees it.
 
-Formats are told by magic bytes alone; names and Content-Types are hearsay. Sources: RFC 2083
+The first bytes alone decide the format; file names and Content-Types are ignored. Sources: RFC 2083
 (PNG), ITU-T T.81 (JPEG), RFC 9649 (WebP).
 """
 
@@ -14,8 +14,8 @@ from purnet_serve.errors import ImageError, TooManyScansError, UnsupportedMediaE
 
 Format = Literal["JPEG", "PNG", "WEBP"]
 
-# Each scan of a progressive JPEG is a pass over the whole picture and costs the sender some ten
-# bytes. Encoders write about ten scans.
+# Each scan of a progressive JPEG is a pass over the whole picture, for some ten bytes of the file.
+# Encoders write about ten scans.
 MAX_SCANS = 100
 # A 20 MiB colour profile or thumbnail takes 320 segments of 64 KiB; five million empty ones would
 # keep a thread busy for seconds.
@@ -23,7 +23,7 @@ MAX_SEGMENTS = 4096
 # Bytes between segments, which decoders skip one by one. Real files have a few, if any.
 MAX_FILL_BYTES = 65_536
 # 20 MiB in pieces of 8 KiB are 2,560 chunks, an animation of ten thousand frames has twenty
-# thousand. Decoders look at each; a file of empty ones would hold up 1.7 million.
+# thousand. Decoders look at each; a file of empty ones could hold 1.7 million.
 MAX_CHUNKS = 65_536
 
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -43,7 +43,7 @@ class Header:
     height: int
 
 
-def sniff(data: bytes) -> Header:
+def read_header(data: bytes) -> Header:
     """Read format and size. Raises `UnsupportedMediaError`, `ImageError` or `TooManyScansError`."""
     if data.startswith(b"\xff\xd8\xff"):
         kind: Format = "JPEG"
@@ -81,7 +81,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
     if kind == b"VP8L" and len(body) >= 5:  # each side less one in 14 bits
         bits = int.from_bytes(body[1:5], "little")
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    if kind == b"VP8 " and len(body) == 10:  # 14 bits each, 2 more for a scale nobody applies
+    if kind == b"VP8 " and len(body) == 10:  # 14 bits each, 2 more for a scale no decoder applies
         width, height = int.from_bytes(body[6:8], "little"), int.from_bytes(body[8:10], "little")
         return width & 0x3FFF, height & 0x3FFF
     return None

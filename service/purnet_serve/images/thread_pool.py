@@ -1,55 +1,119 @@
-"""Threads for pixels: a few of them, and nothing queued that its owner has left behind."""
+"""Bounded threads and bounded memory for decoding and encoding.
+
+Both limits are waited for on the event loop, so that a cancelled caller leaves nothing queued.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
-
-from purnet_serve.images.memory_budget import Room
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Pool:
-    """At most `threads` calls at once, as far as `room` holds them; others wait on the event loop.
+class MemoryBudget:
+    """A number of bytes that callers reserve parts of, in order of arrival.
 
-    An executor's own queue would keep the arguments of calls that were cancelled (uploads of
-    clients long gone) until a thread comes round to them. Here a call reaches the executor only
-    when a thread is free, and the thread and its room count as taken until the call has really
-    ended, even if its caller was cancelled meanwhile: memory is bounded whoever leaves.
+    A reservation larger than the whole budget is granted when it is the only one.
     """
 
-    def __init__(self, threads: int, name: str, room: Room) -> None:
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.reserved_bytes = 0
+
+    async def reserve(self, size_bytes: int) -> Reservation:
+        """Wait until `size_bytes` are free and reserve them. Cancelling reserves nothing."""
+        if not self._waiting and self._fits(size_bytes):
+            self.reserved_bytes += size_bytes
+            return Reservation(self, size_bytes)
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((size_bytes, granted))
+        try:
+            await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled():
+                self.release(size_bytes)
+            else:
+                self._grant()
+            raise
+        return Reservation(self, size_bytes)
+
+    def release(self, size_bytes: int) -> None:
+        """Return `size_bytes` to the budget."""
+        self.reserved_bytes -= size_bytes
+        self._grant()
+
+    def _fits(self, size_bytes: int) -> bool:
+        return self.reserved_bytes == 0 or self.reserved_bytes + size_bytes <= self._limit_bytes
+
+    def _grant(self) -> None:
+        while self._waiting:
+            size_bytes, granted = self._waiting[0]
+            if not granted.done():
+                if not self._fits(size_bytes):
+                    return
+                self.reserved_bytes += size_bytes
+                granted.set_result(None)
+            self._waiting.popleft()
+
+
+class Reservation:
+    """Bytes reserved from a budget. Its owner releases them with `resize(0)`."""
+
+    def __init__(self, budget: MemoryBudget, size_bytes: int) -> None:
+        self._budget = budget
+        self.bytes = size_bytes
+
+    def resize(self, size_bytes: int) -> None:
+        """Return what is more than `size_bytes` to the budget."""
+        self._budget.release(self.bytes - size_bytes)
+        self.bytes = size_bytes
+
+
+class BoundedThreadPool:
+    """At most `threads` calls at once, within a memory budget; others wait on the event loop.
+
+    An executor's own queue would keep the arguments of cancelled calls (the uploads of clients that
+    have disconnected) until a thread is free. Here a call reaches the executor only when a thread
+    is free. Its thread and its reservation are released when the call has ended, even if its caller
+    was cancelled before, so memory stays bounded.
+    """
+
+    def __init__(self, threads: int, name: str, budget: MemoryBudget) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._free = asyncio.Semaphore(threads)
-        self._room = room
+        self._budget = budget
 
-    async def run(self, size: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run `call`, which takes `size` bytes, in a thread and return its result.
+    async def run(
+        self, size_bytes: int, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run `call`, which allocates up to `size_bytes`, in a thread and return its result.
 
-        Cancelling before it began undoes everything; later, it leaves a running call behind.
+        Cancelling before the call has begun undoes everything; later, the call runs to its end.
         """
         await self._free.acquire()
         try:
-            share = await self._room.take(size)
+            reservation = await self._budget.reserve(size_bytes)
         except BaseException:
             self._free.release()
             raise
 
-        def ended() -> None:
-            share.resize(0)
+        def release() -> None:
+            reservation.resize(0)
             self._free.release()
 
         try:
             future = self._executor.submit(call, *args, **kwargs)
         except BaseException:
-            ended()
+            release()
             raise
         loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(ended))
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(release))
         return await asyncio.wrap_future(future)
 
     async def close(self) -> None:

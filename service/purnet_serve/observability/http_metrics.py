@@ -19,7 +19,7 @@ from prometheus_client import (
 from purnet_serve.errors import tree
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.request import STAGES, TIMED, Exchange
-from purnet_serve.images.memory_budget import Room
+from purnet_serve.images.thread_pool import MemoryBudget
 from purnet_serve.observability.inference_metrics import QueueMetrics
 
 OTHER = "other"
@@ -110,12 +110,12 @@ class DoorMetrics:
                 for status in STATUSES:
                     self._requests.labels(path, method, status)
 
-    def watch(self, admission: Admission, answers: Room, pixels: Room) -> None:
+    def watch(self, admission: Admission, answers: MemoryBudget, pixels: MemoryBudget) -> None:
         """Read the gauges off what counts anyway."""
         self._requests_in_flight.set_function(lambda: admission.requests)
         self._bytes_in_flight.set_function(lambda: admission.bytes)
-        self._answer_bytes.set_function(lambda: answers.bytes)
-        self._pixel_bytes.set_function(lambda: pixels.bytes)
+        self._answer_bytes.set_function(lambda: answers.reserved_bytes)
+        self._pixel_bytes.set_function(lambda: pixels.reserved_bytes)
 
     def route(self, path: str) -> str:
         """The label for a path: itself when it is a route of ours."""

@@ -206,4 +206,4 @@ async def test_a_mask_request_keeps_no_upload_while_it_waits(make_live: MakeLive
     live.backend.gate.set()
     assert (await mask).status_code == (await cutout).status_code == 200
     await live.idle()
-    assert (live.door.admission.bytes, live.door.answers.bytes) == (0, 0)
+    assert (live.door.admission.bytes, live.door.answers.reserved_bytes) == (0, 0)

@@ -1,4 +1,4 @@
-"""Damaged uploads: whatever a stranger does to a good file, it decodes or is refused, in bounds."""
+"""Damaged uploads: each decodes or is refused with a 4xx, within bounded memory."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def damaged(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def visit(upload: bytes) -> None:
-    """What a request does with an upload; anything but an answer or a 4xx escapes."""
+def process(upload: bytes) -> None:
+    """Decode and encode as a request does; every error but a 4xx is raised."""
     try:
         decoded = decode(upload, SIZE, LIMITS)
         mask = decoded.pixels[..., 0].copy()
@@ -67,7 +67,7 @@ def visit(upload: bytes) -> None:
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged())
 def test_damaged_files_are_answered_or_refused(upload: bytes) -> None:
-    visit(upload)
+    process(upload)
 
 
 @settings(max_examples=200, deadline=None)
@@ -76,14 +76,14 @@ def test_damaged_files_are_answered_or_refused(upload: bytes) -> None:
     st.binary(max_size=400),
 )
 def test_garbage_behind_magic_bytes_is_answered_or_refused(magic: bytes, rest: bytes) -> None:
-    visit(magic + rest)
+    process(magic + rest)
 
 
 @pytest.mark.slow
 @settings(max_examples=20_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(damaged())
 def test_many_damaged_files(upload: bytes) -> None:
-    visit(upload)
+    process(upload)
 
 
 def test_damage_allocates_no_more_than_the_limits_allow() -> None:
@@ -92,7 +92,7 @@ def test_damage_allocates_no_more_than_the_limits_allow() -> None:
     try:
         for original in ORIGINALS:
             for at in range(12, len(original), max(1, len(original) // 40)):
-                visit(original[:at] + b"\xff\xff\xff\xff" + original[at + 4 :])
+                process(original[:at] + b"\xff\xff\xff\xff" + original[at + 4 :])
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

@@ -8,8 +8,7 @@ import weakref
 import pytest
 from fake_backend import WAIT_S
 
-from purnet_serve.images.memory_budget import Room
-from purnet_serve.images.thread_pool import Pool
+from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 
 pytestmark = pytest.mark.anyio
 
@@ -19,15 +18,15 @@ class Job:
 
 
 async def test_results_and_errors_come_back() -> None:
-    pool = Pool(2, "test", Room(100))
+    pool = BoundedThreadPool(2, "test", MemoryBudget(100))
     assert await pool.run(0, divmod, 7, 2) == (3, 1)
     with pytest.raises(ZeroDivisionError):
         await pool.run(0, divmod, 1, 0)
     await pool.close()
 
 
-async def test_no_more_calls_than_threads_even_when_callers_leave() -> None:
-    pool = Pool(1, "test", Room(100))
+async def test_no_more_calls_than_threads_even_when_callers_are_cancelled() -> None:
+    pool = BoundedThreadPool(1, "test", MemoryBudget(100))
     entered, open_gate, most, now = threading.Event(), threading.Event(), [0], [0]
 
     def call() -> None:
@@ -50,7 +49,7 @@ async def test_no_more_calls_than_threads_even_when_callers_leave() -> None:
 
 
 async def test_a_call_cancelled_in_the_queue_leaves_nothing_behind() -> None:
-    pool = Pool(1, "test", Room(100))
+    pool = BoundedThreadPool(1, "test", MemoryBudget(100))
     entered, open_gate = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -74,9 +73,9 @@ async def test_a_call_cancelled_in_the_queue_leaves_nothing_behind() -> None:
     await pool.close()
 
 
-async def test_calls_wait_for_room_and_give_it_back_when_they_end() -> None:
-    room = Room(100)
-    pool = Pool(3, "test", room)
+async def test_calls_wait_for_memory_and_release_it_when_they_end() -> None:
+    budget = MemoryBudget(100)
+    pool = BoundedThreadPool(3, "test", budget)
     entered, open_gate = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -87,7 +86,7 @@ async def test_calls_wait_for_room_and_give_it_back_when_they_end() -> None:
     assert await asyncio.to_thread(entered.wait, WAIT_S)
     running.cancel()
     await asyncio.wait({running})
-    assert room.bytes == 80, "its thread is still at work"
+    assert budget.reserved_bytes == 80, "its thread still runs"
     waiting = asyncio.create_task(pool.run(30, divmod, 7, 2))
     leaving = asyncio.create_task(pool.run(30, divmod, 7, 2))
     await asyncio.sleep(0)
@@ -96,4 +95,52 @@ async def test_calls_wait_for_room_and_give_it_back_when_they_end() -> None:
     assert await waiting == (3, 1)
     await asyncio.wait({leaving})
     await pool.close()
-    assert room.bytes == 0
+    assert budget.reserved_bytes == 0
+
+
+async def _reserve(budget: MemoryBudget, size: int, order: list[int]) -> None:
+    await budget.reserve(size)
+    order.append(size)
+
+
+async def test_reservations_are_granted_in_order_of_arrival() -> None:
+    budget = MemoryBudget(100)
+    order: list[int] = []
+    first = await budget.reserve(80)
+    big = asyncio.create_task(_reserve(budget, 50, order))
+    small = asyncio.create_task(_reserve(budget, 10, order))
+    await asyncio.sleep(0)
+    assert order == [], "a small reservation may not overtake a large one"
+    first.resize(50)
+    await asyncio.gather(big, asyncio.sleep(0))
+    assert (order, budget.reserved_bytes) == ([50], 100)
+    first.resize(0)
+    await small
+    assert (order, budget.reserved_bytes) == ([50, 10], 60)
+
+
+async def test_a_reservation_larger_than_the_budget_is_granted_alone() -> None:
+    budget = MemoryBudget(100)
+    small = await budget.reserve(1)
+    huge = asyncio.create_task(budget.reserve(1000))
+    await asyncio.sleep(0)
+    assert not huge.done()
+    small.resize(0)
+    assert (await huge).bytes == budget.reserved_bytes == 1000
+
+
+@pytest.mark.parametrize("granted", [False, True])
+async def test_a_cancelled_wait_reserves_nothing(granted: bool) -> None:
+    budget = MemoryBudget(100)
+    first = await budget.reserve(100)
+    waiting = asyncio.create_task(budget.reserve(60))
+    behind = asyncio.create_task(budget.reserve(70))
+    await asyncio.sleep(0)
+    if granted:  # granted in the same step of the event loop in which it is cancelled
+        first.resize(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    if not granted:
+        first.resize(0)
+    assert (await behind).bytes == budget.reserved_bytes == 70
