@@ -45,7 +45,7 @@ format: $(VENV)/.dev
 
 # Writes what the docs take from the code: the tables of settings and errors.
 docs: $(VENV)/.dev
-	$(BIN)/python -m purnet_serve.reference
+	$(BIN)/python docs/make_reference.py
 
 train: $(VENV)/.dev
 	$(BIN)/purnet train --data $(or $(DATA),$(error say where the data is: make train DATA=DIR))/train \

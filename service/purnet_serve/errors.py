@@ -240,3 +240,8 @@ def tree(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]
         classes.append(kind)
         stack.extend(reversed(kind.__subclasses__()))
     yield from sorted(classes, key=lambda kind: kind.status)
+
+
+def when(kind: type[ServiceError]) -> str:
+    """In one line, when this error is answered: the first line of its docstring."""
+    return (kind.__doc__ or "").strip().splitlines()[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from purnet_serve.errors import ServiceError, tree
+from purnet_serve.errors import ServiceError, tree, when
 from purnet_serve.http.options import MAX_THRESHOLD, MIN_TIMEOUT_MS, OUTPUTS, SIZES, TIMEOUT_HEADER
 from purnet_serve.http.problem_details import MEDIA_TYPE, RETRY_STATUSES
 from purnet_serve.images.header import MAX_SCANS
@@ -109,11 +109,6 @@ def error_responses(*codes: str, settings: Settings | None = None) -> dict[int |
         response["description"] = " ".join([response["description"], when(kind)]).strip()
         response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": _example(kind, settings)}
     return responses
-
-
-def when(kind: type[ServiceError]) -> str:
-    """In one line, when this error is answered: the first line of its docstring."""
-    return (kind.__doc__ or "").strip().splitlines()[0]
 
 
 def mask_operation(settings: Settings) -> dict[str, Any]:

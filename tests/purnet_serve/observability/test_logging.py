@@ -6,8 +6,9 @@ import sys
 
 import pytest
 from photos import encoded, scene
-from service.logs import JsonFormatter, TextFormatter
 from service_process import fake_service
+
+from purnet_serve.observability.logging import JsonFormatter, TextFormatter
 
 KEY = "a-secret-key"
 PHOTO = encoded(scene())

@@ -4,16 +4,16 @@ import re
 from pathlib import Path
 
 import pytest
+from docs.make_reference import DOCS, error_table, main, pages, settings_table
 
 import purnet_serve.errors
 from purnet_serve.errors import ServiceError, tree
-from purnet_serve.reference import DOCS, error_table, main, pages, settings_table
 from purnet_serve.settings import Settings, environment_name
 
 
 def test_the_documentation_is_up_to_date() -> None:
     for path, text in pages().items():
-        assert path.read_text(encoding="utf-8") == text, "run `python -m purnet_serve.reference`"
+        assert path.read_text(encoding="utf-8") == text, "run `make docs`"
 
 
 def test_stale_pages_are_renewed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
