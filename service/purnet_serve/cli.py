@@ -87,7 +87,7 @@ def serve(
         log.warning("unknown setting", extra={"variable": variable, "meant": meant})
     metrics = Metrics()
     try:
-        run(settings, LocalBackend(settings, metrics.queue), metrics, _announce)
+        run(settings, LocalBackend(settings, metrics.inference), metrics, _announce)
     except OperatorError as error:
         _fail(str(error), code=1)
 

@@ -11,9 +11,9 @@ from fake_launch import FakeLaunch, FakeProcess
 from fake_predictor import FACTORY, Act, image, number_in
 from prometheus_client import CollectorRegistry
 
-from purnet_serve.inference.backend import Prediction
+from purnet_serve.inference.backend import ModelInfo, Prediction
 from purnet_serve.inference.local import LocalBackend
-from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import Outcome
 from purnet_serve.settings import Settings
 
@@ -31,7 +31,7 @@ class Bench:
         self.launch = FakeLaunch()
         self.backend = LocalBackend(
             Settings(checkpoint=checkpoint, **settings),
-            QueueMetrics(self.registry),
+            InferenceMetrics(self.registry),
             factory=FACTORY,
             launch=self.launch,
         )
@@ -66,6 +66,14 @@ class Bench:
         self.step()
         while any(process.inbox and not process.stopped for process in self.launch.alive):
             self.step()
+
+    def reload(self, checkpoint: Path) -> asyncio.Task[ModelInfo]:
+        """Put a file, or no file, where the configured checkpoint is, and ask for a reload."""
+        if checkpoint.exists():
+            self.checkpoint.write_bytes(checkpoint.read_bytes())
+        else:
+            self.checkpoint.unlink(missing_ok=True)
+        return self.loop.begin(self.backend.reload())
 
     def send(
         self, number: int, act: Act = Act.NOTHING, deadline_s: float = SOON_S
@@ -102,7 +110,7 @@ class Bench:
         return {str(kind): count for kind, count in found.items() if count}
 
     def close(self) -> None:
-        stop = self.loop.begin(self.backend.stop(0))
+        stop = self.loop.begin(self.backend.stop())
         for _ in range(20):
             if not stop.done():
                 self.loop.advance(1)

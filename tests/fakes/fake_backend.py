@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from purnet_serve.errors import DeadlineError, ReloadError
 from purnet_serve.inference.backend import BackendStats, ModelInfo, Pixels, Prediction
@@ -32,7 +31,6 @@ class FakeBackend:
         self.cancelled = 0
         self.upstream = 0
         self.started = False
-        self.draining = False
         self.became_ready = asyncio.Event()
         self.became_ready.set()
 
@@ -42,13 +40,10 @@ class FakeBackend:
     async def wait_ready(self) -> None:
         await self.became_ready.wait()
 
-    def drain(self) -> None:
-        self.draining = True
-
-    async def stop(self, drain_s: float) -> None:
+    async def stop(self) -> None:
         self.started = False
 
-    async def reload(self, checkpoint: Path | None = None) -> ModelInfo:
+    async def reload(self) -> ModelInfo:
         if self.refuses_reload:
             raise ReloadError("another input size")
         self.model = info("b")
@@ -79,7 +74,7 @@ class FakeBackend:
     def expect(self, images: int) -> None:
         self.upstream += images
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         return self.reason
 
     def stats(self) -> BackendStats:

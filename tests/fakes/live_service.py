@@ -59,7 +59,7 @@ async def live_services() -> AsyncIterator[MakeLive]:
             app = create_app(settings, backend, metrics)
             sock = stack.enter_context(closing(listen(settings)))
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            service = Service(app, settings, sock, metrics.queue, ready.set_result)
+            service = Service(app, settings, sock, metrics.inference, ready.set_result)
             running = asyncio.create_task(service.run())
             stack.push_async_callback(_stop, service, running)
             port = sock.getsockname()[1]

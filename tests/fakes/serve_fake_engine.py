@@ -18,7 +18,7 @@ def main() -> None:
     settings = Settings()
     configure_logging(settings)
     metrics = Metrics()
-    backend = LocalBackend(settings, metrics.queue, factory=FACTORY)
+    backend = LocalBackend(settings, metrics.inference, factory=FACTORY)
     try:
         run(settings, backend, metrics, lambda url: print(url, flush=True))
     except OperatorError as error:

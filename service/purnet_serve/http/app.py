@@ -51,7 +51,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
         try:
             yield
         finally:
-            await backend.stop(0.0)
+            await backend.stop()
             await door.close()
 
     app = _Documented(

@@ -38,7 +38,7 @@ class Door:
             backend=backend,
             metrics=metrics,
             keys=Keys(settings.api_keys_file),
-            admission=Admission(settings, backend.ready),
+            admission=Admission(settings, backend.unready_reason),
             answers=MemoryBudget(settings.max_answer_bytes),
             pixels=pixels,
             decoding=BoundedThreadPool(decode_threads, "decode", pixels),

@@ -24,7 +24,7 @@ from purnet_serve.http.app import create_app
 from purnet_serve.http.context import Door
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
-from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.settings import Settings, local_url
 
 BACKLOG = 2048
@@ -51,7 +51,7 @@ def run(
         closing(listen(settings)) as sock,
         metrics_server(settings, metrics.registry),
     ):
-        asyncio.run(Service(app, settings, sock, metrics.queue, announce).run())
+        asyncio.run(Service(app, settings, sock, metrics.inference, announce).run())
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -144,7 +144,7 @@ class Service:
         app: FastAPI,
         settings: Settings,
         sock: socket.socket,
-        metrics: QueueMetrics,
+        metrics: InferenceMetrics,
         announce: Callable[[str], None],
     ) -> None:
         self._app = app
@@ -237,7 +237,7 @@ class Service:
         """Not ready at once; then no new connections; then what was accepted gets its time."""
         admission = self._door.admission
         admission.leave()
-        self._door.backend.drain()
+        self._metrics.begin_draining()
         log.info("draining", extra={"requests_in_flight": admission.requests})
         await self._hurried_within(self._settings.drain_delay_s)
         admission.drain()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -69,29 +68,25 @@ class Backend(Protocol):
     """
 
     async def start(self) -> None:
-        """Bring the workers up. Returns at once when they are starting; see `ready`."""
+        """Bring the workers up. Returns at once; `wait_ready` tells when they answer."""
         ...
 
     async def wait_ready(self) -> None:
         """Return once every device answers. Raises `StartupError` when one never will."""
         ...
 
-    def drain(self) -> None:
-        """Shutdown has begun: count as draining and hold no image back for company.
+    async def stop(self) -> None:
+        """Fail every open ticket with `DrainingError` and end the workers.
 
-        Predictions go on until `stop`: which requests still come in is the door's decision.
+        Whoever accepts requests waits for their answers before this call.
         """
         ...
 
-    async def stop(self, drain_s: float) -> None:
-        """Finish what is queued within `drain_s` seconds, fail the rest with `DrainingError`."""
-        ...
+    async def reload(self) -> ModelInfo:
+        """Read the configured checkpoint again, load it beside the running one, check it, swap.
 
-    async def reload(self, checkpoint: Path | None = None) -> ModelInfo:
-        """Load a checkpoint beside the running one, check it, swap between batches.
-
-        `None` reads the configured path again. Raises `ReloadError` and changes nothing when the
-        new file is corrupt, of another input size, or fails its self-check.
+        Raises `ReloadError` and changes nothing when the new file is corrupt, of another input
+        size, or fails its self-check.
         """
         ...
 
@@ -113,7 +108,7 @@ class Backend(Protocol):
         """The model that answers now; None until the first load."""
         ...
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """None when predictions can be made, else the reason they cannot."""
         ...
 

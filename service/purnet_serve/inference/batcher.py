@@ -15,7 +15,7 @@ from typing import Protocol
 
 from purnet_serve.errors import DeadlineError, DrainingError, NotReadyError, ServiceError
 from purnet_serve.inference.backend import Pixels, Prediction
-from purnet_serve.observability.labels import Place, Release
+from purnet_serve.observability.labels import DispatchReason, TicketLocation
 
 
 @dataclass(eq=False, slots=True)
@@ -28,7 +28,7 @@ class Ticket:
     deadline_s: float
     queued_s: float
     future: asyncio.Future[Prediction]
-    place: Place = Place.QUEUE
+    place: TicketLocation = TicketLocation.QUEUE
     alone: bool = False
     """The batch it was in cost a worker its life: it runs once more, by itself."""
 
@@ -57,7 +57,7 @@ class Batch:
     """Tickets that run together, in the order they arrived."""
 
     tickets: tuple[Ticket, ...]
-    reason: Release
+    reason: DispatchReason
     started_s: float
     """When its device could begin with it, on the loop's clock."""
     canary: bool = False
@@ -88,11 +88,11 @@ class Taker(Protocol):
 class Observer(Protocol):
     """Who counts the tickets nobody waits for any longer."""
 
-    def expired(self, place: Place) -> None:
+    def expired(self, place: TicketLocation) -> None:
         """A deadline passed."""
         ...
 
-    def cancelled(self, place: Place) -> None:
+    def cancelled(self, place: TicketLocation) -> None:
         """A client went away."""
         ...
 
@@ -113,9 +113,7 @@ class Batcher:
     _arrivals: int = 0
     _upstream: int = 0
     _held: bool = False
-    _draining: bool = False
     _closed: str | None = None
-    _empty: asyncio.Event = field(default_factory=asyncio.Event)
     _wakeup: asyncio.Handle | None = None
     _hold_timer: asyncio.TimerHandle | None = None
 
@@ -129,8 +127,8 @@ class Batcher:
             raise DrainingError(self._closed)
         now = self.loop.time()
         if deadline_s <= now:
-            self.observer.expired(Place.QUEUE)
-            raise _deadline_error(Place.QUEUE)
+            self.observer.expired(TicketLocation.QUEUE)
+            raise _deadline_error(TicketLocation.QUEUE)
         self._arrivals += 1
         ticket = Ticket(self._arrivals, pixels, deadline_s, now, self.loop.create_future())
         timer = self.loop.call_at(deadline_s, self._expire, ticket)
@@ -148,18 +146,16 @@ class Batcher:
             timer.cancel()
             self._waiting.pop(ticket, None)
             self._open.discard(ticket)
-            self._note_empty()
 
     def expect(self, images: int) -> None:
         """Add `images` (may be negative) to the number known to be on their way here."""
         self._upstream += images
-        self._note_empty()
         self.wake()
 
     def requeue(self, tickets: Iterable[Ticket]) -> None:
         """Put tickets that no device answered back where their arrival places them."""
         for ticket in tickets:
-            ticket.place = Place.QUEUE
+            ticket.place = TicketLocation.QUEUE
             self._waiting[ticket] = None
         self._waiting = dict.fromkeys(sorted(self._waiting, key=lambda ticket: ticket.number))
         self.wake()
@@ -173,24 +169,13 @@ class Batcher:
             self._wakeup = self.loop.call_soon(self._release)
 
     def hold(self) -> None:
-        """Release nothing until `resume`."""
+        """DispatchReason nothing until `resume`."""
         self._held = True
 
     def resume(self) -> None:
-        """Release again."""
+        """DispatchReason again."""
         self._held = False
         self.wake()
-
-    def drain(self) -> None:
-        """Stop waiting for company: what is queued leaves as soon as a taker is free."""
-        self._draining = True
-        self.wake()
-
-    async def emptied(self) -> None:
-        """Wait until no ticket is open and none is on its way."""
-        self._empty.clear()
-        self._note_empty()
-        await self._empty.wait()
 
     def give_up(self, reason: str) -> None:
         """Fail what is in the queue with `NotReadyError`: no device is there to take it."""
@@ -235,7 +220,7 @@ class Batcher:
                 return
             # A busy taker with room to spare is fed ahead only with full batches: anything less
             # would tie tickets to it that a taker about to come free could run in one batch.
-            if taker.batches and reason is not Release.FULL:
+            if taker.batches and reason is not DispatchReason.FULL:
                 return
             taker.take(Batch(self._pop(limit), reason, self.loop.time()))
 
@@ -252,16 +237,14 @@ class Batcher:
             elif not ticket.live:
                 del self._waiting[ticket]
 
-    def _reason_to_release(self, first: Ticket, limit: int) -> Release | None:
+    def _reason_to_release(self, first: Ticket, limit: int) -> DispatchReason | None:
         if len(self._waiting) >= limit:
-            return Release.FULL
-        if self._draining:
-            return Release.DRAIN
+            return DispatchReason.FULL
         if self._upstream <= 0:
-            return Release.NOTHING_UPSTREAM
+            return DispatchReason.NOTHING_UPSTREAM
         patience_ends_s = first.queued_s + self.max_wait_s
         if self.loop.time() >= patience_ends_s:
-            return Release.WAITED
+            return DispatchReason.WAITED
         if self._hold_timer is not None:
             self._hold_timer.cancel()
         self._hold_timer = self.loop.call_at(patience_ends_s, self.wake)
@@ -275,7 +258,7 @@ class Batcher:
             popped.append(ticket)
         for ticket in popped:
             del self._waiting[ticket]
-            ticket.place = Place.DEVICE
+            ticket.place = TicketLocation.DEVICE
         return tuple(popped)
 
     def _expire(self, ticket: Ticket) -> None:
@@ -283,11 +266,7 @@ class Batcher:
         if ticket.fail(_deadline_error(ticket.place)):
             self.observer.expired(ticket.place)
 
-    def _note_empty(self) -> None:
-        if not self._open and self._upstream <= 0:
-            self._empty.set()
 
-
-def _deadline_error(place: Place) -> DeadlineError:
-    where = "in the queue" if place is Place.QUEUE else "on the device"
+def _deadline_error(place: TicketLocation) -> DeadlineError:
+    where = "in the queue" if place is TicketLocation.QUEUE else "on the device"
     return DeadlineError(f"The deadline passed while the image was {where}.")

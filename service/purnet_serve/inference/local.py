@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +14,7 @@ from purnet_serve.inference.spawn import Launch, launch
 from purnet_serve.inference.supervisor import Lane
 from purnet_serve.inference.worker_handle import Leaving, Worker, WorkerEndError, WorkerSpec, load
 from purnet_serve.observability.cpus import available_cpus, engine_threads
-from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.loop_lag import LoopLag
 from purnet_serve.settings import Settings
 
@@ -34,7 +32,7 @@ class LocalBackend:
     def __init__(
         self,
         settings: Settings,
-        metrics: QueueMetrics,
+        metrics: InferenceMetrics,
         *,
         factory: str = PREDICTOR,
         launch: Launch = launch,
@@ -47,7 +45,6 @@ class LocalBackend:
         self._batcher: Batcher | None = None
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
-        self._draining = False
         self._stopping = False
         self._changed = asyncio.Event()
         self._reload_lock = asyncio.Lock()
@@ -90,28 +87,11 @@ class LocalBackend:
             self._changed.clear()
             await self._changed.wait()
 
-    def drain(self) -> None:
-        """Count as draining, and let what is queued leave as soon as a device is free."""
-        self._draining = True
+    async def stop(self) -> None:
+        """Fail every open ticket with `DrainingError`, then end the workers and reap them."""
+        self._stopping = True
         self._on_change()
         if self._batcher is not None:
-            self._batcher.drain()
-
-    async def stop(self, drain_s: float) -> None:
-        """Answer what is queued or on its way within `drain_s` seconds, then end the workers.
-
-        Calls of `predict` are accepted until that time is over: their requests were accepted
-        before, and refusing new ones is the door's part.
-        """
-        self._stopping = True
-        self.drain()
-        if self._batcher is not None:
-            try:
-                async with asyncio.timeout(drain_s):
-                    await self._batcher.emptied()
-            except TimeoutError:
-                left = self._batcher.in_flight
-                log.warning("drain time over", extra={"images_in_flight": left})
             self._batcher.close(STOPPING)
         if self._reloading is not None:
             if not self._reloading.cancelling():
@@ -122,8 +102,8 @@ class LocalBackend:
         if self._lag is not None:
             self._lag.stop()
 
-    async def reload(self, checkpoint: Path | None = None) -> ModelInfo:
-        """Load a checkpoint beside the running one, check it, swap between batches.
+    async def reload(self) -> ModelInfo:
+        """Load the configured checkpoint beside the running one, check it, swap between batches.
 
         The new model comes up in worker processes of its own, through the same checks as at the
         start, so whatever is wrong with it cannot touch the running one. Needs the memory of both
@@ -132,8 +112,7 @@ class LocalBackend:
         async with self._reload_lock:
             if self._stopping or self._batcher is None:
                 raise ReloadError(STOPPING)
-            path = checkpoint or self._settings.checkpoint
-            self._reloading = asyncio.create_task(self._replace_workers(self._batcher, path))
+            self._reloading = asyncio.create_task(self._replace_workers(self._batcher))
             try:
                 model = await self._reloading
             except asyncio.CancelledError:
@@ -149,7 +128,7 @@ class LocalBackend:
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask. See `Backend.predict`."""
         if self._batcher is None or self._model is None:
-            raise NotReadyError(self.ready() or "The model is being loaded.")
+            raise NotReadyError(self.unready_reason() or "The model is being loaded.")
         if (trouble := self._trouble()) is not None:
             raise NotReadyError(trouble)
         size = self._model.input_size
@@ -169,7 +148,7 @@ class LocalBackend:
         """The model that answers now."""
         return self._model
 
-    def ready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """None when predictions can be made: some device has a worker, or will in a moment."""
         return STOPPING if self._stopping else self._trouble()
 
@@ -213,8 +192,7 @@ class LocalBackend:
         trouble = self._trouble()
         if trouble is not None and self._batcher is not None:
             self._batcher.give_up(trouble)
-        ready = not self._draining and self.ready() is None
-        self._metrics.state(ready=ready, draining=self._draining)
+        self._metrics.ready(self.unready_reason() is None)
         self._changed.set()
 
     def _announce(self, model: ModelInfo) -> None:
@@ -223,17 +201,17 @@ class LocalBackend:
         for lane in self._lanes:
             lane.expected = model
 
-    async def _replace_workers(self, batcher: Batcher, checkpoint: Path | None) -> ModelInfo:
+    async def _replace_workers(self, batcher: Batcher) -> ModelInfo:
         fresh: list[Worker] = []
         try:
-            model = await self._load_beside(checkpoint, fresh)
+            model = await self._load_beside(fresh)
             batcher.hold()
             try:
                 await asyncio.gather(*(lane.idle() for lane in self._lanes))
                 if not all(worker.accepts for worker in fresh):
                     raise ReloadError("The new worker ended before it could take over.")
                 for lane, worker in zip(self._lanes, fresh, strict=True):
-                    lane.swap(worker, checkpoint)
+                    lane.swap(worker)
                 fresh.clear()
                 self._announce(model)
             finally:
@@ -243,11 +221,11 @@ class LocalBackend:
                 self._leaving.dismiss(worker)
         return model
 
-    async def _load_beside(self, checkpoint: Path | None, fresh: list[Worker]) -> ModelInfo:
+    async def _load_beside(self, fresh: list[Worker]) -> ModelInfo:
         """Bring up one worker per lane, into `fresh` as they come. Raises `ReloadError`."""
         for lane in self._lanes:
             try:
-                fresh.append(await load(replace(lane.spec, checkpoint=checkpoint), self._launch))
+                fresh.append(await load(lane.spec, self._launch))
             except WorkerEndError as end:
                 raise ReloadError(end.detail) from end
         model = fresh[0].info

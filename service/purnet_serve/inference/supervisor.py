@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
@@ -16,8 +15,8 @@ from purnet_serve.inference.batcher import Batch, Batcher, Ticket
 from purnet_serve.inference.protocol import Done
 from purnet_serve.inference.spawn import Launch
 from purnet_serve.inference.worker_handle import Leaving, Worker, WorkerEndError, WorkerSpec, load
-from purnet_serve.observability.inference_metrics import QueueMetrics
-from purnet_serve.observability.labels import Failure, Outcome, Release
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome
 
 log = logging.getLogger("purnet_serve.inference")
 
@@ -43,7 +42,7 @@ class Lane:
         spec: WorkerSpec,
         launch: Launch,
         batcher: Batcher,
-        metrics: QueueMetrics,
+        metrics: InferenceMetrics,
         leaving: Leaving,
         *,
         canary_s: float,
@@ -115,13 +114,12 @@ class Lane:
         """Wait until no batch is on the device."""
         await self._idle.wait()
 
-    def swap(self, worker: Worker, checkpoint: Path | None) -> None:
+    def swap(self, worker: Worker) -> None:
         """Serve another model from now on; the lane must be idle."""
         self._cancel_timer()
         self._abandon_loading()
         if self._worker is not None:
             self._leaving.dismiss(self._worker)
-        self.spec = replace(self.spec, checkpoint=checkpoint)
         self._strikes = 0
         self._adopt(worker)
 
@@ -149,7 +147,7 @@ class Lane:
         if batch.canary:
             self._metrics.canary(ok=answer.finite[0])
             if not answer.finite[0]:
-                worker.kill(Failure.NON_FINITE, "A plain grey image gave a non-finite mask.")
+                worker.kill(FailureKind.NON_FINITE, "A plain grey image gave a non-finite mask.")
             self._free()
             return
         self._recover(len(batch))
@@ -167,7 +165,7 @@ class Lane:
     def out_of_memory(self, batch: Batch) -> None:
         """Half of it may fit: lower the ceiling and let the queue cut it anew."""
         self._metrics.executed(batch, None)
-        self._metrics.failed(Failure.OUT_OF_MEMORY)
+        self._metrics.failed(FailureKind.OUT_OF_MEMORY)
         self._ceiling = max(1, min(self._ceiling, len(batch) // 2))
         self._calm_batches = 0
         if self._worker is not None:
@@ -202,7 +200,7 @@ class Lane:
         self, ticket: Ticket, model: ModelInfo, batch: Batch, answer: Done, masks: Mask, slot: int
     ) -> Outcome:
         if not answer.finite[slot]:
-            self._metrics.failed(Failure.NON_FINITE)
+            self._metrics.failed(FailureKind.NON_FINITE)
             detail = "The network's output for this image is not a number."
             return Outcome.NON_FINITE if ticket.fail(NonFiniteError(detail)) else Outcome.LATE
         if not ticket.live:
@@ -273,7 +271,7 @@ class Lane:
                 self._leaving.dismiss(worker)
                 await worker.gone()
                 raise WorkerEndError(
-                    Failure.REFUSED,
+                    FailureKind.REFUSED,
                     f"The checkpoint file is no longer {expected.version} but "
                     f"{worker.info.version}: reload to take it.",
                 )
@@ -315,7 +313,7 @@ class Lane:
     def _strike(self, end: WorkerEndError) -> None:
         """Count an end that no answer came before and no image alone is to blame for."""
         self._strikes += 1
-        if end.failure is Failure.REFUSED:
+        if end.failure is FailureKind.REFUSED:
             self.trouble = self.given_up = end.detail
         elif self._strikes >= HOPELESS_AFTER:
             times = f"{self._strikes} times in a row"
@@ -369,7 +367,7 @@ class Lane:
         pixels = np.full((size, size, 3), 128, np.uint8)
         now = self._loop.time()
         ticket = Ticket(0, pixels, now, now, self._loop.create_future())
-        self.take(Batch((ticket,), Release.NOTHING_UPSTREAM, now, canary=True))
+        self.take(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, canary=True))
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

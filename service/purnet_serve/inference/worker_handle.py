@@ -31,7 +31,7 @@ from purnet_serve.inference.protocol import (
     encode,
 )
 from purnet_serve.inference.spawn import Launch, Link, thread_environment
-from purnet_serve.observability.labels import Failure
+from purnet_serve.observability.labels import FailureKind
 
 log = logging.getLogger("purnet_serve.inference")
 
@@ -45,7 +45,7 @@ driver lets go of it; its memory is its own, so its successor need not wait for 
 class WorkerEndError(Exception):
     """A worker is gone, or never came up."""
 
-    def __init__(self, failure: Failure, detail: str, trace: str = "") -> None:
+    def __init__(self, failure: FailureKind, detail: str, trace: str = "") -> None:
         super().__init__(detail)
         self.failure = failure
         self.detail = detail
@@ -145,7 +145,7 @@ class Worker:
             self._begin_first()
         self._link.write(encode(Run(self._sent, bank, len(batch))))
 
-    def kill(self, failure: Failure, detail: str, trace: str = "") -> None:
+    def kill(self, failure: FailureKind, detail: str, trace: str = "") -> None:
         """End the process now; the owner is told when it is gone."""
         self._ending = True
         if self._cause is None:
@@ -171,11 +171,11 @@ class Worker:
             while (message := await _receive(self._link)) is not None:
                 self._answered(message)
         except (ProtocolError, OSError) as error:
-            self.kill(Failure.PROTOCOL, f"The worker broke the protocol: {error}")
+            self.kill(FailureKind.PROTOCOL, f"The worker broke the protocol: {error}")
         except Exception as error:
             # Whatever is wrong here is ours, and the tickets still need their answers.
             log.exception("answer mishandled", extra={"device": self.info.device})
-            self.kill(Failure.PROTOCOL, f"An answer was mishandled: {error!r}")
+            self.kill(FailureKind.PROTOCOL, f"An answer was mishandled: {error!r}")
         self._ending = True
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -189,7 +189,7 @@ class Worker:
 
     def _answered(self, message: Message) -> None:
         if isinstance(message, Fault):
-            self.kill(Failure.EXCEPTION, message.detail, message.trace)
+            self.kill(FailureKind.EXCEPTION, message.detail, message.trace)
             return
         if not isinstance(message, Done | OutOfMemory) or not self._running:
             raise ProtocolError(f"unexpected {type(message).__name__}")
@@ -198,7 +198,7 @@ class Worker:
             raise ProtocolError(f"batch {message.number} answered, {number} is running")
         if isinstance(message, OutOfMemory) and len(batch) == 1:
             # Nothing smaller can be tried. A fresh process has all of the device's memory.
-            self.kill(Failure.OUT_OF_MEMORY, "The device has no room for a single image.")
+            self.kill(FailureKind.OUT_OF_MEMORY, "The device has no room for a single image.")
             return
         if isinstance(message, Done) and len(message.finite) != len(batch):
             raise ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
@@ -227,7 +227,7 @@ class Worker:
             self._watchdog = self._loop.call_later(self.watchdog_s, self._bark)
 
     def _bark(self) -> None:
-        self.kill(Failure.HANG, f"No answer for {self.watchdog_s:.1f} s.")
+        self.kill(FailureKind.HANG, f"No answer for {self.watchdog_s:.1f} s.")
 
 
 class Leaving:
@@ -261,21 +261,21 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
         except (OSError, RuntimeError) as error:
             # No process, descriptor, memory or thread to be had now; there may be later.
             detail = f"The worker could not be started: {error}"
-            raise WorkerEndError(Failure.EXIT, detail) from error
+            raise WorkerEndError(FailureKind.EXIT, detail) from error
         try:
             async with _ended_on_failure(link), asyncio.timeout(spec.load_timeout_s):
                 return await _introduce(spec, link, segment_fd)
         except TimeoutError as error:
             detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
-            raise WorkerEndError(Failure.HANG, detail) from error
+            raise WorkerEndError(FailureKind.HANG, detail) from error
         except (ProtocolError, OSError) as error:
-            raise WorkerEndError(Failure.PROTOCOL, str(error)) from error
+            raise WorkerEndError(FailureKind.PROTOCOL, str(error)) from error
         except WorkerEndError:
             raise
         except Exception as error:
             # A lane that hears of no end would wait for ever for one that will not come.
             log.exception("loading mishandled", extra={"device": spec.device})
-            raise WorkerEndError(Failure.PROTOCOL, f"Loading went wrong: {error!r}") from error
+            raise WorkerEndError(FailureKind.PROTOCOL, f"Loading went wrong: {error!r}") from error
 
 
 @contextlib.asynccontextmanager
@@ -299,7 +299,7 @@ async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
     asked = spec.device if ":" in spec.device else _kind(spec.device)
     if asked not in ("auto", loaded.device, _kind(loaded.device)):
         detail = f"The model was asked onto {spec.device} and came up on {loaded.device}."
-        raise WorkerEndError(Failure.REFUSED, detail)
+        raise WorkerEndError(FailureKind.REFUSED, detail)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
     banks = 2 if _kind(loaded.device) == "cuda" else 1
@@ -307,7 +307,7 @@ async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
     try:
         shared.reserve(segment_fd, **size)
     except MemoryError as error:
-        raise WorkerEndError(Failure.REFUSED, str(error)) from error
+        raise WorkerEndError(FailureKind.REFUSED, str(error)) from error
     link.write(encode(Attach(**size)))
     ready = await _receive(link)
     if not isinstance(ready, Ready):
@@ -322,7 +322,7 @@ async def _give_up(link: Link, message: Message | None) -> NoReturn:
     if message is None:
         raise await _end(link)
     if isinstance(message, Refused):
-        raise WorkerEndError(Failure.REFUSED, message.detail, message.trace)
+        raise WorkerEndError(FailureKind.REFUSED, message.detail, message.trace)
     raise ProtocolError(f"unexpected {type(message).__name__}")
 
 
@@ -360,8 +360,8 @@ async def _end(link: Link) -> WorkerEndError:
                 await link.process.wait()
         except TimeoutError:
             log.error("worker does not end", extra={"pid": link.process.pid})
-        return WorkerEndError(Failure.PIPE, "The worker closed its pipe and went on running.")
+        return WorkerEndError(FailureKind.PIPE, "The worker closed its pipe and went on running.")
     link.hang_up()
     if code < 0:
-        return WorkerEndError(Failure.SIGNAL, f"The worker was ended by signal {-code}.")
-    return WorkerEndError(Failure.EXIT, f"The worker exited with status {code}.")
+        return WorkerEndError(FailureKind.SIGNAL, f"The worker was ended by signal {-code}.")
+    return WorkerEndError(FailureKind.EXIT, f"The worker exited with status {code}.")

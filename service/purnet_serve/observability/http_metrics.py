@@ -1,6 +1,6 @@
 """Every Prometheus series, over its own registry. Label values are a closed set, created at 0.
 
-`DoorMetrics` describes requests (door), `QueueMetrics` what happens behind it (queue, workers).
+`DoorMetrics` describes requests (door), `InferenceMetrics` what happens behind it (queue, workers).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from purnet_serve.errors import tree
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.request import STAGES, TIMED, Exchange
 from purnet_serve.images.thread_pool import MemoryBudget
-from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.observability.inference_metrics import InferenceMetrics
 
 OTHER = "other"
 """Label of every path and method that is not ours, so that no stranger can make a series."""
@@ -152,4 +152,4 @@ class Metrics:
         # Processor time, memory and descriptors of this process alone; workers tell their own.
         ProcessCollector(registry=self.registry)
         self.door = DoorMetrics(self.registry)
-        self.queue = QueueMetrics(self.registry)
+        self.inference = InferenceMetrics(self.registry)

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
 from purnet_serve.inference.backend import BackendStats, ModelInfo
 from purnet_serve.inference.batcher import Batch
-from purnet_serve.observability.labels import Failure, Outcome, Place, Release
+from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome, TicketLocation
 
 _QUEUE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _INFERENCE_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -29,11 +29,12 @@ class CheckResult(StrEnum):
     FAILED = "failed"
 
 
-class QueueMetrics:
+class InferenceMetrics:
     """Queue, batches and workers, as the batcher, the lanes and the backend report them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._is_draining = False
         self._depth = Gauge("purnet_queue_depth", "Images waiting for a device.", registry=registry)
         self._in_flight = Gauge(
             "purnet_queue_in_flight",
@@ -71,7 +72,7 @@ class QueueMetrics:
             "purnet_batches",
             "Batches begun, by why they left the queue.",
             "reason",
-            Release,
+            DispatchReason,
         )
         self._outcomes = _counter(
             registry,
@@ -85,17 +86,21 @@ class QueueMetrics:
             "purnet_expired",
             "Deadlines that passed, by where the image was.",
             "place",
-            Place,
+            TicketLocation,
         )
         self._cancelled = _counter(
             registry,
             "purnet_cancelled",
             "Clients that went away, by where the image was.",
             "place",
-            Place,
+            TicketLocation,
         )
         self._failures = _counter(
-            registry, "purnet_failures", "Failures of workers, batches and images.", "kind", Failure
+            registry,
+            "purnet_failures",
+            "Failures of workers, batches and images.",
+            "kind",
+            FailureKind,
         )
         self._restarts = Counter(
             "purnet_worker_restarts", "Workers started after another's end.", registry=registry
@@ -145,11 +150,11 @@ class QueueMetrics:
         self._capacity.set_function(lambda: stats().capacity)
         self._oldest.set_function(lambda: stats().oldest_s)
 
-    def expired(self, place: Place) -> None:
+    def expired(self, place: TicketLocation) -> None:
         """A deadline passed."""
         self._expired.labels(place).inc()
 
-    def cancelled(self, place: Place) -> None:
+    def cancelled(self, place: TicketLocation) -> None:
         """A client went away."""
         self._cancelled.labels(place).inc()
 
@@ -166,7 +171,7 @@ class QueueMetrics:
         """The execution of one image ended."""
         self._outcomes.labels(outcome).inc()
 
-    def failed(self, failure: Failure) -> None:
+    def failed(self, failure: FailureKind) -> None:
         """A worker, a batch or an image failed."""
         self._failures.labels(failure).inc()
 
@@ -182,10 +187,15 @@ class QueueMetrics:
         """A reload ended."""
         self._reloads.labels(CheckResult.OK if ok else CheckResult.FAILED).inc()
 
-    def state(self, *, ready: bool, draining: bool) -> None:
-        """Whether predictions can be made, and whether shutdown has begun."""
-        self._ready.set(ready)
-        self._draining.set(draining)
+    def ready(self, ready: bool) -> None:
+        """Whether predictions can be made; a service that drains stays not ready."""
+        self._ready.set(ready and not self._is_draining)
+
+    def begin_draining(self) -> None:
+        """Shutdown has begun: draining, and not ready, from now on."""
+        self._is_draining = True
+        self._draining.set(1)
+        self._ready.set(0)
 
     def loop_lag(self, lag_s: float) -> None:
         """The event loop's regular turn came `lag_s` seconds late."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Release(StrEnum):
+class DispatchReason(StrEnum):
     """Why a batch left the queue when it did."""
 
     FULL = "full"
     NOTHING_UPSTREAM = "nothing_upstream"
     WAITED = "waited"
-    DRAIN = "drain"
 
 
-class Place(StrEnum):
+class TicketLocation(StrEnum):
     """Where a ticket was when its client stopped waiting."""
 
     QUEUE = "queue"
@@ -34,7 +33,7 @@ class Outcome(StrEnum):
     """Lost with a worker or out of memory; the image is queued again."""
 
 
-class Failure(StrEnum):
+class FailureKind(StrEnum):
     """What can go wrong with a worker, a batch or an image."""
 
     EXCEPTION = "exception"

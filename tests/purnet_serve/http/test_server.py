@@ -62,10 +62,12 @@ async def test_what_was_accepted_is_finished(make_live: MakeLive) -> None:
     visits = [asyncio.create_task(live.client.post("/v1/mask", content=PHOTO)) for _ in range(5)]
     for _ in visits:
         await live.backend.one_arrived()
+    assert live.sample("purnet_draining") == 0
     live.service.stop()
     live.backend.gate.set()
     assert [(await visit).status_code for visit in visits] == [200] * 5
     await live.running
+    assert live.sample("purnet_draining") == 1
     with pytest.raises(httpx.ConnectError):
         await live.client.get("/livez")
 

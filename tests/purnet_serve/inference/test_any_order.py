@@ -27,8 +27,9 @@ from purnet_serve.errors import (
     ReloadError,
     WorkerError,
 )
+from purnet_serve.inference.backend import ModelInfo
 from purnet_serve.inference.supervisor import HOPELESS_AFTER, PATIENCE_S
-from purnet_serve.observability.labels import Failure
+from purnet_serve.observability.labels import FailureKind
 
 CANARY = 128 << 16 | 128 << 8 | 128
 """The number a plain grey image seems to have."""
@@ -64,7 +65,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.descriptors = len(list(Path("/proc/self/fd").iterdir()))
         checkpoint = Behaviour(device="cuda").save(root / "fake.json")
         self.candidates = {
-            "same": checkpoint,
+            "same": Behaviour(device="cuda").save(root / "same.json"),
             "other": Behaviour(device="cuda", name="other").save(root / "other.json"),
             "size": Behaviour(device="cuda", input_size=32).save(root / "size.json"),
             "missing": root / "missing.json",
@@ -76,6 +77,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.sent: dict[int, Sent] = {}
         self.upstream = 0
         self.reloads: list[asyncio.Task] = []
+        self.one_operator = asyncio.Lock()
         self.stop: asyncio.Task | None = None
 
     def begins(self, numbers: list[int]) -> None:
@@ -93,7 +95,7 @@ class AnyOrder(RuleBasedStateMachine):
     def hopeless(self) -> bool:
         """Whether a worker may have been refused, failed often, or taken long to come back."""
         found = self.bench.series()
-        ends = [found["purnet_failures_total", (kind,)] for kind in Failure]
+        ends = [found["purnet_failures_total", (kind,)] for kind in FailureKind]
         refused = found["purnet_failures_total", ("refused",)] > 0
         long = sum(ends) > 0 and self.bench.loop.now >= PATIENCE_S
         return refused or sum(ends) >= HOPELESS_AFTER or long
@@ -164,12 +166,33 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.stop is None and len(self.reloads) < 5)
     @rule(name=st.sampled_from(["same", "other", "size", "missing"]))
     def reload(self, name: str) -> None:
-        self.reloads.append(self.bench.loop.begin(self.bench.backend.reload(self.candidates[name])))
+        self.reloads.append(self.bench.loop.begin(self.change_model(self.candidates[name])))
+
+    async def change_model(self, candidate: Path) -> ModelInfo:
+        """An operator puts another file in place, and puts the old one back if it is refused."""
+        configured = self.bench.checkpoint
+        async with self.one_operator:
+            before = configured.read_bytes()
+            if candidate.exists():
+                configured.write_bytes(candidate.read_bytes())
+            else:
+                configured.unlink()
+            try:
+                return await self.bench.backend.reload()
+            except ReloadError:
+                configured.write_bytes(before)
+                raise
 
     @precondition(lambda self: self.stop is None and len(self.sent) > 20)
     @rule(drain_s=st.sampled_from([0, 2, 100]))
     def shut_down(self, drain_s: float) -> None:
-        self.stop = self.bench.loop.begin(self.bench.backend.stop(drain_s))
+        self.stop = self.bench.loop.begin(self.drain_and_stop(drain_s))
+
+    async def drain_and_stop(self, drain_s: float) -> None:
+        """As the HTTP server does: what was accepted gets `drain_s` seconds."""
+        if open_calls := [sent.call for sent in self.sent.values() if not sent.call.done()]:
+            await asyncio.wait(open_calls, timeout=drain_s)
+        await self.bench.backend.stop()
 
     # --- what always holds
 

@@ -11,7 +11,7 @@ from fake_predictor import image, number_in
 from purnet_serve.errors import DeadlineError, DrainingError, NotReadyError
 from purnet_serve.inference.backend import ModelInfo, Prediction
 from purnet_serve.inference.batcher import Batch, Batcher, Ticket
-from purnet_serve.observability.labels import Place, Release
+from purnet_serve.observability.labels import DispatchReason, TicketLocation
 
 MODEL = ModelInfo("fake", "0" * 64, 16, "cpu", "fake")
 WAIT_S = 0.002
@@ -53,7 +53,7 @@ class FakeLane:
         return [len(batch) for batch in self.taken]
 
     @property
-    def reasons(self) -> list[Release]:
+    def reasons(self) -> list[DispatchReason]:
         return [batch.reason for batch in self.taken]
 
     @property
@@ -63,13 +63,13 @@ class FakeLane:
 
 @dataclass
 class Counts:
-    expirations: list[Place] = field(default_factory=list)
-    cancellations: list[Place] = field(default_factory=list)
+    expirations: list[TicketLocation] = field(default_factory=list)
+    cancellations: list[TicketLocation] = field(default_factory=list)
 
-    def expired(self, place: Place) -> None:
+    def expired(self, place: TicketLocation) -> None:
         self.expirations.append(place)
 
-    def cancelled(self, place: Place) -> None:
+    def cancelled(self, place: TicketLocation) -> None:
         self.cancellations.append(place)
 
 
@@ -129,7 +129,7 @@ def answer_all(loop, batcher, lane) -> None:
 
 def test_a_lone_image_leaves_at_once(loop, batcher, lane, send):
     (call,) = send(7)
-    assert lane.reasons == [Release.NOTHING_UPSTREAM]
+    assert lane.reasons == [DispatchReason.NOTHING_UPSTREAM]
     assert loop.now == 0
     answer_all(loop, batcher, lane)
     assert call.result().batch_size == 1
@@ -149,7 +149,11 @@ def test_first_in_first_out_in_full_batches(loop, batcher, lane, send):
     calls = send(*range(40))
     answer_all(loop, batcher, lane)
     assert lane.sizes == [16, 16, 8]
-    assert lane.reasons == [Release.FULL, Release.FULL, Release.NOTHING_UPSTREAM]
+    assert lane.reasons == [
+        DispatchReason.FULL,
+        DispatchReason.FULL,
+        DispatchReason.NOTHING_UPSTREAM,
+    ]
     assert [number for batch in lane.numbers for number in batch] == list(range(40))
     assert all(call.done() for call in calls)
 
@@ -160,7 +164,7 @@ def test_images_being_decoded_are_waited_for_but_not_for_long(loop, batcher, lan
     loop.advance(WAIT_S * 0.9)
     assert lane.sizes == []
     loop.advance(WAIT_S)
-    assert lane.reasons == [Release.WAITED]
+    assert lane.reasons == [DispatchReason.WAITED]
     answer_all(loop, batcher, lane)
 
 
@@ -175,7 +179,7 @@ def test_the_wait_ends_when_the_awaited_image_comes(loop, batcher, lane, send):
     assert lane.numbers == []
     loop.begin(decoded(3))
     assert lane.numbers == [[1, 2, 3]]
-    assert lane.reasons == [Release.NOTHING_UPSTREAM]
+    assert lane.reasons == [DispatchReason.NOTHING_UPSTREAM]
     answer_all(loop, batcher, lane)
 
 
@@ -191,7 +195,7 @@ def test_the_wait_ends_when_the_awaited_image_fails_to_decode(loop, batcher, lan
 def test_a_full_batch_waits_for_nobody(loop, batcher, lane, send):
     batcher.expect(5)
     send(*range(16))
-    assert lane.reasons == [Release.FULL]
+    assert lane.reasons == [DispatchReason.FULL]
     answer_all(loop, batcher, lane)
 
 
@@ -201,7 +205,7 @@ def test_time_spent_behind_a_busy_worker_is_not_waited_again(loop, batcher, lane
     send(1)
     loop.advance(1)
     answer_all(loop, batcher, lane)
-    assert lane.reasons[1] is Release.WAITED
+    assert lane.reasons[1] is DispatchReason.WAITED
     assert loop.now == 1
 
 
@@ -212,7 +216,7 @@ def test_a_deadline_is_on_time_while_the_device_is_busy(loop, batcher, lane, sen
     assert not late.done()
     loop.advance(0.001)
     assert isinstance(late.exception(), DeadlineError)
-    assert counts.expirations == [Place.QUEUE]
+    assert counts.expirations == [TicketLocation.QUEUE]
     answer_all(loop, batcher, lane)
     assert lane.sizes == [1], "an expired image never reaches a device"
 
@@ -222,7 +226,7 @@ def test_a_deadline_is_on_time_while_the_image_is_on_the_device(loop, batcher, l
     loop.advance(5)
     assert isinstance(late.exception(), DeadlineError)
     assert isinstance(other.exception(), DeadlineError)
-    assert counts.expirations == [Place.DEVICE, Place.DEVICE]
+    assert counts.expirations == [TicketLocation.DEVICE, TicketLocation.DEVICE]
     answer_all(loop, batcher, lane)
 
 
@@ -230,7 +234,7 @@ def test_a_deadline_that_has_passed_is_not_queued(loop, batcher, lane, send, cou
     (late,) = send(1, deadline_s=0)
     assert isinstance(late.exception(), DeadlineError)
     assert lane.sizes == []
-    assert counts.expirations == [Place.QUEUE]
+    assert counts.expirations == [TicketLocation.QUEUE]
 
 
 def test_a_deadline_of_this_very_moment_keeps_off_the_device(loop, batcher, lane, send, counts):
@@ -240,7 +244,7 @@ def test_a_deadline_of_this_very_moment_keeps_off_the_device(loop, batcher, lane
     answer_all(loop, batcher, lane)
     assert isinstance(late.exception(), DeadlineError)
     assert lane.sizes == [1]
-    assert counts.expirations == [Place.QUEUE]
+    assert counts.expirations == [TicketLocation.QUEUE]
 
 
 def test_a_client_gone_from_the_queue_never_reaches_a_device(loop, batcher, lane, send, counts):
@@ -250,7 +254,7 @@ def test_a_client_gone_from_the_queue_never_reaches_a_device(loop, batcher, lane
     lane.answer(batcher)  # in the same turn: the ticket is still in the queue
     loop.settle()
     assert lane.numbers == [[0], [2]]
-    assert counts.cancellations == [Place.QUEUE]
+    assert counts.cancellations == [TicketLocation.QUEUE]
     answer_all(loop, batcher, lane)
     assert stays.result()
 
@@ -262,7 +266,7 @@ def test_a_client_gone_from_the_device_does_not_hurt_its_neighbours(
     gone.cancel()
     loop.settle()
     answer_all(loop, batcher, lane)
-    assert counts.cancellations == [Place.DEVICE]
+    assert counts.cancellations == [TicketLocation.DEVICE]
     assert stays.result().batch_size == 2
 
 
@@ -317,7 +321,7 @@ def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
     loop.call_at(1.0, call.cancel)
     loop.advance(1)
     assert call.cancelled()
-    assert (counts.expirations, counts.cancellations) == ([Place.QUEUE], [])
+    assert (counts.expirations, counts.cancellations) == ([TicketLocation.QUEUE], [])
     answer_all(loop, batcher, lane)
 
 
@@ -329,27 +333,6 @@ def test_held_batches_leave_when_the_hold_ends(loop, batcher, lane, send):
     loop.settle()
     assert lane.sizes == [2]
     answer_all(loop, batcher, lane)
-
-
-def test_draining_waits_for_no_company(loop, batcher, lane, send):
-    batcher.expect(1)
-    send(1)
-    batcher.drain()
-    loop.settle()
-    assert lane.reasons == [Release.DRAIN]
-    answer_all(loop, batcher, lane)
-
-
-def test_drained_means_nothing_open_and_nothing_on_its_way(loop, batcher, lane, send):
-    batcher.expect(1)
-    send(1)
-    batcher.drain()
-    emptied = loop.begin(batcher.emptied())
-    answer_all(loop, batcher, lane)
-    assert not emptied.done()
-    batcher.expect(-1)
-    loop.settle()
-    assert emptied.done()
 
 
 def test_closing_fails_everything_and_refuses_more(loop, batcher, lane, send):

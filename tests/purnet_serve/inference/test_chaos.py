@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from purnet_serve.errors import WorkerError
 from purnet_serve.inference.local import LocalBackend
-from purnet_serve.observability.inference_metrics import QueueMetrics
+from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.settings import Settings
 
 IMAGES = 10_000
@@ -28,7 +28,7 @@ def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
     registry = CollectorRegistry()
     backend = LocalBackend(
         Settings(checkpoint=checkpoint, device="cuda:0,cuda:1", watchdog_s=1, max_timeout_s=600),
-        QueueMetrics(registry),
+        InferenceMetrics(registry),
         factory=FACTORY,
     )
     chance = random.Random(SEED)
@@ -69,7 +69,7 @@ def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
                     for _ in range(CLIENTS):
                         clients.create_task(client())
         finally:
-            await backend.stop(0)
+            await backend.stop()
 
     asyncio.run(scenario())
     assert sorted(answered + failed) == list(range(IMAGES))

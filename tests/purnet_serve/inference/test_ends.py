@@ -14,8 +14,8 @@ from purnet_serve.inference import shared_memory as shared
 from purnet_serve.inference.protocol import Done, Loaded, encode
 from purnet_serve.inference.supervisor import FIRST_DELAY_S, MAX_DELAY_S, RECOVERY_BATCHES, Lane
 from purnet_serve.inference.worker_handle import PARTING_S, REAP_S
-from purnet_serve.observability.inference_metrics import QueueMetrics
-from purnet_serve.observability.labels import Failure
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.labels import FailureKind
 
 
 def out_of_memory(bench) -> None:
@@ -44,7 +44,7 @@ def test_a_worker_that_is_ending_is_handed_nothing(bench, end):
     ending = bench.launch.last
     ending.unkillable = True
     if end == "kill":
-        bench.backend._lanes[0].worker.kill(Failure.HANG, "too slow")
+        bench.backend._lanes[0].worker.kill(FailureKind.HANG, "too slow")
     else:
         ending.lose_pipe()
         bench.loop.settle()
@@ -147,7 +147,7 @@ def test_an_answer_that_is_mishandled_costs_nobody_theirs(bench, monkeypatch):
 
 
 def test_what_was_answered_is_counted_even_if_counting_failed(bench, monkeypatch):
-    executed = QueueMetrics.executed
+    executed = InferenceMetrics.executed
     faults = [ValueError("no such label")]
 
     def fail_once(self, *arguments):
@@ -155,7 +155,7 @@ def test_what_was_answered_is_counted_even_if_counting_failed(bench, monkeypatch
             raise faults.pop()
         executed(self, *arguments)
 
-    monkeypatch.setattr(QueueMetrics, "executed", fail_once)
+    monkeypatch.setattr(InferenceMetrics, "executed", fail_once)
     call = bench.send(1)
     bench.work()
     assert bench.numbers([call]) == [1]
@@ -164,8 +164,8 @@ def test_what_was_answered_is_counted_even_if_counting_failed(bench, monkeypatch
 
 def test_the_first_reason_of_an_end_is_the_one_that_counts(bench):
     worker = bench.backend._lanes[0].worker
-    worker.kill(Failure.HANG, "first")
-    worker.kill(Failure.PROTOCOL, "second")
+    worker.kill(FailureKind.HANG, "first")
+    worker.kill(FailureKind.PROTOCOL, "second")
     bench.work()
     assert bench.value("purnet_failures_total", kind="hang") == 1
     assert bench.value("purnet_failures_total", kind="protocol") == 0
@@ -186,7 +186,7 @@ def test_deadly_images_one_after_another_do_not_make_it_unready(bench):
         call = bench.send(number, Act.RAISE)
         bench.work()
         assert bench.numbers([call]) == [WorkerError]
-        assert bench.backend.ready() is None
+        assert bench.backend.unready_reason() is None
     call = bench.send(9)
     bench.work()
     assert bench.numbers([call]) == [9]

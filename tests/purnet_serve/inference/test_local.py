@@ -24,7 +24,7 @@ def test_a_start_that_is_refused_says_why(make_bench, checkpoint, behaviour):
     behaviour.save(checkpoint)
     bench = make_bench()
     waiting = bench.loop.begin(bench.backend.wait_ready())
-    assert bench.backend.ready() == "The model is being loaded."
+    assert bench.backend.unready_reason() == "The model is being loaded."
     bench.step()
     error = waiting.exception()
     assert isinstance(error, StartupError)
@@ -55,7 +55,7 @@ def test_what_was_found_automatically_stays(make_bench, checkpoint):
     on_cpu = Loaded(model.name, model.sha256, model.input_size, "cpu", "fake")
     bench.launch.last.say(encode(on_cpu))
     bench.loop.settle()
-    assert bench.backend.ready() == "The model was asked onto cuda:0 and came up on cpu."
+    assert bench.backend.unready_reason() == "The model was asked onto cuda:0 and came up on cpu."
 
 
 def test_a_worker_that_never_comes_up_ends_the_start(make_bench):
@@ -91,58 +91,27 @@ def test_one_worker_down_leaves_the_service_ready(make_bench, checkpoint):
     checkpoint.write_text("rubbish")
     bench.launch.processes[0].die(-signal.SIGKILL)
     bench.work()
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
     call = bench.send(1)
     bench.work()
     assert bench.numbers([call]) == [1]
 
 
-def test_draining_shows_at_once_and_goes_on_answering(bench):
-    bench.backend.drain()
-    assert bench.value("purnet_draining") == 1
-    assert bench.value("purnet_ready") == 0
-    bench.backend.expect(1)
-    call = bench.send(1)
-    bench.work()
-    assert bench.numbers([call]) == [1]
-    assert bench.value("purnet_batches_total", reason="drain") == 1
-    bench.backend.expect(-1)
-
-
-def test_stopping_answers_what_is_queued(bench):
-    calls = [bench.send(number) for number in range(20)]
-    stop = bench.loop.begin(bench.backend.stop(10))
-    assert bench.backend.ready() == "The service is shutting down."
-    assert bench.value("purnet_draining") == 1
-    bench.work()
-    assert bench.numbers(calls) == list(range(20))
-    assert stop.done()
-    assert not bench.launch.alive
-
-
-def test_stopping_waits_for_images_that_are_still_being_decoded(bench):
-    bench.backend.expect(1)
-    stop = bench.loop.begin(bench.backend.stop(10))
-    call = bench.send(1)
-    bench.backend.expect(-1)
-    bench.work()
-    assert bench.numbers([call]) == [1]
-    assert stop.done()
-
-
-def test_what_does_not_fit_the_drain_time_is_told_so(bench):
+def test_stopping_fails_what_is_open_and_refuses_more(bench):
     on_device, queued = bench.send(1), bench.send(2)
-    stop = bench.loop.begin(bench.backend.stop(2))
-    bench.loop.advance(2)
+    stop = bench.loop.begin(bench.backend.stop())
+    assert bench.backend.unready_reason() == "The service is shutting down."
+    assert bench.value("purnet_ready") == 0
     assert isinstance(on_device.exception(), DrainingError)
     assert isinstance(queued.exception(), DrainingError)
     assert isinstance(bench.send(3).exception(), DrainingError)
     assert stop.done()
+    assert not bench.launch.alive
 
 
 def test_stopping_a_hung_worker_kills_it(bench):
     bench.launch.last.stopped = True
-    stop = bench.loop.begin(bench.backend.stop(0))
+    stop = bench.loop.begin(bench.backend.stop())
     bench.loop.advance(10)
     assert stop.done()
     assert not bench.launch.alive
@@ -151,7 +120,7 @@ def test_stopping_a_hung_worker_kills_it(bench):
 def test_stopping_while_the_model_loads_leaves_nothing(make_bench):
     bench = make_bench()
     bench.step()
-    stop = bench.loop.begin(bench.backend.stop(0))
+    stop = bench.loop.begin(bench.backend.stop())
     bench.loop.advance(10)
     assert stop.done()
     assert not bench.launch.alive
@@ -161,7 +130,7 @@ def test_stopping_waits_for_a_worker_that_was_loading(make_bench):
     bench = make_bench()
     loading = bench.launch.last
     loading.unkillable = True
-    stop = bench.loop.begin(bench.backend.stop(0))
+    stop = bench.loop.begin(bench.backend.stop())
     bench.loop.advance(PARTING_S)
     assert not stop.done()
     loading.unkillable = False
@@ -174,11 +143,11 @@ def test_stopping_waits_for_workers_that_were_sent_off_before(bench, tmp_path):
     other = Behaviour(name="other").save(tmp_path / "other.json")
     old = bench.launch.last
     old.stopped = True
-    bench.loop.begin(bench.backend.reload(other))
+    bench.reload(other)
     bench.bring_up()
     assert bench.backend.model.name == "other"
     assert old.alive
-    stop = bench.loop.begin(bench.backend.stop(0))
+    stop = bench.loop.begin(bench.backend.stop())
     assert not stop.done()
     bench.loop.advance(2)
     assert stop.done()
@@ -195,7 +164,7 @@ def test_stopping_waits_for_a_worker_that_brought_other_weights(bench):
     wrong.step()
     wrong.stopped = True
     bench.loop.settle()
-    stop = bench.loop.begin(bench.backend.stop(0))
+    stop = bench.loop.begin(bench.backend.stop())
     bench.loop.advance(2)
     assert stop.done()
     assert not bench.launch.alive
@@ -220,12 +189,12 @@ def test_a_restart_that_takes_long_makes_it_unready_until_it_is_done(bench):
     slow = bench.launch.last
     slow.stopped = True
     bench.loop.advance(PATIENCE_S - 1)
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
     bench.loop.advance(1)
-    assert "takes long" in bench.backend.ready()
+    assert "takes long" in bench.backend.unready_reason()
     slow.stopped = False
     bench.bring_up()
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
 
 
 def test_many_short_attempts_are_one_long_restart(bench):
@@ -233,11 +202,11 @@ def test_many_short_attempts_are_one_long_restart(bench):
     bench.loop.settle()
     bench.launch.last.stopped = True
     bench.loop.advance(PATIENCE_S / 2)
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
     bench.launch.last.die(1)
     bench.loop.settle()
     bench.loop.advance(PATIENCE_S / 2)
-    assert "takes long" in bench.backend.ready()
+    assert "takes long" in bench.backend.unready_reason()
 
 
 def test_other_weights_are_not_taken_by_accident(bench):
@@ -245,7 +214,7 @@ def test_other_weights_are_not_taken_by_accident(bench):
     Behaviour(name="other").save(bench.checkpoint)
     bench.launch.last.die(-signal.SIGKILL)
     bench.work()
-    assert "reload to take it" in bench.backend.ready()
+    assert "reload to take it" in bench.backend.unready_reason()
     assert bench.backend.model == before
 
 
@@ -254,27 +223,27 @@ def test_a_model_that_cannot_be_loaded_again_makes_it_unready_with_the_reason(be
     bench.checkpoint.write_text("rubbish")
     bench.launch.last.die(-signal.SIGKILL)
     bench.work()
-    assert bench.backend.ready() == "fake.json is not a checkpoint."
+    assert bench.backend.unready_reason() == "fake.json is not a checkpoint."
     assert isinstance(call.exception(), NotReadyError)
     Behaviour().save(bench.checkpoint)
     bench.loop.advance(30)
     bench.bring_up()
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
 
 
 def test_a_short_restart_is_not_unreadiness_but_a_hopeless_one_is(bench):
     call = bench.send(1)
     for strike in range(HOPELESS_AFTER):
-        assert bench.backend.ready() is None, strike
+        assert bench.backend.unready_reason() is None, strike
         bench.launch.last.die(-signal.SIGKILL)
         bench.loop.advance(2**strike if strike < HOPELESS_AFTER - 1 else 0)
-    assert f"{HOPELESS_AFTER} times in a row" in bench.backend.ready()
+    assert f"{HOPELESS_AFTER} times in a row" in bench.backend.unready_reason()
     assert bench.value("purnet_ready") == 0
     assert isinstance(call.exception(), NotReadyError)
     assert isinstance(bench.send(2).exception(), NotReadyError)
     bench.loop.advance(60)
     bench.bring_up()
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
     call = bench.send(3)
     bench.work()
     assert bench.numbers([call]) == [3]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import asdict
 
 import pytest
 from fake_predictor import Act, Behaviour
@@ -17,7 +18,7 @@ def other(tmp_path):
 def test_the_new_model_is_loaded_beside_the_old_and_swapped_between_batches(bench, other):
     old = bench.launch.last
     before = bench.backend.model
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     running, queued = bench.send(1), bench.send(2)
     new = bench.launch.last
     assert new is not old
@@ -35,7 +36,7 @@ def test_the_new_model_is_loaded_beside_the_old_and_swapped_between_batches(benc
     assert bench.launch.alive == [new]
 
 
-def test_without_a_path_the_configured_one_is_read_again(bench):
+def test_the_configured_path_is_read_again(bench):
     Behaviour(name="trained on").save(bench.checkpoint)
     reload = bench.loop.begin(bench.backend.reload())
     bench.work()
@@ -48,7 +49,7 @@ def test_without_a_path_the_configured_one_is_read_again(bench):
         (Behaviour(input_size=32), "The checkpoint takes images of 32 pixels a side"),
         (Behaviour(fail_check=True), "The reference photo gives another mask."),
         (Behaviour(die_loading=True), "The worker exited with status 9."),
-        (None, "bad.json is not a checkpoint."),
+        (None, "fake.json is not a checkpoint."),
     ],
     ids=["input size", "self-check", "death", "corrupt"],
 )
@@ -56,10 +57,10 @@ def test_a_bad_checkpoint_is_refused_and_nothing_changes(bench, tmp_path, bad, w
     path = tmp_path / "bad.json"
     if bad is None:
         path.write_bytes(b"PK\x03\x04 not this")
-    elif not bad.die_loading:
-        bad.save(path)
+    else:
+        Behaviour(**{**asdict(bad), "die_loading": False}).save(path)
     old, before = bench.launch.last, bench.backend.model
-    reload = bench.loop.begin(bench.backend.reload(path))
+    reload = bench.reload(path)
     calls = [bench.send(number) for number in range(20)]
     if bad is not None and bad.die_loading:
         bench.launch.last.die(9)
@@ -80,7 +81,7 @@ def test_the_version_flips_once_over_all_devices(make_bench, checkpoint, other):
     bench.loop.settle()
     slow, _ = bench.launch.processes
     first = bench.send(0)
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     answered = [first]
     slow.stopped = True
     for number in range(1, 5):
@@ -101,7 +102,7 @@ def test_the_version_flips_once_over_all_devices(make_bench, checkpoint, other):
 def test_a_worker_that_dies_during_the_swap_loses_no_image(bench, other):
     old = bench.launch.last
     call = bench.send(1)
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     new = bench.launch.last
     for _ in range(2):
         new.step()
@@ -118,7 +119,7 @@ def test_a_worker_that_is_restarting_is_overtaken_by_the_new_one(bench, other):
     bench.loop.settle()
     restarting = bench.launch.last
     restarting.stopped = True
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     bench.work()
     bench.loop.advance(10)
     assert reload.result().name == "other"
@@ -132,14 +133,14 @@ def test_a_reload_heals_a_service_whose_checkpoint_was_lost(bench, other):
     bench.checkpoint.unlink()
     bench.launch.last.die(-signal.SIGKILL)
     bench.work()
-    assert bench.backend.ready() is not None
-    bench.loop.begin(bench.backend.reload(other))
+    assert bench.backend.unready_reason() is not None
+    bench.reload(other)
     bench.work()
-    assert bench.backend.ready() is None
+    assert bench.backend.unready_reason() is None
 
 
 def test_a_crash_after_a_reload_brings_the_new_model_back(bench, other):
-    bench.loop.begin(bench.backend.reload(other))
+    bench.reload(other)
     bench.work()
     call = bench.send(1, Act.NOTHING)
     bench.launch.last.die(-signal.SIGKILL)
@@ -149,26 +150,27 @@ def test_a_crash_after_a_reload_brings_the_new_model_back(bench, other):
 
 def test_two_reloads_at_once_happen_one_after_the_other(bench, other, tmp_path):
     third = Behaviour(name="third").save(tmp_path / "third.json")
-    first = bench.loop.begin(bench.backend.reload(other))
-    second = bench.loop.begin(bench.backend.reload(third))
+    first = bench.reload(other)
+    bench.step()
+    second = bench.reload(third)
     bench.work()
     assert (first.result().name, second.result().name) == ("other", "third")
     assert len(bench.launch.alive) == 1
 
 
 def test_stopping_during_a_reload_ends_the_reload(bench, other):
-    reload = bench.loop.begin(bench.backend.reload(other))
-    stop = bench.loop.begin(bench.backend.stop(0))
+    reload = bench.reload(other)
+    stop = bench.loop.begin(bench.backend.stop())
     bench.loop.advance(10)
     assert stop.done()
     assert isinstance(reload.exception(), ReloadError)
     assert not bench.launch.alive
-    assert isinstance(bench.loop.begin(bench.backend.reload(other)).exception(), ReloadError)
+    assert isinstance(bench.reload(other).exception(), ReloadError)
 
 
 def test_a_cancelled_reload_leaves_no_worker(bench, other):
     old = bench.launch.last
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     reload.cancel()
     bench.loop.advance(10)
     assert reload.cancelled()
@@ -178,7 +180,7 @@ def test_a_cancelled_reload_leaves_no_worker(bench, other):
 def test_a_new_worker_that_dies_before_its_turn_is_not_taken(bench, other):
     old, before = bench.launch.last, bench.backend.model
     call = bench.send(1)
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     new = bench.bring_up_last()
     assert not reload.done(), "the old worker has a batch"
     new.die(-signal.SIGSEGV)
@@ -195,9 +197,9 @@ def test_a_file_that_changes_between_two_devices_is_refused(make_bench, checkpoi
     bench = make_bench(device="cuda:0,cuda:1")
     bench.bring_up()
     before = bench.backend.model
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     bench.bring_up_last()
-    Behaviour(device="cuda", name="yet another").save(other)
+    Behaviour(device="cuda", name="yet another").save(checkpoint)
     bench.work()
     assert "changed while it was being read" in str(reload.exception())
     assert bench.backend.model == before
@@ -209,7 +211,7 @@ def test_a_reload_waits_for_no_batch_of_a_worker_that_died(bench, other):
     bench.launch.last.die(-signal.SIGKILL)
     bench.loop.settle()
     bench.launch.last.stopped = True
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     bench.work()
     assert reload.done()
     assert reload.result().name == "other"
@@ -226,7 +228,7 @@ def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_bench, checkp
     busy.stopped = idle.stopped = True
     call = bench.send(0)
     assert busy.inbox
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     bench.work()
     bench.loop.advance(30)
     assert idle.inbox, "the canary of a worker that is about to be replaced"
@@ -235,7 +237,8 @@ def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_bench, checkp
     bench.loop.advance(2)
     assert reload.result().name == "other"
     assert bench.numbers([call]) == [0]
-    again = bench.loop.begin(bench.backend.reload(checkpoint))
+    Behaviour(device="cuda").save(checkpoint)
+    again = bench.loop.begin(bench.backend.reload())
     bench.work()
     assert again.result().name == "fake"
 
@@ -243,7 +246,7 @@ def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_bench, checkp
 def test_the_old_worker_is_gone_when_the_reload_is_over(bench, other):
     old = bench.launch.last
     old.stopped = True
-    reload = bench.loop.begin(bench.backend.reload(other))
+    reload = bench.reload(other)
     bench.bring_up_last()
     assert bench.backend.model.name == "other"
     assert not reload.done()

@@ -28,7 +28,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.metrics = Metrics()
-        self.backend = LocalBackend(settings, self.metrics.queue, factory=FACTORY)
+        self.backend = LocalBackend(settings, self.metrics.inference, factory=FACTORY)
 
     async def send(self, number: int, act: Act = Act.NOTHING):
         deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
@@ -55,7 +55,7 @@ async def running(checkpoint: Path, **settings: object) -> AsyncIterator[Service
             await service.backend.wait_ready()
         yield service
     finally:
-        await service.backend.stop(0)
+        await service.backend.stop()
 
 
 async def answers(calls) -> list[object]:
@@ -111,7 +111,7 @@ def test_a_deadly_image_among_16_fails_alone(checkpoint, act):
             assert await answers(calls) == [n if n != 5 else WorkerError for n in range(16)]
             assert number_in((await first).mask) == 100
             assert service.value("purnet_executions_total", outcome="failed") == 1
-            assert service.backend.ready() is None
+            assert service.backend.unready_reason() is None
 
     asyncio.run(scenario())
 
@@ -204,7 +204,7 @@ from purnet_serve.settings import Settings
 
 async def main():
     settings = Settings(checkpoint=Path({str(gated)!r}))
-    backend = LocalBackend(settings, Metrics().queue, factory=FACTORY)
+    backend = LocalBackend(settings, Metrics().inference, factory=FACTORY)
     await backend.start()
     await backend.wait_ready()
     print(backend._lanes[0].worker.pid, flush=True)
@@ -254,11 +254,7 @@ def test_a_device_that_is_not_there_fails_the_start(checkpoint):
     asyncio.run(scenario())
 
 
-def test_a_reload_under_load_loses_nothing(tmp_path, checkpoint):
-    other = Behaviour(name="other").save(tmp_path / "other.json")
-    bad = tmp_path / "bad.json"
-    bad.write_text("{}}")
-
+def test_a_reload_under_load_loses_nothing(checkpoint):
     async def scenario() -> None:
         async with running(checkpoint) as service:
             reloaded = asyncio.Event()
@@ -275,9 +271,11 @@ def test_a_reload_under_load_loses_nothing(tmp_path, checkpoint):
             async with asyncio.TaskGroup() as clients:
                 for first in range(8):
                     clients.create_task(client(first))
+                checkpoint.write_text("{}}")
                 with pytest.raises(ReloadError):
-                    await service.backend.reload(bad)
-                assert (await service.backend.reload(other)).name == "other"
+                    await service.backend.reload()
+                Behaviour(name="other").save(checkpoint)
+                assert (await service.backend.reload()).name == "other"
                 await service.send(9)
                 reloaded.set()
             assert set(names) <= {"fake", "other"}

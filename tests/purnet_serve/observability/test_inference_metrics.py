@@ -6,8 +6,8 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from purnet_serve.inference.backend import BackendStats, ModelInfo
-from purnet_serve.observability.inference_metrics import QueueMetrics
-from purnet_serve.observability.labels import Failure, Outcome, Place, Release
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome, TicketLocation
 
 
 @pytest.fixture
@@ -17,17 +17,17 @@ def registry():
 
 @pytest.fixture
 def metrics(registry):
-    return QueueMetrics(registry)
+    return InferenceMetrics(registry)
 
 
 @pytest.mark.parametrize(
     ("series", "label", "words"),
     [
-        ("purnet_batches_total", "reason", Release),
+        ("purnet_batches_total", "reason", DispatchReason),
         ("purnet_executions_total", "outcome", Outcome),
-        ("purnet_expired_total", "place", Place),
-        ("purnet_cancelled_total", "place", Place),
-        ("purnet_failures_total", "kind", Failure),
+        ("purnet_expired_total", "place", TicketLocation),
+        ("purnet_cancelled_total", "place", TicketLocation),
+        ("purnet_failures_total", "kind", FailureKind),
         ("purnet_canaries_total", "result", ("ok", "failed")),
         ("purnet_reloads_total", "result", ("ok", "failed")),
     ],
@@ -62,7 +62,15 @@ def test_a_new_model_replaces_the_old_one(metrics, registry):
 
 
 def test_state_and_build(metrics, registry):
-    metrics.state(ready=True, draining=False)
+    metrics.ready(True)
     assert registry.get_sample_value("purnet_ready") == 1
     assert registry.get_sample_value("purnet_draining") == 0
     assert b"purnet_build_info{" in generate_latest(registry)
+
+
+def test_a_service_that_drains_is_not_ready_any_more(metrics, registry):
+    metrics.ready(True)
+    metrics.begin_draining()
+    metrics.ready(True)
+    assert registry.get_sample_value("purnet_ready") == 0
+    assert registry.get_sample_value("purnet_draining") == 1
