@@ -42,7 +42,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
 
     `app.state.door` is what the server needs to drain it.
     """
-    door = Door.build(settings, backend, metrics.door)
+    door = Door.build(settings, backend, metrics.http)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -86,10 +86,15 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
             expose_headers=_EXPOSED_HEADERS,
         )
     routes = [route for router in routers for route in router.routes]
-    metrics.door.register(
+    metrics.http.register(
         {route.path: route.methods or () for route in routes if isinstance(route, APIRoute)}
     )
-    metrics.door.watch(door.admission, door.answers, door.pixels)
+    metrics.http.watch(
+        requests=lambda: door.admission.requests,
+        upload_bytes=lambda: door.admission.bytes,
+        answer_bytes=lambda: door.answers.reserved_bytes,
+        pixel_bytes=lambda: door.pixels.reserved_bytes,
+    )
     return app
 
 

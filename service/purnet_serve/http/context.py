@@ -9,7 +9,7 @@ from purnet_serve.images.codec import Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.cpus import available_cpus
-from purnet_serve.observability.http_metrics import DoorMetrics
+from purnet_serve.observability.http_metrics import HttpMetrics
 from purnet_serve.settings import Settings
 
 
@@ -19,7 +19,7 @@ class Door:
 
     settings: Settings
     backend: Backend
-    metrics: DoorMetrics
+    metrics: HttpMetrics
     keys: Keys
     admission: Admission
     answers: MemoryBudget
@@ -29,7 +29,7 @@ class Door:
     limits: Limits
 
     @classmethod
-    def build(cls, settings: Settings, backend: Backend, metrics: DoorMetrics) -> Door:
+    def build(cls, settings: Settings, backend: Backend, metrics: HttpMetrics) -> Door:
         """Put the parts together; nothing is read or started."""
         decode_threads, encode_threads = pool_threads(settings)
         pixels = MemoryBudget(settings.max_pixel_bytes)

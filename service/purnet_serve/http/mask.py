@@ -14,7 +14,7 @@ from purnet_serve.http.admission import Lease
 from purnet_serve.http.context import Door
 from purnet_serve.http.openapi import mask_operation
 from purnet_serve.http.options import parse_options
-from purnet_serve.http.request import LEASE_KEY, Stage, Timed, exchange_of
+from purnet_serve.http.request import LEASE_KEY, exchange_of
 from purnet_serve.http.upload import read_upload
 from purnet_serve.images.codec import (
     Answer,
@@ -27,6 +27,7 @@ from purnet_serve.images.codec import (
     encoding_bytes,
 )
 from purnet_serve.inference.backend import ModelInfo, Prediction
+from purnet_serve.observability.labels import Stage
 
 
 def router(door: Door) -> APIRouter:
@@ -83,7 +84,7 @@ class _Visit:
         self._lease.resize(len(image))
         door.backend.expect(1)
         try:
-            async with self._stage("decode", "decode"):
+            async with self._stage(Stage.DECODE):
                 header = await door.decoding.run(0, check_header, image, door.limits)
                 decoded = await door.decoding.run(
                     decoding_bytes(header),
@@ -100,10 +101,10 @@ class _Visit:
 
     async def _predict(self, decoded: Decoded) -> Prediction:
         exchange = self._exchange
-        exchange.stage = "predict"
+        exchange.stage = Stage.QUEUE
         prediction = await self._door.backend.predict(decoded.pixels, deadline_s=exchange.deadline)
-        exchange.timings["queue"] = prediction.queue_s
-        exchange.timings["infer"] = prediction.infer_s
+        exchange.timings[Stage.QUEUE] = prediction.queue_s
+        exchange.timings[Stage.INFER] = prediction.infer_s
         exchange.batch_size = prediction.batch_size
         return prediction
 
@@ -111,7 +112,7 @@ class _Visit:
         self, prediction: Prediction, decoded: Decoded, kept: bytes | None, options: Options
     ) -> Answer:
         door = self._door
-        async with self._stage("encode", "encode"):
+        async with self._stage(Stage.ENCODE):
             room = await door.answers.reserve(_most_bytes(decoded, options))
             self._lease.answer = room
             answer = await door.encoding.run(
@@ -121,7 +122,7 @@ class _Visit:
         return answer
 
     @asynccontextmanager
-    async def _stage(self, stage: Stage, timed: Timed) -> AsyncIterator[None]:
+    async def _stage(self, stage: Stage) -> AsyncIterator[None]:
         """Time a stage and end it at the deadline with `DeadlineError`."""
         exchange = self._exchange
         exchange.stage = stage
@@ -133,9 +134,9 @@ class _Visit:
         except TimeoutError:
             allowed = round(exchange.deadline - exchange.arrived, 3)
             raise DeadlineError(
-                f"The request's {allowed} s were over at stage {stage!r}.", limit=allowed
+                f"The request's {allowed} s were over at stage '{stage}'.", limit=allowed
             ) from None
-        exchange.timings[timed] = loop.time() - started
+        exchange.timings[stage] = loop.time() - started
 
     def _headers(self, answer: Answer, decoded: Decoded, model: ModelInfo) -> dict[str, str]:
         timings = self._exchange.timings.items()

@@ -175,9 +175,17 @@ class Guard:
             return
         exchange.over = True
         seconds = asyncio.get_running_loop().time() - exchange.arrived
-        self._door.metrics.answered(exchange, seconds)
-        timings = {name: round(value * 1000, 3) for name, value in exchange.timings.items()}
-        route = self._door.metrics.route(exchange.path)
+        metrics = self._door.metrics
+        if exchange.gone:
+            metrics.client_left(exchange.stage)
+        else:
+            metrics.answered(
+                exchange.path, exchange.method, exchange.status, exchange.code, seconds
+            )
+            pixels = exchange.width * exchange.height
+            metrics.measured(exchange.timings, exchange.body_bytes, pixels)
+        timings = {stage.value: round(s * 1000, 3) for stage, s in exchange.timings.items()}
+        route = metrics.route(exchange.path)
         quiet = route in PROBED and exchange.status == 200
         log.log(
             logging.DEBUG if quiet else logging.INFO,

@@ -6,17 +6,9 @@ import re
 import uuid
 from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-Stage = Literal["upload", "decode", "predict", "encode", "send"]
-"""Where a request is while its client may go away; queue and inference are one to the door."""
-
-STAGES: tuple[Stage, ...] = ("upload", "decode", "predict", "encode", "send")
-
-Timed = Literal["receive", "decode", "queue", "infer", "encode", "send"]
-"""What takes time in a request, as measured."""
-
-TIMED: tuple[Timed, ...] = ("receive", "decode", "queue", "infer", "encode", "send")
+from purnet_serve.observability.labels import Stage
 
 SCOPE_KEY = "purnet.exchange"
 LEASE_KEY = "purnet.lease"
@@ -39,7 +31,7 @@ class Exchange:
     path: str
     arrived: float
     deadline: float
-    stage: Stage = "upload"
+    stage: Stage = Stage.RECEIVE
     status: int = 0
     """Status sent; 0 while nothing was."""
     gone: bool = False
@@ -53,7 +45,7 @@ class Exchange:
     width: int = 0
     height: int = 0
     batch_size: int = 0
-    timings: dict[Timed, float] = field(default_factory=dict)
+    timings: dict[Stage, float] = field(default_factory=dict)
 
 
 def exchange_of(scope: MutableMapping[str, Any]) -> Exchange:

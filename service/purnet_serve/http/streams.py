@@ -11,6 +11,7 @@ from starlette.types import Message, Receive, Send
 from purnet_serve.errors import MalformedBodyError, UploadTimeoutError
 from purnet_serve.http.admission import Lease, too_large
 from purnet_serve.http.request import ClientGoneError, Exchange
+from purnet_serve.observability.labels import Stage
 
 SLICE_BYTES = 64 * 1024
 """An answer goes out in slices, each after the last was taken, so that none is buffered whole."""
@@ -57,7 +58,7 @@ class Body:
             raise MalformedBodyError("The body is longer than its Content-Length.")
         if not message.get("more_body", False):
             now = asyncio.get_running_loop().time()
-            self._exchange.timings["receive"] = now - self._exchange.arrived
+            self._exchange.timings[Stage.RECEIVE] = now - self._exchange.arrived
             self._complete.set()
         return message
 
@@ -89,7 +90,7 @@ class Sender:
         if message["type"] == "http.response.start":
             self.started = True
             self._started_at = loop.time()
-            self._exchange.stage = "send"
+            self._exchange.stage = Stage.SEND
             self._exchange.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self._exchange.request_id
@@ -101,7 +102,7 @@ class Sender:
                 await self._send_body(message.get("body", b""), message.get("more_body", False))
         except TimeoutError:
             raise ClientGoneError from None
-        self._exchange.timings["send"] = loop.time() - self._started_at
+        self._exchange.timings[Stage.SEND] = loop.time() - self._started_at
         if self.complete:
             self.on_complete()
 

@@ -1,11 +1,12 @@
-"""Every Prometheus series, over its own registry. Label values are a closed set, created at 0.
+"""Metrics of HTTP requests, and the registry of all metrics.
 
-`DoorMetrics` describes requests (door), `InferenceMetrics` what happens behind it (queue, workers).
+`HttpMetrics` counts requests as clients see them, `InferenceMetrics` queue and workers. The values
+of every label are a closed set, and each series exists, at 0, before the first request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import (
     CollectorRegistry,
@@ -17,23 +18,21 @@ from prometheus_client import (
 )
 
 from purnet_serve.errors import tree
-from purnet_serve.http.admission import Admission
-from purnet_serve.http.request import STAGES, TIMED, Exchange
-from purnet_serve.images.thread_pool import MemoryBudget
 from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.labels import Stage
 
 OTHER = "other"
-"""Label of every path and method that is not ours, so that no stranger can make a series."""
+"""Label of every path and method the service does not have, so that no client can make a series."""
 
 STATUSES = ("200", *sorted({str(kind.status) for kind in tree()}), OTHER)
 
-# A cached 404 to an inference that waited for its turn.
+# From an error that needs no work to an inference that waited in a full queue.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 BYTES = tuple(1024.0 * 4**power for power in range(1, 9))
 MEGAPIXELS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0, 12.0, 16.0, 24.0, 40.0)
 
 
-class DoorMetrics:
+class HttpMetrics:
     """Requests as clients see them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -94,9 +93,8 @@ class DoorMetrics:
             "Bytes of decoded pixels that threads at work may hold.",
             registry=registry,
         )
-        for part in TIMED:
-            self._stage_seconds.labels(part)
-        for stage in STAGES:
+        for stage in Stage:
+            self._stage_seconds.labels(stage)
             self._gone.labels(stage)
         for kind in tree():
             self._errors.labels(kind.code)
@@ -110,46 +108,61 @@ class DoorMetrics:
                 for status in STATUSES:
                     self._requests.labels(path, method, status)
 
-    def watch(self, admission: Admission, answers: MemoryBudget, pixels: MemoryBudget) -> None:
-        """Read the gauges off what counts anyway."""
-        self._requests_in_flight.set_function(lambda: admission.requests)
-        self._bytes_in_flight.set_function(lambda: admission.bytes)
-        self._answer_bytes.set_function(lambda: answers.reserved_bytes)
-        self._pixel_bytes.set_function(lambda: pixels.reserved_bytes)
+    def watch(
+        self,
+        *,
+        requests: Callable[[], float],
+        upload_bytes: Callable[[], float],
+        answer_bytes: Callable[[], float],
+        pixel_bytes: Callable[[], float],
+    ) -> None:
+        """Read the gauges from these functions at every scrape."""
+        self._requests_in_flight.set_function(requests)
+        self._bytes_in_flight.set_function(upload_bytes)
+        self._answer_bytes.set_function(answer_bytes)
+        self._pixel_bytes.set_function(pixel_bytes)
 
     def route(self, path: str) -> str:
-        """The label for a path: itself when it is a route of ours."""
+        """The label for a path: itself when the service has such a route."""
         return path if path in self._methods else OTHER
 
-    def answered(self, exchange: Exchange, seconds: float) -> None:
-        """Count an exchange that is over; one without an answer counts by its stage instead."""
-        if exchange.gone:
-            self._gone.labels(exchange.stage).inc()
-            return
-        route = self.route(exchange.path)
-        methods = self._methods.get(route, frozenset())
-        method = exchange.method if exchange.method in methods else OTHER
-        status = str(exchange.status) if str(exchange.status) in STATUSES else OTHER
-        self._requests.labels(route, method, status).inc()
+    def client_left(self, stage: Stage) -> None:
+        """A client closed its connection before it had its answer."""
+        self._gone.labels(stage).inc()
+
+    def answered(
+        self, path: str, method: str, status: int, code: str | None, seconds: float
+    ) -> None:
+        """An answer was sent; `code` is that of the error, if it was one."""
+        route = self.route(path)
+        method = method if method in self._methods.get(route, ()) else OTHER
+        self._requests.labels(route, method, _known(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
-        if exchange.code is not None:
-            self._errors.labels(exchange.code).inc()
-        for part, duration in exchange.timings.items():
-            self._stage_seconds.labels(part).observe(duration)
-        if exchange.body_bytes:
-            self._body_bytes.observe(exchange.body_bytes)
-        if exchange.width:
-            self._megapixels.observe(exchange.width * exchange.height / 1e6)
+        if code is not None:
+            self._errors.labels(code).inc()
+
+    def measured(self, timings: Mapping[Stage, float], body_bytes: int, pixels: int) -> None:
+        """What an answered request took: seconds by stage, bytes uploaded, pixels decoded."""
+        for stage, seconds in timings.items():
+            self._stage_seconds.labels(stage).observe(seconds)
+        if body_bytes:
+            self._body_bytes.observe(body_bytes)
+        if pixels:
+            self._megapixels.observe(pixels / 1e6)
+
+
+def _known(status: int) -> str:
+    return str(status) if str(status) in STATUSES else OTHER
 
 
 class Metrics:
     """All series of one service, over one registry."""
 
     def __init__(self) -> None:
-        # A second series per counter and histogram, saying when it was made, that nobody reads.
+        # Otherwise each counter and histogram has a second series with the time it was made.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
-        # Processor time, memory and descriptors of this process alone; workers tell their own.
+        # Processor time, memory and descriptors of this process; workers report their own.
         ProcessCollector(registry=self.registry)
-        self.door = DoorMetrics(self.registry)
+        self.http = HttpMetrics(self.registry)
         self.inference = InferenceMetrics(self.registry)

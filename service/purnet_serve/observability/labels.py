@@ -1,8 +1,20 @@
-"""The words in which queue and workers are counted: closed sets, shared with the metrics."""
+"""The values that labels of metrics can have: closed sets."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """The stages of a mask request, in order: what is timed, and where a client left."""
+
+    RECEIVE = "receive"
+    DECODE = "decode"
+    QUEUE = "queue"
+    """A client that left while its image was queued or on the device is counted here."""
+    INFER = "infer"
+    ENCODE = "encode"
+    SEND = "send"
 
 
 class DispatchReason(StrEnum):

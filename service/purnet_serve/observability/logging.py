@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from pythonjsonlogger.core import RESERVED_ATTRS, merge_record_extra
+from pythonjsonlogger.json import JsonFormatter as BaseFormatter
+
 from purnet_serve.settings import Settings
 
-_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message"}
+_NO_EXTRAS = frozenset(RESERVED_ATTRS) | {"taskName", "color_message"}
+"""Attributes of a record that no `extra` gave; the last is uvicorn's."""
 
 
-class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON: time, level, logger, event, and what `extra` gave."""
+class JsonFormatter(BaseFormatter):
+    """A record as one line of JSON: time, level, logger, event, error, and what `extra` gave."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        """The line, without its end."""
-        line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
+    def __init__(self) -> None:
+        names = {
+            "asctime": "time",
+            "levelname": "level",
+            "name": "logger",
+            "message": "event",
+            "exc_info": "error",
         }
-        extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
-        line |= {key: value for key, value in extra.items() if value is not None}
-        if record.exc_info:
-            line["error"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        super().__init__(
+            list(names)[:4],
+            rename_fields=names,
+            reserved_attrs=list(_NO_EXTRAS),
+            json_default=str,
+            json_ensure_ascii=False,
+        )
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        """Time of the record in UTC, to the millisecond, as ISO 8601 has it."""
+        return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Leave out what has no value."""
+        log_data["level"] = log_data["level"].lower()
+        return {name: value for name, value in log_data.items() if value is not None}
 
 
 class TextFormatter(logging.Formatter):
@@ -36,12 +50,10 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
-        extra = {key: value for key, value in record.__dict__.items() if key not in _STANDARD}
-        told = " ".join(f"{key}={value}" for key, value in extra.items() if value not in (None, {}))
-        line = f"{record.levelname.lower():7} {record.getMessage()} {told}".rstrip()
-        if record.exc_info:
-            line = f"{line}\n{self.formatException(record.exc_info)}"
-        return line
+        extras = merge_record_extra(record, {}, _NO_EXTRAS).items()
+        pairs = " ".join(f"{name}={value}" for name, value in extras if value not in (None, {}))
+        line = f"{record.levelname.lower():7} {record.getMessage()} {pairs}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def configure_logging(settings: Settings) -> None:
@@ -52,8 +64,8 @@ def configure_logging(settings: Settings) -> None:
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level.upper())
     logging.captureWarnings(capture=True)
-    # Its access log would hold paths and addresses; the guard writes ours.
+    # Its access log would hold paths and addresses; the middleware writes one without them.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # It warns of every malformed form, with our 400 already saying so.
+    # It warns of every malformed form, which is answered with 400 anyway.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)

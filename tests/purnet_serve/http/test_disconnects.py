@@ -84,7 +84,7 @@ async def test_while_uploading(live: Live) -> None:
     writer.write(PHOTO[:50])
     await writer.drain()
     await hang_up(live, writer)
-    assert gone(live, "upload") == 1
+    assert gone(live, "receive") == 1
     await check_well(live)
 
 
@@ -119,7 +119,7 @@ async def test_while_queued_or_inferred(live: Live) -> None:
     writer = await post(live, PHOTO)
     await live.backend.one_arrived()
     await hang_up(live, writer)
-    assert (gone(live, "predict"), live.backend.cancelled) == (1, 1)
+    assert (gone(live, "queue"), live.backend.cancelled) == (1, 1)
     await check_well(live)
 
 

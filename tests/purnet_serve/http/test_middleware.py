@@ -195,7 +195,7 @@ async def test_a_client_that_goes_while_uploading_is_counted_there() -> None:
     await visit.run()
     assert visit.sent == []
     registry = app.state.door.metrics.registry
-    assert registry.get_sample_value("purnet_client_gone_total", {"stage": "upload"}) == 1
+    assert registry.get_sample_value("purnet_client_gone_total", {"stage": "receive"}) == 1
     assert app.state.door.admission.requests == 0
 
 

@@ -8,7 +8,7 @@ from photos import encoded, scene
 from prometheus_client.parser import text_string_to_metric_families
 
 from purnet_serve.errors import tree
-from purnet_serve.http.request import STAGES, TIMED
+from purnet_serve.observability.labels import Stage
 
 pytestmark = pytest.mark.anyio
 
@@ -28,9 +28,8 @@ async def test_every_series_is_there_before_the_first_request(live: Live) -> Non
     before = await series(live)
     for kind in tree():
         assert ("purnet_refusals_total", (("reason", kind.code),)) in before
-    for part in TIMED:
-        assert ("purnet_stage_seconds_count", (("stage", part),)) in before
-    for stage in STAGES:
+    for stage in Stage:
+        assert ("purnet_stage_seconds_count", (("stage", stage),)) in before
         assert ("purnet_client_gone_total", (("stage", stage),)) in before
     for body in (PHOTO, b"", b"text", PHOTO[:100], PHOTO):
         await live.client.post("/v1/mask", content=body)
