@@ -67,5 +67,3 @@ def configure_logging(settings: Settings) -> None:
     # Its access log would hold paths and addresses; the middleware writes one without them.
     logging.getLogger("uvicorn.access").disabled = True
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    # It warns of every malformed form, which is answered with 400 anyway.
-    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
