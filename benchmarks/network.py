@@ -21,14 +21,14 @@ import torch
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.openvino_export import export
 from purnet.inference.parity import agreement, self_check_pixels
-from purnet.inference.predictor import Maps
-from purnet.inference.torch_engine import EagerEngine, to_images, to_maps
+from purnet.inference.predictor import EngineOutput
+from purnet.inference.torch_engine import EagerEngine, to_images, to_output
 from purnet.network import checkpoint
 from purnet.network.checkpoint import CheckpointInfo, load
 from purnet.network.purnet import resize_logits
 from purnet.network.variants import build, get
 
-Way = Callable[[], Maps]
+Way = Callable[[], EngineOutput]
 
 
 def ways(path: Path, input_size: int, folder: Path, threads: int) -> dict[str, Way]:
@@ -39,13 +39,13 @@ def ways(path: Path, input_size: int, folder: Path, threads: int) -> dict[str, W
     export(path, folder / "export")
     eager, compiled = EagerEngine(load(path)), openvino.load(folder / "export", threads=threads)
 
-    def forward() -> Maps:
+    def forward() -> EngineOutput:
         logits = network(images).saliency[0]
-        return to_maps(resize_logits(logits, images.shape[-2:]))
+        return to_output(resize_logits(logits, images.shape[-2:]))
 
     return {
         "forward": forward,
-        "predict": lambda: to_maps(network.predict(images)),
+        "predict": lambda: to_output(network.predict(images)),
         "eager engine": lambda: eager(pixels),
         "openvino engine": lambda: compiled(pixels),
     }

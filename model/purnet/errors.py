@@ -5,7 +5,8 @@ ModelError
 ├── DeviceError       a device that was demanded and is not there
 ├── DatasetError      a folder without pairs, or a layout nobody knows
 ├── EvaluationError   predictions that cannot be held against their truth
-└── TrainingError     a run that cannot go on (non-finite loss, wrong resume file)
+├── TrainingError     a run that cannot go on (non-finite loss, wrong resume file)
+└── WriteError        a file or folder that cannot be written
 """
 
 from __future__ import annotations
@@ -33,3 +34,7 @@ class EvaluationError(ModelError):
 
 class TrainingError(ModelError):
     """Training cannot go on."""
+
+
+class WriteError(ModelError):
+    """A file or folder cannot be written."""

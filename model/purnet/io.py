@@ -1,11 +1,16 @@
-"""What is written whole or not at all."""
+"""Files: written whole or not at all, and named by their content."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from purnet.errors import WriteError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -16,7 +21,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     path = Path(os.path.realpath(path))  # `Path.resolve` fails on a link to itself
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise OSError(errno.EEXIST, "it is there and is no file", str(path))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # A name of its own: the file's may be as long as the file system allows.
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         part.touch()
         mode = part.stat().st_mode  # what the umask allows; safetensors makes its files private
@@ -27,3 +33,26 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` raised inside into a `WriteError` that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where there is none. Raises `WriteError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WriteError(f"{folder} cannot be made a folder: {error.strerror}") from error
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from purnet.errors import CheckpointError, DeviceError
-from purnet.inference.predictor import Maps, OutOfMemoryError
+from purnet.inference.predictor import EngineOutput, OutOfMemoryError
 
 FACTORY = "fake_predictor:load"
 
@@ -90,7 +90,7 @@ class FakeEngine:
         self.device = behaviour.device
         self._behaviour = behaviour
 
-    def __call__(self, pixels: np.ndarray) -> Maps:
+    def __call__(self, pixels: np.ndarray) -> EngineOutput:
         requests = [tile for tile in pixels if tile[0, 0, 0] == 1]
         if requests and self._behaviour.gate is not None:
             pass_gate(Path(self._behaviour.gate), [_number(tile) for tile in requests])
@@ -103,7 +103,7 @@ class FakeEngine:
             masks[slot, :, :3] = tile[0, 1]
             if tile[0, 0, 0] == 1:
                 finite[slot] = perform(Act(int(tile[0, 0, 1])))
-        return Maps(masks, finite)
+        return EngineOutput(masks, finite)
 
     def memory_bytes(self) -> int:
         return 4096
@@ -121,7 +121,7 @@ class FakePredictor:
         if self._behaviour.fail_check:
             raise CheckpointError("The reference photo gives another mask.")
 
-    def run(self, pixels: np.ndarray) -> Maps:
+    def run(self, pixels: np.ndarray) -> EngineOutput:
         return self.engine(pixels)
 
 

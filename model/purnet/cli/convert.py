@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from purnet.cli.errors import complaints
+from purnet.cli.errors import reported_errors
 
 
 def convert(
@@ -35,7 +35,7 @@ def convert(
 ) -> None:
     """Convert a checkpoint to safetensors that say what they are: variant, input size, source."""
     console = Console(stderr=True)
-    with complaints(extra="torch"):
+    with reported_errors(extra="torch"):
         from purnet.network.checkpoint import convert as run  # imports torch
 
         info = run(source, target, half=half, average_with=average_with or ())

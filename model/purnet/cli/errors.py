@@ -12,7 +12,7 @@ UNUSABLE = 2
 
 
 @contextmanager
-def complaints(*, extra: str) -> Iterator[None]:
+def reported_errors(*, extra: str) -> Iterator[None]:
     """Turn a `ModelError`, or a package that is not installed, into one sentence and `UNUSABLE`.
 
     `extra` names the extra of the package that installs what the command needs.

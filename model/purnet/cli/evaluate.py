@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from purnet.cli.errors import complaints
+from purnet.cli.errors import reported_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,7 @@ def evaluate(
     if report is not None:
         _check_writable("--report", report, folder=True)
     errors = Console(stderr=True)
-    with complaints(extra="torch,evaluate"):
+    with reported_errors(extra="torch,evaluate"):
         if predictions is not None and ground_truth is not None:
             maps, works = _saved(predictions, ground_truth, resize=resize)
         else:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from purnet.cli.errors import complaints
+from purnet.cli.errors import reported_errors
 
 
 def export(
@@ -17,7 +17,7 @@ def export(
 ) -> None:
     """Convert a checkpoint for serving on CPUs without torch: `purnet serve --checkpoint DIR`."""
     console = Console(stderr=True)
-    with complaints(extra="torch,openvino"):
+    with reported_errors(extra="torch,openvino"):
         # A module of its own: it imports torch.
         from purnet.inference.openvino_export import export as run
 

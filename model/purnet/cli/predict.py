@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from purnet.cli.errors import complaints
+from purnet.cli.errors import reported_errors
 
 
 def predict(
@@ -40,7 +40,7 @@ def predict(
     from purnet.inference.predictor import Predictor
 
     console = Console(stderr=True)
-    with complaints(extra="torch"):
+    with reported_errors(extra="torch"):
         targets = plan(photos, out)
         predictor = Predictor.load(checkpoint, device=device)
     with Progress(console=console) as progress:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from purnet.cli.errors import complaints
+from purnet.cli.errors import reported_errors
 
 
 def train(
@@ -48,7 +48,7 @@ def train(
     ] = None,
 ) -> None:
     """Train PurNet by a recipe of stages; run the same command again to go on."""
-    with complaints(extra="train"):
+    with reported_errors(extra="train"):
         from purnet.training.run import RunOptions, run
 
         run(

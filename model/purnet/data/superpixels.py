@@ -22,8 +22,7 @@ from pydantic import Field
 
 from purnet.data.ranges import Count, Positive
 from purnet.imaging import open_image
-from purnet.io import write_atomically
-from purnet.training.writing import make_folder, writing
+from purnet.io import make_folder, write_atomically, writing
 
 IGNORE = 65535
 """Label of pixels that belong to no region, such as those a rotation fills in."""
@@ -63,7 +62,7 @@ class Superpixels:
     def compute(self, image: Path, cache_dir: Path) -> Path:
         """Return the cached regions of a photo, making them first where they are missing.
 
-        Raises `TrainingError` where they cannot be written.
+        Raises `WriteError` where they cannot be written.
         """
         target = self.path(image, cache_dir)
         if not target.exists():
@@ -77,7 +76,7 @@ class Superpixels:
     ) -> Iterator[Path]:
         """Yield the cached regions of many photos, in order, `processes` at a time.
 
-        Raises `TrainingError` where they cannot be written.
+        Raises `WriteError` where they cannot be written.
         """
         make_folder(cache_dir)
         work = partial(self.compute, cache_dir=cache_dir)

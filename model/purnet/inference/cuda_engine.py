@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from purnet.inference.fuse import fuse
-from purnet.inference.predictor import Maps, OutOfMemoryError, UInt8Array
-from purnet.inference.torch_engine import to_images, to_maps
+from purnet.inference.predictor import EngineOutput, OutOfMemoryError, UInt8Array
+from purnet.inference.torch_engine import to_images, to_output
 from purnet.network.purnet import PurNet
 
 
@@ -26,11 +26,11 @@ class CudaEngine:
         return torch.cuda.memory_reserved(self._device)
 
     @torch.inference_mode()
-    def __call__(self, pixels: UInt8Array) -> Maps:
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """See `Engine`."""
         try:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                return to_maps(self._network.predict(to_images(pixels, self._device)))
+                return to_output(self._network.predict(to_images(pixels, self._device)))
         except torch.cuda.OutOfMemoryError as error:
             told = str(error)
         # What the failed batch left behind would make the smaller one fail too. It can be given

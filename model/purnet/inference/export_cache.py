@@ -6,8 +6,8 @@ import os
 from importlib.metadata import version
 from pathlib import Path
 
-from purnet.digest import sha256_of
 from purnet.inference.exported import FORMAT, is_export
+from purnet.io import sha256_of
 
 
 def cached_export(checkpoint: Path) -> Path:

@@ -21,9 +21,9 @@ from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from purnet.digest import sha256_of
 from purnet.errors import CheckpointError
 from purnet.inference.predictor import UInt8Array
+from purnet.io import sha256_of
 
 FORMAT = "purnet-openvino-1"
 INFO = "export.json"

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from purnet.digest import sha256_of
 from purnet.errors import CheckpointError, DeviceError
 from purnet.inference.exported import DEFAULT_EXPORT, is_export, read_info, read_reference
 from purnet.inference.parity import self_check_pixels
 from purnet.inference.predictor import Engine, UInt8Array
+from purnet.io import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -80,14 +80,13 @@ def load_torch(checkpoint: Path | None, *, device: str) -> Loaded:
         raise _torch_is_missing(checkpoint, device)
 
     from purnet.inference.cuda_engine import CudaEngine
-    from purnet.inference.torch_engine import EagerEngine, reference_maps
-    from purnet.network import devices
+    from purnet.inference.torch_engine import EagerEngine, reference_output, resolve_device
     from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load_with_info
 
     path = checkpoint or DEFAULT_CHECKPOINT
-    where = devices.resolve(device)
+    where = resolve_device(device)
     network, info = load_with_info(path)
-    reference = reference_maps(network, self_check_pixels(info.input_size)).masks[0]
+    reference = reference_output(network, self_check_pixels(info.input_size)).masks[0]
     engine: Engine = EagerEngine(network) if where.type == "cpu" else CudaEngine(network, where)
     return Loaded(
         engine=engine,

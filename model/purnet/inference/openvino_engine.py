@@ -10,7 +10,7 @@ import numpy as np
 
 from purnet.errors import CheckpointError
 from purnet.inference.exported import NETWORK
-from purnet.inference.predictor import Maps, OutOfMemoryError, UInt8Array
+from purnet.inference.predictor import EngineOutput, OutOfMemoryError, UInt8Array
 
 IMAGES_AT_ONCE = 4
 """Fewest images of a batch computed together where there are that many.
@@ -54,18 +54,18 @@ class OpenVinoEngine:
         self._request = compiled.create_infer_request()
         self._at_once = at_once
 
-    def __call__(self, pixels: UInt8Array) -> Maps:
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """See `Engine`."""
         parts = [
             self._infer(pixels[start : start + self._at_once])
             for start in range(0, len(pixels), self._at_once)
         ]
-        return Maps(
+        return EngineOutput(
             masks=np.concatenate([part.masks for part in parts]),
             finite=np.concatenate([part.finite for part in parts]),
         )
 
-    def _infer(self, pixels: UInt8Array) -> Maps:
+    def _infer(self, pixels: UInt8Array) -> EngineOutput:
         """Run a few images. Answers are copies: the next call reuses OpenVINO's own memory."""
         try:
             answer = self._request.infer([pixels], share_inputs=True)
@@ -75,7 +75,7 @@ class OpenVinoEngine:
             if any(word in str(error) for word in _OUT_OF_MEMORY):
                 raise OutOfMemoryError(str(error)) from error
             raise
-        return Maps(masks=answer[0], finite=answer[1])
+        return EngineOutput(masks=answer[0], finite=answer[1])
 
 
 def load(

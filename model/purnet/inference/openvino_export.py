@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from purnet.digest import sha256_of
 from purnet.errors import CheckpointError
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.exported import INFO, NETWORK, REFERENCE, ExportInfo, write_info
 from purnet.inference.parity import Agreement, agreement, self_check_pixels
 from purnet.inference.predictor import UInt8Array
-from purnet.inference.torch_engine import reference_maps, to_masks
+from purnet.inference.torch_engine import reference_output, to_masks
+from purnet.io import sha256_of
 from purnet.network import checkpoint as checkpoints
 from purnet.network.purnet import PurNet
 
@@ -45,7 +45,7 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
         raise CheckpointError(f"{folder} exists; choose a folder that does not")
     network, info = checkpoints.load_with_info(checkpoint)
     pixels = self_check_pixels(info.input_size)
-    expected = reference_maps(network, pixels)
+    expected = reference_output(network, pixels)
     if not expected.finite.all():
         raise CheckpointError(f"{checkpoint}: the mask of the bundled photo is not finite")
     reference = expected.masks[0]

@@ -24,7 +24,7 @@ class OutOfMemoryError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
+class EngineOutput:
     """What an engine answers for a batch of N images."""
 
     masks: UInt8Array
@@ -46,7 +46,7 @@ class Engine(Protocol):
         """`cpu`, `cuda:0`, ..."""
         ...
 
-    def __call__(self, pixels: UInt8Array) -> Maps:
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """Predict (N, S, S, 3) uint8 RGB. Raises `OutOfMemoryError` when the batch is too big."""
         ...
 
@@ -99,7 +99,7 @@ class Predictor:
         """Load for many predictions to come: conversion pays for itself. Raises as `load` does."""
         return cls.load(checkpoint, device=device, convert=True)
 
-    def run(self, pixels: UInt8Array) -> Maps:
+    def run(self, pixels: UInt8Array) -> EngineOutput:
         """(N, S, S, 3) uint8 RGB, N >= 1 -> masks with a finite flag per image.
 
         Raises `ValueError` for another shape or dtype, `OutOfMemoryError` when the batch does not

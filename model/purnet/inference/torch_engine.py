@@ -1,4 +1,4 @@
-"""PurNet run by PyTorch, on the CPU (`EagerEngine`); `engines.cuda` adds what a GPU needs."""
+"""PurNet run by PyTorch, on the CPU (`EagerEngine`); `cuda_engine` adds what a GPU needs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from purnet.errors import DeviceError
 from purnet.inference.fuse import fuse
-from purnet.inference.predictor import Maps, OutOfMemoryError, UInt8Array
+from purnet.inference.predictor import EngineOutput, OutOfMemoryError, UInt8Array
 from purnet.network.purnet import PurNet
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `cuda` or `cuda:N` -> a device that is there.
+
+    `auto` is the first CUDA device where there is one, else the CPU. Raises `DeviceError` for a
+    device that was named and is not there: never falls back to the CPU in silence.
+    """
+    if name == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"{name!r} is not a device: say auto, cpu, cuda or cuda:N") from error
+    if device.type == "cpu":
+        return device
+    if device.type != "cuda":
+        raise DeviceError(f"{name!r} is not supported: say auto, cpu, cuda or cuda:N")
+    index = device.index or 0
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        raise DeviceError(f"{name} was asked for, but this machine has {count} CUDA devices")
+    return torch.device("cuda", index)
 
 
 def to_images(pixels: UInt8Array, device: torch.device) -> Tensor:
@@ -32,17 +56,17 @@ def to_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
     return to_uint8(saliency).squeeze(1), finite
 
 
-def to_maps(logits: Tensor) -> Maps:
+def to_output(logits: Tensor) -> EngineOutput:
     """Saliency logits (N, 1, S, S) -> what an engine answers."""
     masks, finite = to_masks(logits)
     grey: NDArray[np.uint8] = masks.cpu().numpy()
-    return Maps(masks=grey, finite=finite.cpu().numpy())
+    return EngineOutput(masks=grey, finite=finite.cpu().numpy())
 
 
 @torch.inference_mode()
-def reference_maps(network: PurNet, pixels: UInt8Array) -> Maps:
+def reference_output(network: PurNet, pixels: UInt8Array) -> EngineOutput:
     """What every engine is held to: eager float32 on the CPU, nothing fused, plain layout."""
-    return to_maps(network.predict(to_images(pixels, torch.device("cpu")).contiguous()))
+    return to_output(network.predict(to_images(pixels, torch.device("cpu")).contiguous()))
 
 
 class EagerEngine:
@@ -56,10 +80,10 @@ class EagerEngine:
         self._network = network.to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
-    def __call__(self, pixels: UInt8Array) -> Maps:
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """See `Engine`."""
         try:
-            return to_maps(self._network.predict(to_images(pixels, torch.device("cpu"))))
+            return to_output(self._network.predict(to_images(pixels, torch.device("cpu"))))
         except MemoryError as error:
             raise OutOfMemoryError(str(error)) from error
         except RuntimeError as error:

@@ -23,9 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from purnet.digest import sha256_of
 from purnet.errors import CheckpointError, ModelError
-from purnet.io import write_atomically
+from purnet.io import sha256_of, write_atomically
 from purnet.network import released, variants
 from purnet.network.backbones import ResNet50
 from purnet.network.purnet import Normalize, PurNet

@@ -6,8 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from purnet.io import write_atomically
-from purnet.training.writing import writing
+from purnet.io import write_atomically, writing
 
 Entry = dict[str, Any]
 
@@ -15,7 +14,7 @@ Entry = dict[str, Any]
 class RunLog:
     """Lines `{"stage", "iteration", ...}` in a file that only grows, but for a resumed run.
 
-    Raises `TrainingError` where it cannot be written.
+    Raises `WriteError` where it cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,7 +48,7 @@ class RunLog:
 def plot_curves(entries: list[Entry], path: Path) -> None:
     """Draw training losses and validation scores over iterations into a PNG.
 
-    Raises `TrainingError` where it cannot be written.
+    Raises `WriteError` where it cannot be written.
     """
     from matplotlib.figure import Figure
 

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from purnet.errors import TrainingError
-from purnet.io import write_atomically
-from purnet.training.writing import writing
+from purnet.errors import TrainingError, WriteError
+from purnet.io import write_atomically, writing
 
 Tensors = dict[str, Tensor]
 
@@ -72,13 +71,13 @@ class RunState:
     def save(self, path: Path) -> None:
         """Write the state; a kill at any moment leaves the file before or the file after.
 
-        Raises `TrainingError` where it cannot be written.
+        Raises `WriteError` where it cannot be written.
         """
         try:
             with writing(path):
                 write_atomically(path, lambda part: torch.save(asdict(self), part))
         except RuntimeError as error:  # torch's writer says neither what failed nor for which file
-            raise TrainingError(f"{path} cannot be written; is the disk full?") from error
+            raise WriteError(f"{path} cannot be written; is the disk full?") from error
 
     @classmethod
     def load(cls, path: Path) -> RunState:

@@ -10,16 +10,15 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from purnet.digest import sha256_of
 from purnet.errors import TrainingError
-from purnet.network import devices
+from purnet.inference.torch_engine import resolve_device
+from purnet.io import make_folder, sha256_of
 from purnet.network.checkpoint import read
 from purnet.training.initial import with_imagenet_backbone
 from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.resume import Tensors
 from purnet.training.sources import load_data
 from purnet.training.trainer import Trainer, TrainerOptions
-from purnet.training.writing import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ def run(options: RunOptions) -> bool:
             raise TrainingError(f"{folder} lies in the data folder, which is never written to")
     for folder in (options.out, options.cache_dir):
         make_folder(folder)
-    device = devices.resolve(options.device)
+    device = resolve_device(options.device)
     init, init_sha256 = _initial(recipe, options)
     with Progress(console=console) as progress:
         data = load_data(

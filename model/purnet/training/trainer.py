@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from purnet.data.dataset import Augmentation, SaliencyDataset, Sample, epoch_order
 from purnet.data.superpixels import IGNORE
 from purnet.errors import TrainingError
+from purnet.io import make_folder, writing
 from purnet.network import variants
 from purnet.network.checkpoint import CheckpointInfo, save
 from purnet.network.purnet import PurNet
@@ -30,7 +31,6 @@ from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import AveragedWeights, RunState, Tensors, restore_rng, rng_state
 from purnet.training.sources import TrainingData
 from purnet.training.validation import validate
-from purnet.training.writing import make_folder, writing
 
 LOG_EVERY = 20
 """Iterations between two lines of losses."""
@@ -109,7 +109,8 @@ class Trainer:
         `init` holds the weights the first stage starts from, `init_sha256` is of their file.
         Returns False when `stop_after_s` ended the run before the last stage was done. Raises
         `TrainingError` for a resume file of another recipe, other data, other stages or another
-        `init_sha256`, for files that cannot be written, and for a loss that is not finite.
+        `init_sha256` and for a loss that is not finite, `WriteError` for files that cannot be
+        written.
         """
         make_folder(self.options.out)
         started = self._clock()

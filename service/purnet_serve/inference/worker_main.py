@@ -25,7 +25,7 @@ from typing import Protocol
 import numpy as np
 
 from purnet.errors import ModelError
-from purnet.inference.predictor import Engine, Maps, OutOfMemoryError, UInt8Array
+from purnet.inference.predictor import Engine, EngineOutput, OutOfMemoryError, UInt8Array
 from purnet_serve.inference.protocol import (
     Attach,
     Done,
@@ -61,7 +61,7 @@ class WorkerPredictor(Protocol):
         """Raise `CheckpointError` unless a known photo gives the mask it should."""
         ...
 
-    def run(self, pixels: UInt8Array) -> Maps:
+    def run(self, pixels: UInt8Array) -> EngineOutput:
         """(N, S, S, 3) uint8 RGB -> N masks. Raises `OutOfMemoryError`."""
         ...
 

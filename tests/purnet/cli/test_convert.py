@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from purnet.cli.app import app
-from purnet.digest import sha256_of
 from purnet.errors import CheckpointError
+from purnet.io import sha256_of
 from purnet.network.checkpoint import CheckpointInfo, convert, load, read, save
 
 pytestmark = pytest.mark.needs_torch

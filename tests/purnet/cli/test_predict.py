@@ -17,7 +17,7 @@ from purnet.cli.app import app
 from purnet.cli.predict_files import plan, predict_all
 from purnet.errors import ModelError
 from purnet.imaging import open_image
-from purnet.inference.predictor import Maps, Predictor, UInt8Array
+from purnet.inference.predictor import EngineOutput, Predictor, UInt8Array
 
 SIZE = 32
 
@@ -28,10 +28,10 @@ class LeftHalf:
     name = "fake"
     device = "cpu"
 
-    def __call__(self, pixels: UInt8Array) -> Maps:
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
         masks = np.zeros(pixels.shape[:3], np.uint8)
         masks[:, :, : SIZE // 2] = 255
-        return Maps(masks=masks, finite=pixels.any(axis=(1, 2, 3)))
+        return EngineOutput(masks=masks, finite=pixels.any(axis=(1, 2, 3)))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from PIL import Image
 
 from purnet.data.dataset import Augmentation, SaliencyDataset, epoch_order, is_held_out
 from purnet.data.superpixels import IGNORE, Superpixels, load_regions
-from purnet.errors import DatasetError, TrainingError
+from purnet.errors import DatasetError, WriteError
 from purnet.training.recipe import Recipe, Source
 from purnet.training.sources import TrainingData, load_data
 
@@ -189,10 +189,10 @@ def test_superpixels_are_computed_once(folder: Path, tmp_path: Path) -> None:
 
 def test_superpixels_that_cannot_be_kept_name_their_place(folder: Path, tmp_path: Path) -> None:
     photo = folder / "image" / "1.png"
-    with pytest.raises(TrainingError, match=r"gone/\w+\.png cannot be written: No such file"):
+    with pytest.raises(WriteError, match=r"gone/\w+\.png cannot be written: No such file"):
         Superpixels(count=12).compute(photo, tmp_path / "gone")
     (tmp_path / "file").touch()
-    with pytest.raises(TrainingError, match="file cannot be made a folder: File exists"):
+    with pytest.raises(WriteError, match="file cannot be made a folder: File exists"):
         list(Superpixels(count=12).compute_all([photo], tmp_path / "file", processes=1))
 
 

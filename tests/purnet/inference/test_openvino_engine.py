@@ -19,7 +19,7 @@ from purnet.inference import openvino_engine as openvino
 from purnet.inference.openvino_engine import OpenVinoEngine
 from purnet.inference.parity import agreement
 from purnet.inference.predictor import OutOfMemoryError
-from purnet.inference.torch_engine import reference_maps
+from purnet.inference.torch_engine import reference_output
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
@@ -40,7 +40,7 @@ def noise(count: int) -> np.ndarray:
 
 
 def test_masks_are_those_of_eager_float32(exported: Exported, engine: OpenVinoEngine) -> None:
-    expected = reference_maps(exported.network, photos()).masks
+    expected = reference_output(exported.network, photos()).masks
     assert expected.std() > 20, "flat masks prove nothing"
     found = engine(photos())
     assert agreement(found.masks, expected).holds

@@ -13,7 +13,6 @@ from exported_network import SIZE, Exported
 from typer.testing import CliRunner
 
 from purnet.cli import app as cli
-from purnet.digest import sha256_of
 from purnet.errors import CheckpointError
 from purnet.inference import export_cache
 from purnet.inference import openvino_export as exporting
@@ -27,8 +26,9 @@ from purnet.inference.exported import (
 )
 from purnet.inference.openvino_export import export
 from purnet.inference.parity import Agreement, self_check_pixels
-from purnet.inference.predictor import Maps
-from purnet.inference.torch_engine import reference_maps
+from purnet.inference.predictor import EngineOutput
+from purnet.inference.torch_engine import reference_output
+from purnet.io import sha256_of
 from purnet.network import checkpoint
 
 Damage = Callable[[Path], object]
@@ -50,7 +50,7 @@ def test_an_export_says_what_it_was_made_from(exported: Exported) -> None:
 
 
 def test_its_reference_is_the_bundled_photo_by_eager_float32(exported: Exported) -> None:
-    expected = reference_maps(exported.network, self_check_pixels(SIZE)).masks[0]
+    expected = reference_output(exported.network, self_check_pixels(SIZE)).masks[0]
     assert np.array_equal(read_reference(exported.folder), expected)
 
 
@@ -112,7 +112,9 @@ def test_a_mask_that_is_not_finite_is_no_reference(
 ) -> None:
     masks = np.zeros((1, SIZE, SIZE), np.uint8)
     monkeypatch.setattr(
-        exporting, "reference_maps", lambda *_: Maps(masks=masks, finite=np.array([False]))
+        exporting,
+        "reference_output",
+        lambda *_: EngineOutput(masks=masks, finite=np.array([False])),
     )
     with pytest.raises(CheckpointError, match="not finite"):
         export(exported.checkpoint, tmp_path / "out")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from purnet.errors import CheckpointError
-from purnet.inference.predictor import Maps, Predictor, UInt8Array
+from purnet.inference.predictor import EngineOutput, Predictor, UInt8Array
 
 SIZE = 32
 
@@ -20,8 +20,8 @@ class Brightness:
     name = "fake"
     device = "cpu"
 
-    def __call__(self, pixels: UInt8Array) -> Maps:
-        return Maps(masks=pixels[..., 0].copy(), finite=pixels.min(axis=(1, 2, 3)) < 255)
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
+        return EngineOutput(masks=pixels[..., 0].copy(), finite=pixels.min(axis=(1, 2, 3)) < 255)
 
 
 def predictor(reference: int = 0) -> Predictor:

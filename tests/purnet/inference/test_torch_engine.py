@@ -11,7 +11,13 @@ from purnet.inference.cuda_engine import CudaEngine
 from purnet.inference.fuse import fuse
 from purnet.inference.parity import agreement
 from purnet.inference.predictor import OutOfMemoryError
-from purnet.inference.torch_engine import EagerEngine, reference_maps, to_images, to_maps, to_uint8
+from purnet.inference.torch_engine import (
+    EagerEngine,
+    reference_output,
+    to_images,
+    to_output,
+    to_uint8,
+)
 from purnet.network.purnet import PurNet
 from purnet.network.variants import build
 
@@ -46,7 +52,7 @@ def test_pixels_become_rgb_in_0_to_1() -> None:
 def test_an_image_whose_logits_are_not_finite_is_marked_and_no_other(bad: float) -> None:
     logits = torch.zeros(3, 1, 4, 4)
     logits[1, 0, 2, 2] = bad
-    maps = to_maps(logits)
+    maps = to_output(logits)
     assert maps.finite.tolist() == [True, False, True]
     assert maps.masks[0].max() == 127
     assert maps.masks[1].max() == 0
@@ -79,7 +85,7 @@ def test_fusing_leaves_a_normalisation_that_also_activates() -> None:
 def test_the_engine_passes_the_parity_gate() -> None:
     network = settled()
     batch = pixels(3)
-    reference = reference_maps(network, batch)
+    reference = reference_output(network, batch)
     found = EagerEngine(network)(batch)
     assert agreement(found.masks, reference.masks).holds
     assert found.masks.shape == (3, 64, 64)
@@ -155,7 +161,7 @@ def test_the_cuda_engine_keeps_convolutions_in_float32() -> None:
 def test_the_cuda_engine_passes_the_parity_gate_on_a_gpu() -> None:
     network = settled()
     batch = pixels(4, size=320)
-    reference = reference_maps(network, batch)
+    reference = reference_output(network, batch)
     engine = CudaEngine(network, torch.device("cuda:0"))
     assert engine.device == "cuda:0"
     assert agreement(engine(batch).masks, reference.masks).holds

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from purnet.errors import TrainingError
+from purnet.errors import TrainingError, WriteError
 from purnet.io import write_atomically
 from purnet.training.log import RunLog, plot_curves
 from purnet.training.resume import RunState
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_written_is_named(
     write: Callable[[Path], None], tmp_path: Path
 ) -> None:
     path = tmp_path / "gone" / "file.png"
-    with pytest.raises(TrainingError, match=r"gone/file\.png cannot be written: No such file"):
+    with pytest.raises(WriteError, match=r"gone/file\.png cannot be written: No such file"):
         write(path)
 
 
@@ -95,7 +95,7 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
     # No file may grow beyond 100 kB: torch's writer fails as on a full disk.
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
     try:
-        with pytest.raises(TrainingError, match=r"resume\.pt cannot be written; is the disk full"):
+        with pytest.raises(WriteError, match=r"resume\.pt cannot be written; is the disk full"):
             state().save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from purnet.data.dataset import Augmentation, Sample
-from purnet.errors import TrainingError
+from purnet.errors import TrainingError, WriteError
 from purnet.network import checkpoint
 from purnet.network.purnet import PurNet
 from purnet.network.variants import build
@@ -158,7 +158,7 @@ def test_weights_that_cannot_be_written_are_named(
     recipe: Recipe, data: TrainingData, tmp_path: Path
 ) -> None:
     (tmp_path / "run" / "stage1-best.safetensors").mkdir(parents=True)
-    with pytest.raises(TrainingError, match=r"stage1-best\.safetensors cannot be written: Is a"):
+    with pytest.raises(WriteError, match=r"stage1-best\.safetensors cannot be written: Is a"):
         make(recipe, data, tmp_path / "run").run(stages=[0])
 
 

@@ -114,9 +114,9 @@ def test_an_exception_is_a_fault(servant, batches):
 
 
 def test_masks_of_another_kind_are_a_fault(servant, batches, monkeypatch):
-    from fake_predictor import FakePredictor, Maps
+    from fake_predictor import EngineOutput, FakePredictor
 
-    floats = Maps(np.zeros((1, 16, 16)), np.ones(1, np.bool_))
+    floats = EngineOutput(np.zeros((1, 16, 16)), np.ones(1, np.bool_))
     monkeypatch.setattr(FakePredictor, "run", lambda self, pixels: floats)
     assert isinstance(servant.handle(Run(1, 0, 1)), Fault)
 
