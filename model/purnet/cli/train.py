@@ -16,13 +16,7 @@ def train(
         typer.Option(help="Folder the recipe's sources lie in.", exists=True, file_okay=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")],
-    recipe: Annotated[
-        str,
-        typer.Option(
-            help="lite0, lite0-small, lite0-small-320, lite0-close, lite0-lamps, "
-            "lite0-lamps-close, paper, or a file."
-        ),
-    ] = "lite0",
+    recipe: Annotated[str, typer.Option(help="lite0, paper, or a file.")] = "lite0",
     cache_dir: Annotated[
         Path, typer.Option(help="Where superpixels are kept; never below --data.")
     ] = Path(".cache/superpixels"),

@@ -23,7 +23,6 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from purnet.data.copy_paste import Layers, compose, cut_object, find_ground
-from purnet.data.lamps import add_lamps
 from purnet.data.maps import read_truth
 from purnet.data.pairs import Pair
 from purnet.data.ranges import Fraction, NotNegative
@@ -75,8 +74,6 @@ class Augmentation(TerseRepr):
     """Probability of losing all colour."""
     composite: Fraction = field(default=0.0, repr=False)
     """Probability of laying the object on a part of another photo where nothing is salient."""
-    lamps: Fraction = field(default=0.0, repr=False)
-    """Probability of night around the object, and of lamps that are not salient."""
 
     def geometry(self, size: int, *, region_fill: int = IGNORE) -> v2.Transform:
         """What moves photo, mask and regions together, to (size, size).
@@ -130,7 +127,6 @@ class SaliencyDataset(Dataset[Sample]):
         self.epoch = epoch
         self._size = size
         self._composite = augmentation.composite
-        self._lamps = augmentation.lamps
         self._geometry = augmentation.geometry(size, region_fill=region_fill)
         self._colour = augmentation.colour()
 
@@ -145,10 +141,7 @@ class SaliencyDataset(Dataset[Sample]):
             tensors = _tensors(layers if composite is None else composite)
             if composite is None:
                 tensors = self._geometry(tensors)
-            photo = tensors["image"]
-            if self._lamps and torch.rand(()) < self._lamps:
-                photo = add_lamps(photo, tensors["mask"])
-            photo = self._colour(photo)
+            photo = self._colour(tensors["image"])
         return Sample(
             image=photo.as_subclass(Tensor),
             mask=tensors["mask"].as_subclass(Tensor),
