@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from purnet.inference import openvino_engine as openvino
+from purnet.inference.engine import EngineOutput
 from purnet.inference.openvino_export import export
 from purnet.inference.parity import agreement, self_check_pixels
-from purnet.inference.predictor import EngineOutput
 from purnet.inference.torch_engine import EagerEngine, to_images, to_output
 from purnet.network import checkpoint
 from purnet.network.checkpoint import CheckpointInfo, load

@@ -19,9 +19,9 @@ from PIL import Image
 
 from purnet.imaging import IMAGE_SUFFIXES, open_image, to_pixels
 from purnet.inference import openvino_engine as openvino
-from purnet.inference.exported import DEFAULT_EXPORT
+from purnet.inference.engine import Engine
+from purnet.inference.openvino_engine import DEFAULT_EXPORT
 from purnet.inference.parity import agreement
-from purnet.inference.predictor import Engine
 from purnet.inference.torch_engine import EagerEngine
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load
 from purnet.network.variants import get

@@ -8,6 +8,7 @@ import skimage.data
 from PIL import Image
 
 from purnet.imaging import cutout
+from purnet.inference.factory import load
 from purnet.inference.predictor import Predictor
 
 HEIGHT = 240
@@ -31,7 +32,7 @@ def row(predictor: Predictor, name: str) -> Image.Image:
 
 def main() -> None:
     """Stack a row for each photo."""
-    predictor = Predictor.load()
+    predictor = load()
     rows = [row(predictor, name) for name in PHOTOS]
     height = len(rows) * (HEIGHT + GAP) - GAP
     sheet = Image.new("RGB", (max(r.width for r in rows), height), "white")

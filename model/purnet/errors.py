@@ -3,6 +3,7 @@
 ModelError
 ├── CheckpointError   a file that is not a checkpoint we can load, and why
 ├── DeviceError       a device that was demanded and is not there
+├── OutOfMemoryError  a batch that does not fit the device
 ├── DatasetError      a folder without pairs, or a layout nobody knows
 ├── EvaluationError   predictions that cannot be held against their truth
 ├── TrainingError     a run that cannot go on (non-finite loss, wrong resume file)
@@ -22,6 +23,10 @@ class CheckpointError(ModelError):
 
 class DeviceError(ModelError):
     """The device that was asked for is not available."""
+
+
+class OutOfMemoryError(ModelError):
+    """The device has no room for this batch; a smaller one may fit."""
 
 
 class DatasetError(ModelError):

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from purnet.errors import CheckpointError, DeviceError
-from purnet.inference.predictor import EngineOutput, OutOfMemoryError
+from purnet.errors import CheckpointError, DeviceError, OutOfMemoryError
+from purnet.inference.engine import EngineOutput
 
 FACTORY = "fake_predictor:load"
 
@@ -126,7 +126,7 @@ class FakePredictor:
 
 
 def load(checkpoint: Path | None = None, *, device: str = "auto") -> FakePredictor:
-    """As `Predictor.load`."""
+    """As `purnet.inference.factory.load_to_serve`."""
     if checkpoint is None:
         return FakePredictor(Behaviour(), hashlib.sha256(b"default").hexdigest())
     try:

@@ -143,12 +143,12 @@ def _predicted(
     from purnet.errors import EvaluationError
     from purnet.evaluation.scoring import dataset_cases
     from purnet.imaging import open_image
-    from purnet.inference.predictor import Predictor
+    from purnet.inference.factory import load
 
     sets = [dataset_cases(wanted, root) for wanted in dataset]
     if len({found.name for found in sets}) < len(sets):
         raise EvaluationError("Two of the data sets have the same name; score them one by one.")
-    predictor = Predictor.load(checkpoint, device=device)
+    predictor = load(checkpoint, device=device)
 
     def predicted_map(case: Case) -> UInt8Array:
         if case.photo is None:

@@ -37,12 +37,12 @@ def predict(
     from rich.progress import Progress
 
     from purnet.cli.predict_files import plan, predict_all
-    from purnet.inference.predictor import Predictor
+    from purnet.inference.factory import load
 
     console = Console(stderr=True)
     with reported_errors(extra="torch"):
         targets = plan(photos, out)
-        predictor = Predictor.load(checkpoint, device=device)
+        predictor = load(checkpoint, device=device)
     with Progress(console=console) as progress:
         task = progress.add_task("photos", total=len(targets))
 

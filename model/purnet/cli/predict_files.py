@@ -9,9 +9,9 @@ from stat import S_ISDIR, S_ISREG
 
 from PIL import Image
 
-from purnet.errors import ModelError
+from purnet.errors import ModelError, OutOfMemoryError
 from purnet.imaging import IMAGE_SUFFIXES, cutout, open_image
-from purnet.inference.predictor import OutOfMemoryError, Predictor
+from purnet.inference.predictor import Predictor
 from purnet.io import write_atomically
 
 Report = Callable[[Path, Exception | None], None]

@@ -5,6 +5,8 @@
 | none given | PyTorch, shipped weights | OpenVINO, their shipped export; else PyTorch |
 | export | refused | OpenVINO |
 | any other | PyTorch | PyTorch; to serve, OpenVINO on an export made first and kept |
+
+Only the engine that is taken is imported.
 """
 
 from __future__ import annotations
@@ -12,84 +14,94 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from purnet.errors import CheckpointError, DeviceError
-from purnet.inference.exported import DEFAULT_EXPORT, is_export, read_info, read_reference
+from purnet.inference import openvino_engine as openvino
+from purnet.inference.engine import Engine
+from purnet.inference.openvino_engine import DEFAULT_EXPORT, is_export
 from purnet.inference.parity import self_check_pixels
-from purnet.inference.predictor import Engine, UInt8Array
+from purnet.inference.predictor import Predictor
 from purnet.io import sha256_of
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A checkpoint on an engine, with what it should answer for the bundled photo."""
+def load(
+    checkpoint: Path | str | None = None,
+    *,
+    device: str = "auto",
+    threads: int | None = None,
+    convert: bool = False,
+) -> Predictor:
+    """Load a checkpoint or an export (None: the shipped weights), strictly, onto one device.
 
-    engine: Engine
-    variant: str
-    sha256: str
-    input_size: int
-    reference: UInt8Array
-    """(S, S): the bundled photo's mask by eager float32."""
-
-
-def load_engine(checkpoint: Path | None, *, device: str, convert: bool = False) -> Loaded:
-    """Load a checkpoint (None: the shipped weights) onto a device.
-
-    `convert` allows to export a checkpoint first where OpenVINO is what should run it. Raises
-    `CheckpointError` or `DeviceError`.
+    `device` is `auto`, `cpu`, `cuda` or `cuda:N`; `auto` is the first CUDA device where torch finds
+    one, else the CPU. `threads` bounds those of an engine on the CPU; None leaves their number to
+    the engine. `convert` allows to export a checkpoint first where OpenVINO is what runs it
+    fastest. Raises `CheckpointError` for a bad file and where no engine is installed, and
+    `DeviceError` for a device that was demanded and is not there.
     """
-    if checkpoint is not None and is_export(checkpoint):
-        return load_export(checkpoint, device=device)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None and is_export(path):
+        return load_export(path, device=device, threads=threads)
     if _installed("openvino") and not _on_cuda(device):
-        if checkpoint is None and is_export(DEFAULT_EXPORT):
-            return load_export(DEFAULT_EXPORT, device=device)
+        if path is None and is_export(DEFAULT_EXPORT):
+            return load_export(DEFAULT_EXPORT, device=device, threads=threads)
         if convert and _installed("torch"):
-            return _load_converted(checkpoint, device=device)
-    return load_torch(checkpoint, device=device)
+            return _load_converted(path, device=device, threads=threads)
+    return load_torch(path, device=device, threads=threads)
 
 
-def load_export(folder: Path, *, device: str) -> Loaded:
+def load_to_serve(
+    checkpoint: Path | None = None, *, device: str = "auto", threads: int | None = None
+) -> Predictor:
+    """Load for many predictions to come: conversion pays for itself. Raises as `load` does."""
+    return load(checkpoint, device=device, threads=threads, convert=True)
+
+
+def load_export(folder: Path, *, device: str, threads: int | None) -> Predictor:
     """Load an export onto the CPU. Raises `CheckpointError` or `DeviceError`."""
-    from purnet.inference import openvino_engine as openvino
-
     if device not in ("auto", "cpu"):
         raise DeviceError(
             f"{device} was asked for, but the export {folder} runs on the CPU only; give the "
             "checkpoint it was made from"
         )
-    info = read_info(folder)
-    # OpenVINO's thread pool does not read the variable by which numeric libraries are told.
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Loaded(
-        engine=openvino.load(folder, threads=int(threads) if threads.isdecimal() else None),
+    info = openvino.read_info(folder)
+    return Predictor(
+        openvino.load(folder, threads=threads),
         variant=info.variant,
         sha256=info.sha256,
         input_size=info.input_size,
-        reference=read_reference(folder),
+        reference=openvino.read_reference(folder),
     )
 
 
-def load_torch(checkpoint: Path | None, *, device: str) -> Loaded:
+def load_torch(checkpoint: Path | None, *, device: str, threads: int | None) -> Predictor:
     """Load any checkpoint `purnet.network.checkpoint` reads onto PyTorch."""
     if not _installed("torch"):
         raise _torch_is_missing(checkpoint, device)
+    import torch
 
-    from purnet.inference.cuda_engine import CudaEngine
-    from purnet.inference.torch_engine import EagerEngine, reference_output, resolve_device
+    from purnet.inference.torch_engine import (
+        CudaEngine,
+        EagerEngine,
+        reference_output,
+        resolve_device,
+    )
     from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load_with_info
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     path = checkpoint or DEFAULT_CHECKPOINT
     where = resolve_device(device)
     network, info = load_with_info(path)
     reference = reference_output(network, self_check_pixels(info.input_size)).masks[0]
     engine: Engine = EagerEngine(network) if where.type == "cpu" else CudaEngine(network, where)
-    return Loaded(
-        engine=engine,
+    return Predictor(
+        engine,
         variant=info.variant,
         sha256=sha256_of(path),
         input_size=info.input_size,
@@ -97,17 +109,37 @@ def load_torch(checkpoint: Path | None, *, device: str) -> Loaded:
     )
 
 
-def _load_converted(checkpoint: Path | None, *, device: str) -> Loaded:
-    """Load a checkpoint's export, made first if need be; PyTorch where there can be none."""
-    from purnet.inference.export_cache import cached_export
+def cached_export(checkpoint: Path) -> Path:
+    """The export of a checkpoint, made now if it is not there yet. Raises as `export` does.
 
+    It lies in `$XDG_CACHE_HOME/purnet`, by default `~/.cache/purnet`, under the checkpoint's sha256
+    and what else decides its content: the format, our version, OpenVINO's and torch's. Only making
+    one loads torch.
+    """
+    made_by = "-".join([openvino.FORMAT, *map(version, ("purnet-serve", "openvino", "torch"))])
+    folder = cache_folder() / f"{sha256_of(checkpoint)[:32]}-{made_by}"
+    if not is_export(folder):
+        from purnet.inference.openvino_export import export
+
+        export(checkpoint, folder)
+    return folder
+
+
+def cache_folder() -> Path:
+    """Where this user's programs keep what they can make again."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "purnet"
+
+
+def _load_converted(checkpoint: Path | None, *, device: str, threads: int | None) -> Predictor:
+    """Load a checkpoint's export, made first if need be; PyTorch where there can be none."""
     try:
         folder = cached_export(checkpoint or _default_checkpoint())
     except (CheckpointError, OSError) as error:
         # A checkpoint that is bad in itself is refused again, in its own words, by PyTorch.
         log.warning("serving by PyTorch, which is slower here: %s", error)
-        return load_torch(checkpoint, device=device)
-    return load_export(folder, device=device)
+        return load_torch(checkpoint, device=device, threads=threads)
+    return load_export(folder, device=device, threads=threads)
 
 
 def _default_checkpoint() -> Path:
@@ -130,8 +162,9 @@ def _torch_is_missing(checkpoint: Path | None, device: str) -> CheckpointError |
     if not checkpoint.exists():
         return CheckpointError(f"there is no checkpoint {checkpoint}")
     return CheckpointError(
-        f"{checkpoint} is not an export, and this installation has no torch to read it with. Where "
-        f"torch is installed, run `purnet export {checkpoint} -o DIR`; then serve DIR"
+        f"{checkpoint} is not an export, and this installation has no torch to read it with "
+        "(pip install 'purnet-serve[torch]'). Where torch is installed, run "
+        f"`purnet export {checkpoint} -o DIR`; DIR runs without it"
     )
 
 

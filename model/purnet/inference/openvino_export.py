@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from purnet.errors import CheckpointError
+from purnet.imaging import UInt8Array
 from purnet.inference import openvino_engine as openvino
-from purnet.inference.exported import INFO, NETWORK, REFERENCE, ExportInfo, write_info
+from purnet.inference.openvino_engine import INFO, NETWORK, REFERENCE, ExportInfo, write_info
 from purnet.inference.parity import Agreement, agreement, self_check_pixels
-from purnet.inference.predictor import UInt8Array
 from purnet.inference.torch_engine import reference_output, to_masks
 from purnet.io import sha256_of
 from purnet.network import checkpoint as checkpoints

@@ -6,12 +6,14 @@ Loads no torch.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from purnet.imaging import open_image, to_pixels
-from purnet.inference.predictor import SELF_CHECK_PHOTO, UInt8Array
+from purnet.imaging import UInt8Array, open_image, to_pixels
+
+SELF_CHECK_PHOTO = Path(__file__).parents[1] / "weights" / "self_check.png"
+"""A photo every engine is tried on before it serves."""
 
 MAX_MEAN = 1.0
 """Largest mean difference, in grey levels of 255."""
@@ -37,7 +39,7 @@ class Agreement:
         return f"mean {self.mean:.4f}/255, {self.tail:.2f}/255 at {TAIL_QUANTILE:.1%} of pixels"
 
 
-def agreement(masks: NDArray[np.uint8], reference: NDArray[np.uint8]) -> Agreement:
+def agreement(masks: UInt8Array, reference: UInt8Array) -> Agreement:
     """Compare masks of one shape. Raises `ValueError` when shapes differ."""
     if masks.shape != reference.shape:
         raise ValueError(f"masks of shape {masks.shape} against {reference.shape}")

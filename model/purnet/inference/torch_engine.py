@@ -1,15 +1,17 @@
-"""PurNet run by PyTorch, on the CPU (`EagerEngine`); `cuda_engine` adds what a GPU needs."""
+"""PurNet run by PyTorch: on the CPU (`EagerEngine`) or on one CUDA device (`CudaEngine`)."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from itertools import pairwise
 
-from purnet.errors import DeviceError
-from purnet.inference.fuse import fuse
-from purnet.inference.predictor import EngineOutput, OutOfMemoryError, UInt8Array
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torchvision.models.resnet import Bottleneck
+
+from purnet.errors import DeviceError, OutOfMemoryError
+from purnet.imaging import UInt8Array
+from purnet.inference.engine import EngineOutput
 from purnet.network.purnet import PurNet
 
 
@@ -59,14 +61,30 @@ def to_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
 def to_output(logits: Tensor) -> EngineOutput:
     """Saliency logits (N, 1, S, S) -> what an engine answers."""
     masks, finite = to_masks(logits)
-    grey: NDArray[np.uint8] = masks.cpu().numpy()
-    return EngineOutput(masks=grey, finite=finite.cpu().numpy())
+    return EngineOutput(masks=masks.cpu().numpy(), finite=finite.cpu().numpy())
 
 
 @torch.inference_mode()
 def reference_output(network: PurNet, pixels: UInt8Array) -> EngineOutput:
     """What every engine is held to: eager float32 on the CPU, nothing fused, plain layout."""
     return to_output(network.predict(to_images(pixels, torch.device("cpu")).contiguous()))
+
+
+def fuse(network: nn.Module) -> None:
+    """Fold, in place, every normalisation into the convolution before it: fewer passes over memory.
+
+    Only where the order of modules is the order of computation: in `nn.Sequential` and in
+    torchvision's `Bottleneck`. The network must be in evaluation mode.
+    """
+    for module in list(network.modules()):
+        if not isinstance(module, nn.Sequential | Bottleneck):
+            continue
+        children = list(module.named_children())
+        for (conv_name, conv), (norm_name, norm) in pairwise(children):
+            # Not a subclass: timm's also hold an activation, which fusing would drop.
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d:
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
 
 
 class EagerEngine:
@@ -91,3 +109,32 @@ class EagerEngine:
             if "allocate memory" in str(error):
                 raise OutOfMemoryError(str(error)) from error
             raise
+
+
+class CudaEngine:
+    """Eager float32 on a GPU, convolutions too: PyTorch would run those in TF32 by default."""
+
+    name = "cuda"
+
+    def __init__(self, network: PurNet, device: torch.device) -> None:
+        self.device = str(device)
+        self._device = device
+        fuse(network)
+        self._network = network.to(device).to(memory_format=torch.channels_last)
+
+    def memory_bytes(self) -> int:
+        """What PyTorch holds of the device's memory, in bytes."""
+        return torch.cuda.memory_reserved(self._device)
+
+    @torch.inference_mode()
+    def __call__(self, pixels: UInt8Array) -> EngineOutput:
+        """See `Engine`."""
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                return to_output(self._network.predict(to_images(pixels, self._device)))
+        except torch.cuda.OutOfMemoryError as error:
+            message = str(error)
+        # What the failed batch left behind would make the smaller one fail too. It can be given
+        # back only now that the error, and with it the batch's tensors, is gone.
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(message)

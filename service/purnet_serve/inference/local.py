@@ -20,7 +20,7 @@ from purnet_serve.settings import Settings
 
 log = logging.getLogger("service.backend")
 
-PREDICTOR = "purnet.inference.predictor:Predictor.load_to_serve"
+PREDICTOR = "purnet.inference.factory:load_to_serve"
 """What a worker loads; a name, because this process never imports the model."""
 
 STOPPING = "The service is shutting down."

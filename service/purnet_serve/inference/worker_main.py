@@ -24,8 +24,9 @@ from typing import Protocol
 
 import numpy as np
 
-from purnet.errors import ModelError
-from purnet.inference.predictor import Engine, EngineOutput, OutOfMemoryError, UInt8Array
+from purnet.errors import ModelError, OutOfMemoryError
+from purnet.imaging import UInt8Array
+from purnet.inference.engine import Engine, EngineOutput
 from purnet_serve.inference.protocol import (
     Attach,
     Done,

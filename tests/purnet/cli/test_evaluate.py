@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from purnet.cli.evaluate import evaluate
 from purnet.errors import CheckpointError
 from purnet.evaluation.results import Report
-from purnet.inference import predictor
+from purnet.inference import factory
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -45,14 +45,14 @@ class BrightnessPredictor:
 
 @pytest.fixture
 def loaded(monkeypatch):
-    """What `Predictor.load` was called with; it answers with a fake."""
+    """What `load` was called with; it answers with a fake."""
     calls = []
 
     def load(checkpoint=None, *, device="auto"):
         calls.append((checkpoint, device))
         return BrightnessPredictor()
 
-    monkeypatch.setattr(predictor.Predictor, "load", load)
+    monkeypatch.setattr(factory, "load", load)
     return calls
 
 
@@ -169,7 +169,7 @@ def test_a_bad_checkpoint_is_one_line_of_error(telling, monkeypatch):
     def load(checkpoint=None, *, device="auto"):
         raise CheckpointError("w.pth is truncated.")
 
-    monkeypatch.setattr(predictor.Predictor, "load", load)
+    monkeypatch.setattr(factory, "load", load)
     result = run("--dataset", telling)
     assert result.exit_code == 2
     assert result.stderr.strip() == "w.pth is truncated."

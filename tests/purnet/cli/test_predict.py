@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 from purnet.cli.app import app
 from purnet.cli.predict_files import plan, predict_all
 from purnet.errors import ModelError
-from purnet.imaging import open_image
-from purnet.inference.predictor import EngineOutput, Predictor, UInt8Array
+from purnet.imaging import UInt8Array, open_image
+from purnet.inference import factory
+from purnet.inference.engine import EngineOutput
+from purnet.inference.predictor import Predictor
 
 SIZE = 32
 
@@ -249,7 +251,7 @@ def test_the_exit_status_tells_whether_all_went_well(
     broken: bool,
     status: int,
 ) -> None:
-    monkeypatch.setattr(Predictor, "load", lambda *_args, **_options: predictor)
+    monkeypatch.setattr(factory, "load", lambda *_args, **_options: predictor)
     if broken:
         (photos / "text.png").write_text("not a photo")
     result = CliRunner().invoke(app, ["predict", str(photos), "-o", str(tmp_path / "out")])

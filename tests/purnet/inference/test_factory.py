@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from exported_network import SIZE, Exported
 
 from purnet.errors import CheckpointError, DeviceError
-from purnet.inference import export_cache
-from purnet.inference import factory as choose
+from purnet.inference import factory
 from purnet.inference import openvino_engine as openvino
-from purnet.inference.exported import DEFAULT_EXPORT
-from purnet.inference.predictor import Predictor
+from purnet.inference.openvino_engine import DEFAULT_EXPORT
 
 GIVEN = Path("weights.pth")
 
@@ -26,12 +25,12 @@ class Machine:
         self.cuda = False
         self.shipped = True
         self.loaded: tuple[str, Path | None] | None = None
-        monkeypatch.setattr(choose, "_installed", lambda package: package in self.installed)
-        monkeypatch.setattr(choose, "_on_cuda", self._on_cuda)
-        monkeypatch.setattr(choose, "is_export", self._is_export)
-        monkeypatch.setattr(choose, "load_export", self._engine("openvino"))
-        monkeypatch.setattr(choose, "load_torch", self._engine("torch"))
-        monkeypatch.setattr(export_cache, "cached_export", lambda path: Path("cache") / path)
+        monkeypatch.setattr(factory, "_installed", lambda package: package in self.installed)
+        monkeypatch.setattr(factory, "_on_cuda", self._on_cuda)
+        monkeypatch.setattr(factory, "is_export", self._is_export)
+        monkeypatch.setattr(factory, "load_export", self._engine("openvino"))
+        monkeypatch.setattr(factory, "load_torch", self._engine("torch"))
+        monkeypatch.setattr(factory, "cached_export", lambda path: Path("cache") / path)
 
     def _on_cuda(self, device: str) -> bool:
         return device.startswith("cuda") or (device == "auto" and self.cuda)
@@ -40,13 +39,13 @@ class Machine:
         return path == Path("export") or (path == DEFAULT_EXPORT and self.shipped)
 
     def _engine(self, name: str) -> Any:
-        def load(path: Path | None, *, device: str) -> None:
+        def load(path: Path | None, *, device: str, threads: int | None) -> None:
             self.loaded = (name, path)
 
         return load
 
     def load(self, path: Path | None, device: str = "auto", *, convert: bool = True) -> Any:
-        choose.load_engine(path, device=device, convert=convert)
+        factory.load(path, device=device, convert=convert)
         return self.loaded
 
 
@@ -97,7 +96,7 @@ def test_what_cannot_be_exported_runs_by_torch(
     def fail(_path: Path) -> Path:
         raise error
 
-    monkeypatch.setattr(export_cache, "cached_export", fail)
+    monkeypatch.setattr(factory, "cached_export", fail)
     assert machine.load(GIVEN) == ("torch", GIVEN)
     assert str(error) in caplog.text
 
@@ -107,9 +106,9 @@ def test_an_export_is_taken_as_it_is(machine: Machine) -> None:
 
 
 def test_an_export_keeps_the_version_of_its_checkpoint(exported: Exported) -> None:
-    predictor = Predictor.load(exported.folder)
+    predictor = factory.load(exported.folder)
     predictor.self_check()
-    by_torch = Predictor.load(exported.checkpoint, device="cpu")
+    by_torch = factory.load(exported.checkpoint, device="cpu")
     assert predictor.sha256 == by_torch.sha256
     assert (predictor.variant, predictor.input_size) == ("purnet-lite0", SIZE)
     assert (predictor.engine.name, by_torch.engine.name) == ("openvino", "eager")
@@ -117,27 +116,24 @@ def test_an_export_keeps_the_version_of_its_checkpoint(exported: Exported) -> No
 
 def test_an_export_does_not_run_on_a_gpu(exported: Exported) -> None:
     with pytest.raises(DeviceError, match="the checkpoint it was made from"):
-        choose.load_engine(exported.folder, device="cuda:0")
+        factory.load(exported.folder, device="cuda:0")
 
 
-@pytest.mark.parametrize(("told", "threads"), [("3", 3), ("", None), ("4,2", None)])
-def test_openvino_gets_the_threads_that_numeric_libraries_are_told(
-    exported: Exported, monkeypatch: pytest.MonkeyPatch, told: str, threads: int | None
+@pytest.mark.parametrize("threads", [3, None])
+def test_engines_on_the_cpu_get_their_number_of_threads(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch, threads: int | None
 ) -> None:
     seen = []
-
-    def load(_folder: Path, *, threads: int | None) -> None:
-        seen.append(threads)
-
-    monkeypatch.setenv("OMP_NUM_THREADS", told)
-    monkeypatch.setattr(openvino, "load", load)
-    choose.load_engine(exported.folder, device="cpu")
-    assert seen == [threads]
+    monkeypatch.setattr(openvino, "load", lambda _folder, *, threads: seen.append(threads))
+    factory.load(exported.folder, device="cpu", threads=threads)
+    monkeypatch.setattr(torch, "set_num_threads", seen.append)
+    factory.load(exported.checkpoint, device="cpu", threads=threads)
+    assert seen == ([3, 3] if threads else [None])
 
 
 @pytest.fixture
 def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choose, "_installed", lambda package: package == "openvino")
+    monkeypatch.setattr(factory, "_installed", lambda package: package == "openvino")
 
 
 @pytest.mark.usefixtures("without_torch")
@@ -145,30 +141,30 @@ def test_without_torch_a_checkpoint_is_refused_with_the_command_that_converts_it
     exported: Exported, tmp_path: Path
 ) -> None:
     with pytest.raises(CheckpointError, match=f"purnet export {exported.checkpoint} -o DIR"):
-        choose.load_engine(exported.checkpoint, device="auto", convert=True)
+        factory.load(exported.checkpoint, device="auto", convert=True)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        choose.load_engine(tmp_path / "none", device="auto")
+        factory.load(tmp_path / "none", device="auto")
 
 
 @pytest.mark.usefixtures("without_torch")
 def test_without_torch_a_gpu_that_was_demanded_is_an_error() -> None:
     with pytest.raises(DeviceError, match="on the CPU only"):
-        choose.load_engine(None, device="cuda:0")
+        factory.load(None, device="cuda:0")
 
 
 def test_without_any_engine_the_error_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(choose, "_installed", lambda _: False)
+    monkeypatch.setattr(factory, "_installed", lambda _: False)
     with pytest.raises(CheckpointError, match="pip install"):
-        choose.load_engine(None, device="auto")
+        factory.load(None, device="auto")
 
 
 def test_auto_asks_torch_only_where_there_is_a_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_driver(name: str) -> None:
         raise OSError(name)
 
-    monkeypatch.setattr(choose.ctypes, "CDLL", no_driver)
-    assert not choose._on_cuda("auto")
-    assert not choose._on_cuda("cpu")
-    assert choose._on_cuda("cuda:1")
+    monkeypatch.setattr(factory.ctypes, "CDLL", no_driver)
+    assert not factory._on_cuda("auto")
+    assert not factory._on_cuda("cpu")
+    assert factory._on_cuda("cuda:1")

@@ -13,12 +13,11 @@ import skimage.data
 from exported_network import SIZE, Exported
 from PIL import Image
 
-from purnet.errors import CheckpointError
+from purnet.errors import CheckpointError, OutOfMemoryError
 from purnet.imaging import to_pixels
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.openvino_engine import OpenVinoEngine
 from purnet.inference.parity import agreement
-from purnet.inference.predictor import OutOfMemoryError
 from purnet.inference.torch_engine import reference_output
 
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
@@ -139,8 +138,8 @@ def test_it_loads_no_torch_and_tells_nobody(exported: Exported, tmp_path: Path) 
     script = """
 import sys
 from pathlib import Path
-from purnet.inference.predictor import Predictor
-predictor = Predictor.load(Path(sys.argv[1]), device="cpu")
+from purnet.inference.factory import load
+predictor = load(Path(sys.argv[1]), device="cpu")
 predictor.self_check()
 loaded = [name for name in ("torch", "openvino_telemetry.main") if name in sys.modules]
 assert not loaded, loaded

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from purnet.cli import app as cli
 from purnet.errors import CheckpointError
-from purnet.inference import export_cache
+from purnet.inference import factory
 from purnet.inference import openvino_export as exporting
-from purnet.inference.exported import (
+from purnet.inference.engine import EngineOutput
+from purnet.inference.openvino_engine import (
     DEFAULT_EXPORT,
     FILES,
     INFO,
@@ -26,7 +27,6 @@ from purnet.inference.exported import (
 )
 from purnet.inference.openvino_export import export
 from purnet.inference.parity import Agreement, self_check_pixels
-from purnet.inference.predictor import EngineOutput
 from purnet.inference.torch_engine import reference_output
 from purnet.io import sha256_of
 from purnet.network import checkpoint
@@ -161,19 +161,19 @@ def exporter(exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_checkpoint_is_exported_once(exported: Exported, exporter: Exporter) -> None:
-    first = export_cache.cached_export(exported.checkpoint)
+    first = factory.cached_export(exported.checkpoint)
     assert is_export(first)
-    assert export_cache.cached_export(exported.checkpoint) == first
+    assert factory.cached_export(exported.checkpoint) == first
     assert exporter.calls == 1
 
 
 def test_finding_an_export_loads_no_torch(exported: Exported, exporter: Exporter) -> None:
-    export_cache.cached_export(exported.checkpoint)
+    factory.cached_export(exported.checkpoint)
     script = """
 import sys
 from pathlib import Path
-from purnet.inference.predictor import Predictor
-predictor = Predictor.load_to_serve(Path(sys.argv[1]), device="cpu")
+from purnet.inference.factory import load_to_serve
+predictor = load_to_serve(Path(sys.argv[1]), device="cpu")
 assert predictor.engine.name == "openvino"
 assert "torch" not in sys.modules
 """
@@ -193,9 +193,9 @@ def test_other_weights_and_other_versions_have_exports_of_their_own(
 ) -> None:
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"other weights")
-    folders = {export_cache.cached_export(path) for path in (exported.checkpoint, other)}
-    monkeypatch.setattr(export_cache, "version", lambda _: "9999.1")
-    folders.add(export_cache.cached_export(exported.checkpoint))
+    folders = {factory.cached_export(path) for path in (exported.checkpoint, other)}
+    monkeypatch.setattr(factory, "version", lambda _: "9999.1")
+    folders.add(factory.cached_export(exported.checkpoint))
     assert len(folders) == exporter.calls == 3
 
 
@@ -204,7 +204,7 @@ def test_without_a_setting_the_cache_is_in_the_home_folder(
 ) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert export_cache.cache_folder() == tmp_path / ".cache" / "purnet"
+    assert factory.cache_folder() == tmp_path / ".cache" / "purnet"
 
 
 def test_two_processes_may_export_the_same(exported: Exported, tmp_path: Path) -> None:

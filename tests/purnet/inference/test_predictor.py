@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from purnet.errors import CheckpointError
-from purnet.inference.predictor import EngineOutput, Predictor, UInt8Array
+from purnet.imaging import UInt8Array
+from purnet.inference.engine import EngineOutput
+from purnet.inference.predictor import Predictor
 
 SIZE = 32
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from purnet.inference.cuda_engine import CudaEngine
-from purnet.inference.fuse import fuse
+from purnet.errors import OutOfMemoryError
 from purnet.inference.parity import agreement
-from purnet.inference.predictor import OutOfMemoryError
 from purnet.inference.torch_engine import (
+    CudaEngine,
     EagerEngine,
+    fuse,
     reference_output,
     to_images,
     to_output,

@@ -16,6 +16,7 @@ from purnet.data.maps import read_truth
 from purnet.data.pairs import find_pairs
 from purnet.evaluation.metrics import Scorer
 from purnet.imaging import open_image
+from purnet.inference.factory import load
 from purnet.inference.predictor import Predictor
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load_with_info
 
@@ -25,7 +26,7 @@ CARD = DEFAULT_CHECKPOINT.parent / "README.md"
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor.load(device="cpu")
+    return load(device="cpu")
 
 
 def test_the_shipped_file_is_small_and_says_what_it_is() -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.transforms import v2
 
-from purnet.inference.predictor import Predictor
+from purnet.inference import factory
 from purnet.network import released, variants
 from purnet.network.backbones import ResNet50
 from purnet.network.checkpoint import load
@@ -153,7 +153,7 @@ def _as_their_test_script(network: PurNet, photo: Image.Image) -> NDArray[np.uin
 
 
 def test_photos_get_the_maps_of_their_pipeline(stage3: PurNet, stage3_file: Path) -> None:
-    predictor = Predictor.load(stage3_file, device="cpu")
+    predictor = factory.load(stage3_file, device="cpu")
     for size in ((451, 300), (200, 340)):
         photo = Image.fromarray(skimage.data.chelsea()).resize(size)
 

@@ -22,6 +22,7 @@ from service_process import END_S, ServiceProcess, running
 from tests.conftest import Require
 
 from purnet.imaging import open_image
+from purnet.inference.factory import load
 from purnet.inference.predictor import Predictor
 
 PHOTOS = ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "camera.png"]
@@ -60,7 +61,7 @@ def served() -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor.load(device="cpu")
+    return load(device="cpu")
 
 
 def photo(name: str) -> bytes:
