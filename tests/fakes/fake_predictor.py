@@ -110,10 +110,11 @@ class FakeEngine:
 
 
 class FakePredictor:
-    def __init__(self, behaviour: Behaviour, sha256: str) -> None:
+    def __init__(self, behaviour: Behaviour, sha256: str, threads: int | None) -> None:
         self.variant = behaviour.name
         self.sha256 = sha256
         self.input_size = behaviour.input_size
+        self.threads = threads
         self.engine = FakeEngine(behaviour)
         self._behaviour = behaviour
 
@@ -125,10 +126,12 @@ class FakePredictor:
         return self.engine(pixels)
 
 
-def load(checkpoint: Path | None = None, *, device: str = "auto") -> FakePredictor:
+def load(
+    checkpoint: Path | None = None, *, device: str = "auto", threads: int | None = None
+) -> FakePredictor:
     """As `purnet.inference.factory.load_to_serve`."""
     if checkpoint is None:
-        return FakePredictor(Behaviour(), hashlib.sha256(b"default").hexdigest())
+        return FakePredictor(Behaviour(), hashlib.sha256(b"default").hexdigest(), threads)
     try:
         data = checkpoint.read_bytes()
         behaviour = Behaviour(**json.loads(data))
@@ -142,7 +145,7 @@ def load(checkpoint: Path | None = None, *, device: str = "auto") -> FakePredict
         raise DeviceError("There is no device cuda:7 here.")
     if behaviour.device == "cuda" and device.startswith("cuda:"):
         behaviour = replace(behaviour, device=device)
-    return FakePredictor(behaviour, hashlib.sha256(data).hexdigest())
+    return FakePredictor(behaviour, hashlib.sha256(data).hexdigest(), threads)
 
 
 def pass_gate(folder: Path, numbers: list[int]) -> None:

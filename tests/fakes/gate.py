@@ -7,7 +7,7 @@ import json
 import os
 from pathlib import Path
 
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 """A batch that has not come by then never will."""
 
 
@@ -26,7 +26,7 @@ class Gate:
     async def entered(self) -> list[int]:
         """Wait for the next batch; returns the numbers of its images."""
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             while b"\n" not in self._buffer:
                 readable = asyncio.Event()
                 loop.add_reader(self._entered, readable.set)

@@ -1,4 +1,4 @@
-"""The seam between the door and the model: everything the web side knows about predictions."""
+"""The interface between the HTTP side and the model: everything HTTP knows about predictions."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class BackendStats:
-    """A snapshot of the queue, read by `/readyz` and `/metrics`."""
+    """A snapshot of the queue, read by `/readyz`."""
 
     queued: int
     in_flight: int
@@ -61,26 +61,19 @@ class BackendStats:
 
 
 class Backend(Protocol):
-    """Where predictions come from. All coroutines run on the server's event loop.
-
-    `expect` tells how many admitted images are still being decoded: a queue may wait a moment for
-    them, and never waits when there are none.
-    """
+    """Where predictions come from. All coroutines run on the server's event loop."""
 
     async def start(self) -> None:
-        """Bring the workers up. Returns at once; `wait_ready` tells when they answer."""
-        ...
+        """Begin to bring the workers up; `wait_ready` returns when they answer."""
 
     async def wait_ready(self) -> None:
         """Return once every device answers. Raises `StartupError` when one never will."""
-        ...
 
     async def stop(self) -> None:
         """Fail every open ticket with `DrainingError` and end the workers.
 
         Whoever accepts requests waits for their answers before this call.
         """
-        ...
 
     async def reload(self) -> ModelInfo:
         """Read the configured checkpoint again, load it beside the running one, check it, swap.
@@ -88,7 +81,6 @@ class Backend(Protocol):
         Raises `ReloadError` and changes nothing when the new file is corrupt, of another input
         size, or fails its self-check.
         """
-        ...
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask.
@@ -97,21 +89,19 @@ class Backend(Protocol):
         `WorkerError`, `NonFiniteError`, `NotReadyError` or `DrainingError`; cancelling the call
         takes the ticket out of the queue.
         """
-        ...
 
     def expect(self, images: int) -> None:
-        """Announce `images` (+1 on decode start, -1 when it ended or failed) on their way here."""
-        ...
+        """Announce `images` on their way here: +1 when a decode starts, -1 when it has ended.
+
+        A queue may wait a moment for images that are still being decoded, and only for those.
+        """
 
     @property
     def model(self) -> ModelInfo | None:
         """The model that answers now; None until the first load."""
-        ...
 
     def unready_reason(self) -> str | None:
         """None when predictions can be made, else the reason they cannot."""
-        ...
 
     def stats(self) -> BackendStats:
         """Snapshot of the queue."""
-        ...

@@ -1,9 +1,9 @@
-"""The async queue: tickets in, batches out. asyncio only: no torch, no web, no process.
+"""The queue: tickets in, batches out. asyncio only: no torch, no web, no process.
 
-The batcher is work-conserving: a free taker gets everything that waits, up to what it can take.
-It holds tickets back for a moment only while more images are known to be on their way. Everything
-happens in callbacks of one event loop, so there is nothing to lock and nothing to poll; time comes
-from that loop, so a test that owns the loop's clock owns every deadline.
+The batcher is work-conserving: a free executor gets everything that waits, up to what it can run.
+Tickets wait for others only while more images are known to be on their way. Everything happens in
+callbacks of one event loop, so nothing is locked and nothing polls; time comes from that loop, so
+a test that controls the loop's clock controls every deadline.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Ticket:
     deadline_s: float
     queued_s: float
     future: asyncio.Future[Prediction]
-    place: TicketLocation = TicketLocation.QUEUE
+    location: TicketLocation = TicketLocation.QUEUE
     alone: bool = False
-    """The batch it was in cost a worker its life: it runs once more, by itself."""
+    """A worker ended while it ran this image's batch: the image runs once more, by itself."""
 
     @property
     def live(self) -> bool:
@@ -67,55 +67,50 @@ class Batch:
         return len(self.tickets)
 
 
-class Taker(Protocol):
-    """Something that runs batches: a worker, as far as the queue can see it."""
+class BatchExecutor(Protocol):
+    """Something that runs batches: a device, as far as the queue needs to know it."""
 
     @property
     def limit(self) -> int:
-        """Most images it takes in its next batch; 0 when it takes none now."""
-        ...
+        """Most images of the next batch; 0 while it can run none."""
 
     @property
     def batches(self) -> int:
-        """Batches it has and has not finished."""
-        ...
+        """Batches that were submitted and have not finished."""
 
-    def take(self, batch: Batch) -> None:
+    def submit(self, batch: Batch) -> None:
         """Run a batch of at most `limit` images; returns at once."""
-        ...
 
 
-class Observer(Protocol):
-    """Who counts the tickets nobody waits for any longer."""
+class QueueObserver(Protocol):
+    """Counts the tickets that nobody waits for any longer."""
 
-    def expired(self, place: TicketLocation) -> None:
+    def expired(self, location: TicketLocation) -> None:
         """A deadline passed."""
-        ...
 
-    def cancelled(self, place: TicketLocation) -> None:
+    def cancelled(self, location: TicketLocation) -> None:
         """A client went away."""
-        ...
 
 
 @dataclass(eq=False, slots=True)
 class Batcher:
-    """First in, first out, in batches as large as the takers and the moment allow."""
+    """First in, first out, in batches as large as the executors and the moment allow."""
 
     loop: asyncio.AbstractEventLoop
     """Its clock and its timers are the batcher's."""
     max_wait_s: float
-    """Longest time a ticket is held back for images that are still being decoded."""
-    observer: Observer
-    takers: list[Taker] = field(default_factory=list)
+    """Longest time a ticket waits for images that are still being decoded."""
+    observer: QueueObserver
+    executors: list[BatchExecutor] = field(default_factory=list)
 
     _waiting: dict[Ticket, None] = field(default_factory=dict)
     _open: set[Ticket] = field(default_factory=set)
     _arrivals: int = 0
     _upstream: int = 0
-    _held: bool = False
+    _paused: bool = False
     _closed: str | None = None
     _wakeup: asyncio.Handle | None = None
-    _hold_timer: asyncio.TimerHandle | None = None
+    _wait_timer: asyncio.TimerHandle | None = None
 
     async def predict(self, pixels: Pixels, deadline_s: float) -> Prediction:
         """Queue one image and wait for its answer; cancelling the call withdraws the ticket.
@@ -138,9 +133,9 @@ class Batcher:
         try:
             return await ticket.future
         except asyncio.CancelledError:
-            # A client that leaves in the turn its answer comes was answered.
+            # A client that leaves in the same turn of the loop as its answer comes was answered.
             if ticket.future.cancelled():
-                self.observer.cancelled(ticket.place)
+                self.observer.cancelled(ticket.location)
             raise
         finally:
             timer.cancel()
@@ -155,30 +150,30 @@ class Batcher:
     def requeue(self, tickets: Iterable[Ticket]) -> None:
         """Put tickets that no device answered back where their arrival places them."""
         for ticket in tickets:
-            ticket.place = TicketLocation.QUEUE
+            ticket.location = TicketLocation.QUEUE
             self._waiting[ticket] = None
         self._waiting = dict.fromkeys(sorted(self._waiting, key=lambda ticket: ticket.number))
         self.wake()
 
     def wake(self) -> None:
-        """Look again, once the callbacks that are due now have run.
+        """Dispatch what can be dispatched, after the callbacks that are due now have run.
 
         Deferred, so that images which finish decoding in the same turn of the loop leave together.
         """
         if self._wakeup is None:
-            self._wakeup = self.loop.call_soon(self._release)
+            self._wakeup = self.loop.call_soon(self._dispatch)
 
-    def hold(self) -> None:
-        """DispatchReason nothing until `resume`."""
-        self._held = True
+    def pause(self) -> None:
+        """Dispatch nothing until `resume`."""
+        self._paused = True
 
     def resume(self) -> None:
-        """DispatchReason again."""
-        self._held = False
+        """Dispatch again."""
+        self._paused = False
         self.wake()
 
-    def give_up(self, reason: str) -> None:
-        """Fail what is in the queue with `NotReadyError`: no device is there to take it."""
+    def fail_queued(self, reason: str) -> None:
+        """Fail what is in the queue with `NotReadyError`: no device can be expected to run it."""
         for ticket in self._waiting:
             ticket.fail(NotReadyError(reason))
 
@@ -187,8 +182,8 @@ class Batcher:
         self._closed = reason
         for ticket in self._open:
             ticket.fail(DrainingError(reason))
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
 
     @property
     def queued(self) -> int:
@@ -197,7 +192,7 @@ class Batcher:
 
     @property
     def in_flight(self) -> int:
-        """Tickets that wait for an answer, in the queue or on a device."""
+        """Tickets that wait for an answer, in the queue or on a device; from any thread."""
         return len(self._open)
 
     @property
@@ -207,29 +202,30 @@ class Batcher:
         waiting = tuple(self._waiting)
         return max(0.0, self.loop.time() - waiting[0].queued_s) if waiting else 0.0
 
-    def _release(self) -> None:
+    def _dispatch(self) -> None:
         self._wakeup = None
-        while not self._held and self._waiting and (taker := self._free_taker()) is not None:
+        while not self._paused and self._waiting:
             self._drop_dead()
-            if not self._waiting:
+            executor = self._free_executor()
+            if executor is None or not self._waiting:
                 return
             first = next(iter(self._waiting))
-            limit = 1 if first.alone else taker.limit
-            reason = self._reason_to_release(first, limit)
+            limit = 1 if first.alone else executor.limit
+            reason = self._dispatch_reason(first, limit)
             if reason is None:
                 return
-            # A busy taker with room to spare is fed ahead only with full batches: anything less
-            # would tie tickets to it that a taker about to come free could run in one batch.
-            if taker.batches and reason is not DispatchReason.FULL:
+            # A busy executor with a free buffer gets full batches only: a smaller one would wait
+            # behind its batch while another executor, about to be free, could run it.
+            if executor.batches and reason is not DispatchReason.FULL:
                 return
-            taker.take(Batch(self._pop(limit), reason, self.loop.time()))
+            executor.submit(Batch(self._pop(limit), reason, self.loop.time()))
 
-    def _free_taker(self) -> Taker | None:
-        free = (taker for taker in self.takers if taker.limit)
-        return min(free, key=lambda taker: taker.batches, default=None)
+    def _free_executor(self) -> BatchExecutor | None:
+        free = (executor for executor in self.executors if executor.limit)
+        return min(free, key=lambda executor: executor.batches, default=None)
 
     def _drop_dead(self) -> None:
-        """Keep what is cancelled, and what expires in this very turn, off the device."""
+        """Keep what is cancelled, and what expires at this very moment, off the device."""
         now = self.loop.time()
         for ticket in tuple(self._waiting):
             if ticket.deadline_s <= now:
@@ -237,17 +233,18 @@ class Batcher:
             elif not ticket.live:
                 del self._waiting[ticket]
 
-    def _reason_to_release(self, first: Ticket, limit: int) -> DispatchReason | None:
+    def _dispatch_reason(self, first: Ticket, limit: int) -> DispatchReason | None:
+        """Why a batch may leave now; None when it should wait, and then a timer is set."""
         if len(self._waiting) >= limit:
             return DispatchReason.FULL
         if self._upstream <= 0:
             return DispatchReason.NOTHING_UPSTREAM
-        patience_ends_s = first.queued_s + self.max_wait_s
-        if self.loop.time() >= patience_ends_s:
+        wait_ends_s = first.queued_s + self.max_wait_s
+        if self.loop.time() >= wait_ends_s:
             return DispatchReason.WAITED
-        if self._hold_timer is not None:
-            self._hold_timer.cancel()
-        self._hold_timer = self.loop.call_at(patience_ends_s, self.wake)
+        if self._wait_timer is not None:
+            self._wait_timer.cancel()
+        self._wait_timer = self.loop.call_at(wait_ends_s, self.wake)
         return None
 
     def _pop(self, limit: int) -> tuple[Ticket, ...]:
@@ -258,15 +255,15 @@ class Batcher:
             popped.append(ticket)
         for ticket in popped:
             del self._waiting[ticket]
-            ticket.place = TicketLocation.DEVICE
+            ticket.location = TicketLocation.DEVICE
         return tuple(popped)
 
     def _expire(self, ticket: Ticket) -> None:
         self._waiting.pop(ticket, None)
-        if ticket.fail(_deadline_error(ticket.place)):
-            self.observer.expired(ticket.place)
+        if ticket.fail(_deadline_error(ticket.location)):
+            self.observer.expired(ticket.location)
 
 
-def _deadline_error(place: TicketLocation) -> DeadlineError:
-    where = "in the queue" if place is TicketLocation.QUEUE else "on the device"
+def _deadline_error(location: TicketLocation) -> DeadlineError:
+    where = "in the queue" if location is TicketLocation.QUEUE else "on the device"
     return DeadlineError(f"The deadline passed while the image was {where}.")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import numpy as np
 
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
 from purnet_serve.inference.backend import BackendStats, ModelInfo, Pixels, Prediction
 from purnet_serve.inference.batcher import Batcher
-from purnet_serve.inference.spawn import Launch, launch
-from purnet_serve.inference.supervisor import Lane
-from purnet_serve.inference.worker_handle import Leaving, Worker, WorkerEndError, WorkerSpec, load
+from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
+from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor, PendingExits
+from purnet_serve.inference.worker_handle import Worker, WorkerSpec, load
 from purnet_serve.observability.cpus import available_cpus, engine_threads
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.loop_lag import LoopLag
 from purnet_serve.settings import Settings
-
-log = logging.getLogger("service.backend")
 
 PREDICTOR = "purnet.inference.factory:load_to_serve"
 """What a worker loads; a name, because this process never imports the model."""
@@ -27,7 +24,7 @@ STOPPING = "The service is shutting down."
 
 
 class LocalBackend:
-    """A `Backend`: the batcher before one `Lane` per device named in the settings."""
+    """A `Backend`: the batcher before one `DeviceSupervisor` per device named in the settings."""
 
     def __init__(
         self,
@@ -35,55 +32,71 @@ class LocalBackend:
         metrics: InferenceMetrics,
         *,
         factory: str = PREDICTOR,
-        launch: Launch = launch,
+        spawn: Spawn = spawn,
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._factory = factory
-        self._launch = launch
-        self._lanes: list[Lane] = []
+        self._spawn = spawn
+        self._devices: list[DeviceSupervisor] = []
+        self._exits = PendingExits()
         self._batcher: Batcher | None = None
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
         self._stopping = False
         self._changed = asyncio.Event()
         self._reload_lock = asyncio.Lock()
-        self._leaving = Leaving()
         self._reloading: asyncio.Task[ModelInfo] | None = None
 
     async def start(self) -> None:
-        """Begin to bring the workers up; `wait_ready` tells when they are."""
+        """Begin to bring the workers up; `wait_ready` returns when they answer."""
+        settings, metrics = self._settings, self._metrics
         loop = asyncio.get_running_loop()
-        self._batcher = Batcher(loop, self._settings.batch_wait_s, self._metrics)
-        self._lanes = [
-            Lane(
-                spec,
-                self._launch,
-                self._batcher,
-                self._metrics,
-                self._leaving,
-                canary_s=self._settings.canary_s,
-                changed=self._on_change,
+        batcher = self._batcher = Batcher(loop, settings.batch_wait_s, metrics)
+        names = settings.device.split(",")
+        threads = settings.engine_threads or engine_threads(len(names), available_cpus())
+        for name in names:
+            spec = WorkerSpec(
+                factory=self._factory,
+                checkpoint=settings.checkpoint,
+                device=name,
+                max_batch=settings.max_batch,
+                threads=threads,
+                load_timeout_s=settings.load_timeout_s,
+                watchdog_s=settings.watchdog_s,
             )
-            for spec in self._specs()
-        ]
-        self._batcher.takers.extend(self._lanes)
-        self._metrics.watch(self.stats)
-        self._lag = LoopLag(loop, self._metrics.loop_lag)
+            device = DeviceSupervisor(
+                spec,
+                self._spawn,
+                batcher,
+                metrics,
+                self._exits,
+                canary_s=settings.canary_s,
+                on_change=self._on_change,
+            )
+            self._devices.append(device)
+            batcher.executors.append(device)
+        metrics.watch(
+            queued=lambda: batcher.queued,
+            in_flight=lambda: batcher.in_flight,
+            oldest_s=lambda: batcher.oldest_s,
+            capacity=settings.max_requests_in_flight,
+        )
+        self._lag = LoopLag(loop, metrics.loop_lag)
         self._lag.start()
-        for lane in self._lanes:
-            lane.start()
+        for device in self._devices:
+            device.start()
 
     async def wait_ready(self) -> None:
         """Return once every device has its worker.
 
         Raises `StartupError` when one refuses: a device that was demanded and is not there must
-        not be made up for by the others, or by the CPU.
+        not be replaced by the others, or by the CPU.
         """
-        while not all(lane.worker is not None for lane in self._lanes):
-            for lane in self._lanes:
-                if lane.given_up is not None:
-                    raise StartupError(lane.given_up)
+        while not all(device.worker for device in self._devices):
+            for device in self._devices:
+                if device.state is DeviceState.FAILED:
+                    raise StartupError(device.unready_reason)
             self._changed.clear()
             await self._changed.wait()
 
@@ -97,8 +110,9 @@ class LocalBackend:
             if not self._reloading.cancelling():
                 self._reloading.cancel()
             await asyncio.wait([self._reloading])
-        await asyncio.gather(*(lane.close() for lane in self._lanes))
-        await self._leaving.gone()
+        for device in self._devices:
+            device.close()
+        await self._exits.wait()
         if self._lag is not None:
             self._lag.stop()
 
@@ -106,7 +120,7 @@ class LocalBackend:
         """Load the configured checkpoint beside the running one, check it, swap between batches.
 
         The new model comes up in worker processes of its own, through the same checks as at the
-        start, so whatever is wrong with it cannot touch the running one. Needs the memory of both
+        start, so whatever is wrong with it cannot affect the running one. Needs the memory of both
         for as long as that takes. Raises `ReloadError` and changes nothing otherwise.
         """
         async with self._reload_lock:
@@ -114,7 +128,7 @@ class LocalBackend:
                 raise ReloadError(STOPPING)
             self._reloading = asyncio.create_task(self._replace_workers(self._batcher))
             try:
-                model = await self._reloading
+                return await self._reloading
             except asyncio.CancelledError:
                 if self._stopping:
                     raise ReloadError(STOPPING) from None
@@ -122,15 +136,13 @@ class LocalBackend:
             finally:
                 self._reloading = None
                 # Before another reload may need their memory.
-                await self._leaving.gone()
-            return model
+                await self._exits.wait()
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask. See `Backend.predict`."""
-        if self._batcher is None or self._model is None:
-            raise NotReadyError(self.unready_reason() or "The model is being loaded.")
-        if (trouble := self._trouble()) is not None:
-            raise NotReadyError(trouble)
+        reason = self._devices_unready_reason()
+        if self._batcher is None or self._model is None or reason is not None:
+            raise NotReadyError(reason or "The model is being loaded.")
         size = self._model.input_size
         if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
             raise ValueError(
@@ -150,7 +162,7 @@ class LocalBackend:
 
     def unready_reason(self) -> str | None:
         """None when predictions can be made: some device has a worker, or will in a moment."""
-        return STOPPING if self._stopping else self._trouble()
+        return STOPPING if self._stopping else self._devices_unready_reason()
 
     def stats(self) -> BackendStats:
         """Snapshot of the queue; may be taken from any thread."""
@@ -160,76 +172,60 @@ class LocalBackend:
             return BackendStats(0, 0, capacity, 0.0)
         return BackendStats(batcher.queued, batcher.in_flight, capacity, batcher.oldest_s)
 
-    def _trouble(self) -> str | None:
-        troubles = [lane.trouble for lane in self._lanes]
-        if not troubles:
+    def _devices_unready_reason(self) -> str | None:
+        reasons = [device.unready_reason for device in self._devices]
+        if not reasons:
             return "The service is starting."
-        return None if None in troubles else troubles[0]
-
-    def _specs(self) -> list[WorkerSpec]:
-        settings = self._settings
-        devices = settings.device.split(",")
-        threads = settings.engine_threads or engine_threads(len(devices), available_cpus())
-        return [
-            WorkerSpec(
-                factory=self._factory,
-                checkpoint=settings.checkpoint,
-                device=device,
-                max_batch=settings.max_batch,
-                threads=threads,
-                load_timeout_s=settings.load_timeout_s,
-                watchdog_s=settings.watchdog_s,
-            )
-            for device in devices
-        ]
+        return None if None in reasons else reasons[0]
 
     def _on_change(self) -> None:
-        """A lane came up or went down: tell whoever waits for that."""
-        if self._model is None:
-            worker = next((lane.worker for lane in self._lanes if lane.worker is not None), None)
-            if worker is not None:
-                self._announce(worker.info)
-        trouble = self._trouble()
-        if trouble is not None and self._batcher is not None:
-            self._batcher.give_up(trouble)
+        """A device came up or went down: tell whoever depends on that."""
+        workers = (device.worker for device in self._devices)
+        if self._model is None and (worker := next(filter(None, workers), None)) is not None:
+            self._set_model(worker.info)
+        reason = self._devices_unready_reason()
+        if reason is not None and self._batcher is not None:
+            self._batcher.fail_queued(reason)
         self._metrics.ready(self.unready_reason() is None)
         self._changed.set()
 
-    def _announce(self, model: ModelInfo) -> None:
+    def _set_model(self, model: ModelInfo) -> None:
         self._model = model
-        self._metrics.model(model)
-        for lane in self._lanes:
-            lane.expected = model
+        self._metrics.model(
+            name=model.name, sha256=model.sha256, engine=model.engine, input_size=model.input_size
+        )
+        for device in self._devices:
+            device.expected = model
 
     async def _replace_workers(self, batcher: Batcher) -> ModelInfo:
-        fresh: list[Worker] = []
+        loaded: list[Worker] = []
         try:
-            model = await self._load_beside(fresh)
-            batcher.hold()
+            model = await self._load_beside(loaded)
+            batcher.pause()
             try:
-                await asyncio.gather(*(lane.idle() for lane in self._lanes))
-                if not all(worker.accepts for worker in fresh):
+                await asyncio.gather(*(device.idle() for device in self._devices))
+                if not all(worker.accepts for worker in loaded):
                     raise ReloadError("The new worker ended before it could take over.")
-                for lane, worker in zip(self._lanes, fresh, strict=True):
-                    lane.swap(worker)
-                fresh.clear()
-                self._announce(model)
+                for device, worker in zip(self._devices, loaded, strict=True):
+                    device.adopt(worker)
+                loaded.clear()
+                self._set_model(model)
             finally:
                 batcher.resume()
         finally:
-            for worker in fresh:
-                self._leaving.dismiss(worker)
+            for worker in loaded:
+                self._exits.dismiss(worker)
         return model
 
-    async def _load_beside(self, fresh: list[Worker]) -> ModelInfo:
-        """Bring up one worker per lane, into `fresh` as they come. Raises `ReloadError`."""
-        for lane in self._lanes:
+    async def _load_beside(self, loaded: list[Worker]) -> ModelInfo:
+        """Bring up one worker per device, into `loaded` as they come. Raises `ReloadError`."""
+        for device in self._devices:
             try:
-                fresh.append(await load(lane.spec, self._launch))
+                loaded.append(await load(device.spec, self._spawn))
             except WorkerEndError as end:
                 raise ReloadError(end.detail) from end
-        model = fresh[0].info
-        if any(worker.info.sha256 != model.sha256 for worker in fresh):
+        model = loaded[0].info
+        if any(worker.info.sha256 != model.sha256 for worker in loaded):
             raise ReloadError("The checkpoint file changed while it was being read.")
         if self._model is not None and model.input_size != self._model.input_size:
             raise ReloadError(

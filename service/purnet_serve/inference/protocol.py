@@ -1,36 +1,35 @@
-"""What the service and a worker say to each other: one JSON object a line, over a socket pair.
+"""The messages between the service and a worker: one JSON object a line, over a socket pair.
 
     service                         worker
     Load ─────────────────────────→        reads the checkpoint, checks itself
-         ←───────────────────────── Loaded | Refused
-    Attach ───────────────────────→        maps the shared memory, warms up
-         ←───────────────────────── Ready  | Refused
+         ←───────────────────────── Loaded | LoadFailed
+    Warmup ───────────────────────→        maps the shared memory, runs every batch size
+         ←───────────────────────── Ready  | LoadFailed
     Run ──────────────────────────→
-         ←───────────────────────── Done | OutOfMemory | Fault (and then the worker exits)
+         ←───────────────────────── Done | OutOfMemory | EngineFailed (and then the worker exits)
 
-Pixels and masks never pass here; they lie in shared memory. JSON, because the service must not
-unpickle what a process that runs foreign weights sends.
+Pixels and masks lie in shared memory. The messages are JSON and not pickles: the service must not
+unpickle what a process that runs other people's weights sends.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ConfigDict
 from pydantic.dataclasses import dataclass
 
 MAX_LINE_BYTES = 1 << 20
-"""A longer line is not one of ours."""
-
+"""No message is longer than this."""
 
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-"""What a worker says is checked like any other input: a wrong type stops at this door."""
+"""What a worker sends is checked like any other input."""
 
 
 class ProtocolError(Exception):
-    """The other side said something that has no meaning here."""
+    """The other side sent something that is not a message, or not one that may come now."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -38,9 +37,11 @@ class Load:
     """Load a checkpoint onto a device and check it."""
 
     factory: str
-    """`module:attribute`, called as `(checkpoint, device=...)`; chosen by code, never by users."""
+    """`module:attribute`, called as `(checkpoint, device=..., threads=...)`; never a user's."""
     checkpoint: str | None
     device: str
+    threads: int
+    """Threads the engine may use on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
@@ -55,10 +56,10 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class Attach:
-    """The shared memory now has its size: map it and warm up every batch size up to `max_batch`."""
+class Warmup:
+    """The shared memory has its size: map it and run every batch size up to `max_batch` once."""
 
-    banks: int
+    buffers: int
     max_batch: int
     input_size: int
 
@@ -75,16 +76,16 @@ class Ready:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Run:
-    """Predict the first `images` slots of a bank."""
+    """Predict the first `images` slots of a buffer."""
 
     number: int
-    bank: int
+    buffer: int
     images: int
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Done:
-    """The masks of batch `number` are in its bank."""
+    """The masks of batch `number` are in its buffer."""
 
     number: int
     finite: list[bool]
@@ -101,28 +102,25 @@ class OutOfMemory:
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class Refused:
+class LoadFailed:
     """The load failed for a reason that a person can do something about."""
 
     detail: str
     trace: str = ""
-    """Where it was raised, for the log; empty when `detail` says it all."""
+    """Where it was raised, for the log; empty when `detail` is enough."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
-class Fault:
+class EngineFailed:
     """The engine raised something; the device cannot be trusted any more."""
 
     detail: str
     trace: str = ""
 
 
-Message = Load | Loaded | Attach | Ready | Run | Done | OutOfMemory | Refused | Fault
+Message = Load | Loaded | Warmup | Ready | Run | Done | OutOfMemory | LoadFailed | EngineFailed
 
-_KINDS: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (Load, Loaded, Attach, Ready, Run, Done, OutOfMemory, Refused, Fault)
-}
+_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def encode(message: Message) -> bytes:

@@ -1,9 +1,9 @@
-"""Pixels in, masks out, through memory that two processes share.
+"""Pixels in, masks out, through memory that the service and one worker process share.
 
-The segment is an anonymous file: the parent creates it, the worker inherits the descriptor, and no
-name for it exists anywhere. So no exit, however violent, leaves anything behind, and Docker's 64 MB
-of /dev/shm does not bound it (the container's memory limit does). Every incarnation of a worker has
-a segment of its own: one that was replaced and wakes up again writes into memory nobody reads.
+The segment is an anonymous file: the service creates it, the worker inherits the descriptor, and
+it has no name anywhere. So no crash leaves anything behind, and Docker's 64 MB of /dev/shm does not
+limit it (the container's memory limit does). Every worker process has a segment of its own: one
+that was replaced but still runs writes into memory that nobody reads.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from purnet_serve.inference.backend import Mask, Pixels
 
 
 def create() -> int:
-    """Descriptor of a new, empty, nameless segment; the caller closes it."""
+    """Descriptor of a new, empty segment without a name; the caller closes it."""
     if sys.platform == "linux":
         return os.memfd_create("purnet-batches", os.MFD_CLOEXEC)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
 
 
-def reserve(fd: int, *, banks: int, max_batch: int, input_size: int) -> None:
-    """Give the segment its size, and its memory now rather than at first touch.
+def reserve(fd: int, *, buffers: int, max_batch: int, input_size: int) -> None:
+    """Give the segment its size, and allocate its memory now rather than at first use.
 
     Raises `MemoryError`, with what to set, where the machine has no room for it: touching a page
-    that cannot be had would end this process instead.
+    that cannot be allocated would kill this process instead.
     """
-    size = _size(banks, max_batch, input_size)
+    size = _size(buffers, max_batch, input_size)
     try:
         if sys.platform == "linux":
             os.posix_fallocate(fd, 0, size)
@@ -47,27 +47,26 @@ def reserve(fd: int, *, banks: int, max_batch: int, input_size: int) -> None:
 
 
 class SharedBatches:
-    """A mapping of a segment: `banks` batches of up to `max_batch` images each.
+    """A mapping of a segment: `buffers` batches of up to `max_batch` images each.
 
-    `pixels` is (banks, max_batch, S, S, 3) and `masks` (banks, max_batch, S, S), both uint8.
+    `pixels` is (buffers, max_batch, S, S, 3) and `masks` (buffers, max_batch, S, S), both uint8.
     """
 
-    def __init__(self, fd: int, *, banks: int, max_batch: int, input_size: int) -> None:
-        mapping = self._mapping = mmap.mmap(fd, _size(banks, max_batch, input_size))
-        cells = (banks, max_batch, input_size, input_size)
-        pixel_bytes = 3 * banks * max_batch * input_size**2
-        self.banks = banks
-        self.max_batch = max_batch
-        self.pixels: Pixels = np.frombuffer(mapping, np.uint8, pixel_bytes).reshape(*cells, 3)
-        self.masks: Mask = np.frombuffer(mapping, np.uint8, offset=pixel_bytes).reshape(cells)
+    def __init__(self, fd: int, *, buffers: int, max_batch: int, input_size: int) -> None:
+        mapping = self._mapping = mmap.mmap(fd, _size(buffers, max_batch, input_size))
+        shape = (buffers, max_batch, input_size, input_size)
+        pixel_bytes = 3 * buffers * max_batch * input_size**2
+        self.buffers = buffers
+        self.pixels: Pixels = np.frombuffer(mapping, np.uint8, pixel_bytes).reshape(*shape, 3)
+        self.masks: Mask = np.frombuffer(mapping, np.uint8, offset=pixel_bytes).reshape(shape)
 
     def close(self) -> None:
-        """Unmap now. Left to the garbage collector, dead segments would pile up until it comes."""
+        """Unmap now: left to the garbage collector, old segments would pile up until it runs."""
         self.pixels = self.masks = np.empty(0, np.uint8)
-        # An array that somebody still looks at keeps the mapping for as long as it lives.
+        # An array that is still in use keeps the mapping for as long as it lives.
         with contextlib.suppress(BufferError):
             self._mapping.close()
 
 
-def _size(banks: int, max_batch: int, input_size: int) -> int:
-    return 4 * banks * max_batch * input_size**2
+def _size(buffers: int, max_batch: int, input_size: int) -> int:
+    return 4 * buffers * max_batch * input_size**2

@@ -4,74 +4,109 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
+from enum import Enum, auto
 
 import numpy as np
 
 from purnet_serve.errors import NonFiniteError, WorkerError
 from purnet_serve.inference.backend import Mask, ModelInfo, Prediction
 from purnet_serve.inference.batcher import Batch, Batcher, Ticket
-from purnet_serve.inference.protocol import Done
-from purnet_serve.inference.spawn import Launch
-from purnet_serve.inference.worker_handle import Leaving, Worker, WorkerEndError, WorkerSpec, load
+from purnet_serve.inference.protocol import Done, OutOfMemory
+from purnet_serve.inference.spawn import Spawn, WorkerEndError
+from purnet_serve.inference.worker_handle import Worker, WorkerSpec, load
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome
 
 log = logging.getLogger("purnet_serve.inference")
 
-FIRST_DELAY_S = 1.0
-MAX_DELAY_S = 30.0
+FIRST_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 30.0
 """Between restarts that follow each other without an answer; the first restart does not wait."""
-HOPELESS_AFTER = 5
-"""Ends in a row without an answer after which the lane no longer promises to come back."""
-PATIENCE_S = 30.0
-"""Longest restart during which the lane counts as good as back: about what clients wait."""
+FAILED_AFTER = 5
+"""Consecutive failures after which the device is reported as failed."""
+RESTART_GRACE_S = 30.0
+"""Longest restart during which the device still counts as ready: about what clients wait."""
 RECOVERY_BATCHES = 100
-"""Batches without trouble after which one image more is tried again after out of memory."""
+"""Full batches after which one image more is tried again after out of memory."""
 
 
-class Lane:
-    """Runs batches on one device, through as many incarnations of its worker as that takes.
+class DeviceState(Enum):
+    """What a supervisor does now. Whether the device counts as ready is `unready_reason`."""
 
-    A `Taker` for the batcher and the `Owner` of its worker.
+    LOADING = auto()
+    SERVING = auto()
+    BACKING_OFF = auto()
+    FAILED = auto()
+    """The model was refused, or workers failed too often in a row. Attempts go on."""
+    CLOSED = auto()
+
+
+class PendingExits:
+    """Worker processes that were sent off and may not be reaped yet."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def dismiss(self, worker: Worker) -> None:
+        """Send off a worker."""
+        self.add(asyncio.create_task(worker.dismiss()))
+
+    def add(self, task: asyncio.Task[None]) -> None:
+        """Wait for a task too, which reaps a worker."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def wait(self) -> None:
+        """Return when all are reaped. Cancelling this leaves the reaping to go on."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+class DeviceSupervisor:
+    """Runs batches on one device, through as many worker processes as that takes.
+
+    A `BatchExecutor` for the batcher. Its lifecycle is one coroutine: start a worker, serve with it
+    until it ends, back off, start again.
     """
 
     def __init__(
         self,
         spec: WorkerSpec,
-        launch: Launch,
+        spawn: Spawn,
         batcher: Batcher,
         metrics: InferenceMetrics,
-        leaving: Leaving,
+        exits: PendingExits,
         *,
         canary_s: float,
-        changed: Callable[[], None],
+        on_change: Callable[[], None],
     ) -> None:
         self.spec = spec
-        self.trouble: str | None = "The model is being loaded."
-        """Why no answer can be expected of this lane; None while there is hope."""
-        self.given_up: str | None = None
-        """Why the model does not come up here, and will not by trying once more: a first start
-        ends with it. A restart that only takes long is `trouble` alone."""
+        self.state = DeviceState.LOADING
+        self.unready_reason: str | None = "The model is being loaded."
+        """Why no answer can be expected of this device; None while one can."""
         self.expected: ModelInfo | None = None
-        """The model every incarnation must turn out to be; None: whatever comes."""
-        self._launch = launch
+        """The model that every worker must turn out to have loaded; None: any."""
+        self.worker: Worker | None = None
+        """The worker that serves now."""
+        self._spawn = spawn
         self._batcher = batcher
         self._metrics = metrics
-        self._leaving = leaving
+        self._exits = exits
         self._canary_s = canary_s
-        self._changed = changed
+        self._on_change = on_change
         self._loop = batcher.loop
-        self._worker: Worker | None = None
-        self._ceiling = spec.max_batch
-        self._calm_batches = 0
-        self._strikes = 0
-        self._loading: asyncio.Task[None] | None = None
-        self._abandoned: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        """Of the next canary while there is a worker, of the next restart while there is none."""
-        self._doubt_timer: asyncio.TimerHandle | None = None
+        self._consecutive_failures = 0
+        """Ends of workers with no answer in between, without those an image alone caused."""
+        self._max_batch = spec.max_batch
+        self._full_batches = 0
+        """Since out of memory last changed `_max_batch`."""
+        self._lifecycle: asyncio.Task[None] | None = None
+        self._grace_timer: asyncio.TimerHandle | None = None
+        self._canary_timer: asyncio.TimerHandle | None = None
+        self._last_batch_s = 0.0
+        """When the device last became idle, on the loop's clock."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -79,136 +114,213 @@ class Lane:
 
     @property
     def limit(self) -> int:
-        """Most images of the next batch; 0 while there is no worker, or no room in it."""
-        worker = self._worker
-        if worker is None or not worker.accepts:
-            return 0
-        return min(self._ceiling, worker.max_batch)
+        """Most images of the next batch; 0 while there is no worker, or no free buffer in it."""
+        worker = self.worker
+        return self._max_batch if worker is not None and worker.accepts else 0
 
     @property
     def batches(self) -> int:
         """Batches on the device."""
-        return 0 if self._worker is None else self._worker.batches
+        return 0 if self.worker is None else len(self.worker.unanswered)
 
-    def take(self, batch: Batch) -> None:
+    def submit(self, batch: Batch) -> None:
         """Run a batch."""
-        if self._worker is None:
-            raise RuntimeError("A batch was given to a lane without a worker.")
+        if self.worker is None:
+            raise RuntimeError("A batch was submitted to a device without a worker.")
         self._idle.clear()
-        self._cancel_timer()
-        self._worker.run(batch)
+        self.worker.run(batch)
 
     # --- what the backend does with it
 
-    @property
-    def worker(self) -> Worker | None:
-        """The incarnation that serves now."""
-        return self._worker
-
     def start(self) -> None:
         """Begin to bring up a worker."""
-        self._cancel_timer()
-        self._loading = self._loop.create_task(self._load())
+        self._lifecycle = self._loop.create_task(self._run(None))
 
     async def idle(self) -> None:
         """Wait until no batch is on the device."""
         await self._idle.wait()
 
-    def swap(self, worker: Worker) -> None:
-        """Serve another model from now on; the lane must be idle."""
-        self._cancel_timer()
-        self._abandon_loading()
-        if self._worker is not None:
-            self._leaving.dismiss(self._worker)
-        self._strikes = 0
-        self._adopt(worker)
+    def adopt(self, worker: Worker) -> None:
+        """Serve with a worker that was loaded beside, from now on; the device must be idle.
 
-    async def close(self) -> None:
-        """Dismiss the worker and end the attempt to load one."""
-        self._cancel_timer()
-        self._cancel_doubt()
-        self._abandon_loading()
-        # Let go of before the first wait: an end that comes meanwhile must not start another.
-        worker, self._worker = self._worker, None
-        if worker is not None:
-            self._leaving.dismiss(worker)
-        if self._abandoned:
-            await asyncio.wait(self._abandoned)
+        Ends what the lifecycle is at: serving with another worker, loading one, or backing off.
+        """
+        self._end_lifecycle()
+        self._consecutive_failures = 0
+        self._begin_serving(worker)
+        self._lifecycle = self._loop.create_task(self._run(worker))
+
+    def close(self) -> None:
+        """Send off the worker, or end the attempt to load one."""
+        self._end_lifecycle()
+        self.state = DeviceState.CLOSED
+
+    def _end_lifecycle(self) -> None:
+        self._cancel_timers()
+        if self._lifecycle is not None:
+            self._lifecycle.cancel()
+            self._exits.add(self._lifecycle)
+        if self.worker is not None:
+            self._exits.dismiss(self.worker)
+            self.worker = None
+
+    # --- lifecycle
+
+    async def _run(self, worker: Worker | None) -> None:
+        """Serve with `worker`, then with one new worker after another, until cancelled."""
+        while True:
+            try:
+                if worker is None:
+                    self._enter(DeviceState.LOADING)
+                    worker = await self._load_expected()
+                    self._begin_serving(worker)
+                end = await worker.serve(self._on_answer)
+            except WorkerEndError as error:
+                self._log(logging.ERROR, "worker not loaded", error)
+                self._metrics.failed(error.failure)
+                self._count_failure(error)
+            else:
+                self._log(logging.ERROR, "worker lost", end)
+                self._clean_up_after(worker, end)
+            worker = None
+            await self._back_off()
+
+    async def _load_expected(self) -> Worker:
+        worker = await load(self.spec, self._spawn)
+        if self.expected is not None and worker.info.sha256 != self.expected.sha256:
+            self._exits.dismiss(worker)
+            await self._exits.wait()
+            raise WorkerEndError(
+                FailureKind.REFUSED,
+                f"The checkpoint file is no longer {self.expected.version} but "
+                f"{worker.info.version}: reload to take it.",
+            )
+        return worker
+
+    def _begin_serving(self, worker: Worker) -> None:
+        self.worker = worker
+        self.state = DeviceState.SERVING
+        self.unready_reason = None
+        self._cancel_timers()
+        self._canary_timer = self._loop.call_later(self._canary_s, self._check_if_idle)
+        self._last_batch_s = self._loop.time()
+        # From now on exactly this device: `auto` must not end on the CPU when a GPU is lost.
+        self.spec = replace(self.spec, device=worker.info.device)
+        # The worker before may have been sent off with a canary that nobody waits for.
         self._idle.set()
+        self._log(logging.INFO, "worker up")
+        self._report_memory(worker)
+        self._set_max_batch(worker.max_batch)
+        self._batcher.wake()
+        self._on_change()
 
-    # --- what its worker tells it
+    def _clean_up_after(self, worker: Worker, end: WorkerEndError) -> None:
+        """Queue the unanswered images again, those that were running for one try each, alone."""
+        self.worker = None
+        self._cancel_timers()
+        self._grace_timer = self._loop.call_later(RESTART_GRACE_S, self._on_long_restart)
+        images_fault = False
+        for position, batch in enumerate(worker.unanswered):
+            if batch.canary:
+                self._metrics.canary(ok=False)
+            elif position == 0:
+                images_fault = all(ticket.alone for ticket in batch.tickets)
+                self._retry(batch, end)
+            else:
+                self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
+        self._idle.set()
+        self._metrics.failed(end.failure)
+        if images_fault:
+            # The end before, which this image may have caused too, was counted.
+            self._consecutive_failures = max(0, self._consecutive_failures - 1)
+        else:
+            self._count_failure(end)
 
-    def done(self, batch: Batch, answer: Done, masks: Mask) -> None:
-        """Give every ticket its own mask, copied out before the slot is used again."""
-        self._strikes = 0
-        worker = self._worker
+    def _count_failure(self, end: WorkerEndError) -> None:
+        self._consecutive_failures += 1
+        reason = end.detail
+        if end.failure is not FailureKind.REFUSED:
+            if self._consecutive_failures < FAILED_AFTER:
+                return
+            reason = f"The worker failed {self._consecutive_failures} times in a row. {end.detail}"
+        self.state = DeviceState.FAILED
+        self.unready_reason = reason
+
+    async def _back_off(self) -> None:
+        """The first time not at all, then longer and longer."""
+        self._enter(DeviceState.BACKING_OFF)
+        self._on_change()
+        failures = self._consecutive_failures
+        delay_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (failures - 2)) if failures > 1 else 0
+        await asyncio.sleep(delay_s)
+        self._metrics.restarted()
+
+    def _enter(self, state: DeviceState) -> None:
+        """A device that failed stays so, whatever is tried, until a worker serves again."""
+        if self.state is not DeviceState.FAILED:
+            self.state = state
+
+    def _on_long_restart(self) -> None:
+        if self.unready_reason is None:
+            self.unready_reason = "The model is being loaded again, and that takes long."
+            self._on_change()
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._grace_timer, self._canary_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _log(self, level: int, event: str, end: WorkerEndError | None = None) -> None:
+        fields = {"device": self.spec.device}
+        if end is not None:
+            fields |= {"reason": end.detail} | ({"trace": end.trace} if end.trace else {})
+        if self.worker is not None:
+            fields |= {"model": self.worker.info.version, "engine": self.worker.info.engine}
+        log.log(level, event, extra=fields)
+
+    # --- answers
+
+    def _on_answer(self, batch: Batch, answer: Done | OutOfMemory, masks: Mask) -> None:
+        worker = self.worker
         if worker is None:
             raise RuntimeError("A worker answered that serves no more.")
-        if batch.canary:
-            self._metrics.canary(ok=answer.finite[0])
-            if not answer.finite[0]:
-                worker.kill(FailureKind.NON_FINITE, "A plain grey image gave a non-finite mask.")
-            self._free()
-            return
-        self._recover(len(batch))
-        # Answered first, counted then: what fails in between leaves the batch for `lost` to count.
-        outcomes = [
-            self._settle(ticket, worker.info, batch, answer, masks, slot)
-            for slot, ticket in enumerate(batch.tickets)
-        ]
-        self._metrics.executed(batch, answer.infer_s)
+        if isinstance(answer, OutOfMemory):
+            self._on_out_of_memory(batch)
+        elif batch.canary:
+            self._on_canary(worker, answer)
+        else:
+            self._on_masks(worker, batch, answer, masks)
+        if not worker.unanswered:
+            self._idle.set()
+            self._last_batch_s = self._loop.time()
+        self._batcher.wake()
+
+    def _on_masks(self, worker: Worker, batch: Batch, answer: Done, masks: Mask) -> None:
+        """Give every ticket its own mask, copied out before the buffer is used again."""
+        self._consecutive_failures = 0
+        self._recover_max_batch(worker, len(batch))
+        # Answered first, counted then: a batch whose answers fail half-way is counted when the
+        # worker's end is handled.
+        outcomes = [self._answer(slot, worker, batch, answer, masks) for slot in range(len(batch))]
+        self._count_execution(batch, answer.infer_s)
         for outcome in outcomes:
             self._metrics.outcome(outcome)
         self._report_memory(worker)
-        self._free()
 
-    def out_of_memory(self, batch: Batch) -> None:
-        """Half of it may fit: lower the ceiling and let the queue cut it anew."""
-        self._metrics.executed(batch, None)
-        self._metrics.failed(FailureKind.OUT_OF_MEMORY)
-        self._ceiling = max(1, min(self._ceiling, len(batch) // 2))
-        self._calm_batches = 0
-        if self._worker is not None:
-            self._metrics.ceiling(self._worker.info.device, self._ceiling)
-        self._retry(batch.tickets)
-        self._free()
-
-    def lost(self, end: WorkerEndError, unfinished: tuple[Batch, ...]) -> None:
-        """Start another worker; give what this one had a second, solitary chance."""
-        self._log(logging.ERROR, "worker lost", end)
-        self._worker = None
-        self._metrics.failed(end.failure)
-        self._cancel_timer()
-        if self._doubt_timer is None:
-            self._doubt_timer = self._loop.call_later(PATIENCE_S, self._doubt)
-        images_fault = False
-        if unfinished:
-            running, *waiting = unfinished
-            images_fault = not running.canary and all(ticket.alone for ticket in running.tickets)
-            self._after_loss(running, end)
-            for batch in waiting:
-                self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
-        self._idle.set()
-        if images_fault:
-            # The end before, which may have been its doing too, was counted against the worker.
-            self._strikes = max(0, self._strikes - 1)
-        else:
-            self._strike(end)
-        self._restart_later()
-
-    def _settle(
-        self, ticket: Ticket, model: ModelInfo, batch: Batch, answer: Done, masks: Mask, slot: int
+    def _answer(
+        self, slot: int, worker: Worker, batch: Batch, answer: Done, masks: Mask
     ) -> Outcome:
+        ticket = batch.tickets[slot]
         if not answer.finite[slot]:
             self._metrics.failed(FailureKind.NON_FINITE)
-            detail = "The network's output for this image is not a number."
-            return Outcome.NON_FINITE if ticket.fail(NonFiniteError(detail)) else Outcome.LATE
+            error = NonFiniteError("The network's output for this image is not a number.")
+            return Outcome.NON_FINITE if ticket.fail(error) else Outcome.LATE
         if not ticket.live:
             return Outcome.LATE
         ticket.answer(
             Prediction(
                 mask=masks[slot].copy(),
-                model=model,
+                model=worker.info,
                 queue_s=batch.started_s - ticket.queued_s,
                 infer_s=answer.infer_s,
                 batch_size=len(batch),
@@ -216,160 +328,70 @@ class Lane:
         )
         return Outcome.MASK
 
-    def _after_loss(self, batch: Batch, end: WorkerEndError) -> None:
-        if batch.canary:
-            self._metrics.canary(ok=False)
-            return
-        self._metrics.executed(batch, None)
-        second_chance = []
-        for ticket in batch.tickets:
-            if not ticket.alone:
-                ticket.alone = True
-                second_chance.append(ticket)
-            else:
-                gone = f"The worker failed twice on this image. {end.detail}"
-                failed = ticket.fail(WorkerError(gone))
-                self._metrics.outcome(Outcome.FAILED if failed else Outcome.LATE)
-        self._retry(second_chance)
+    def _on_out_of_memory(self, batch: Batch) -> None:
+        """Half of it may fit: lower the limit and let the queue form smaller batches."""
+        self._metrics.failed(FailureKind.OUT_OF_MEMORY)
+        self._set_max_batch(max(1, min(self._max_batch, len(batch) // 2)))
+        self._retry(batch, None)
 
-    def _retry(self, tickets: Iterable[Ticket]) -> None:
+    def _retry(self, batch: Batch, end: WorkerEndError | None) -> None:
+        """Queue images again; if their worker ended, each alone, and only once."""
+        self._count_execution(batch, None)
         again = []
-        for ticket in tickets:
-            self._metrics.outcome(Outcome.RETRIED if ticket.live else Outcome.LATE)
-            if ticket.live:
+        for ticket in batch.tickets:
+            outcome = Outcome.RETRIED
+            if not ticket.live:
+                outcome = Outcome.LATE
+            elif end is not None and ticket.alone:
+                outcome = Outcome.FAILED
+                ticket.fail(WorkerError(f"The worker failed twice on this image. {end.detail}"))
+            else:
+                ticket.alone |= end is not None
                 again.append(ticket)
+            self._metrics.outcome(outcome)
         self._batcher.requeue(again)
 
-    def _recover(self, images: int) -> None:
-        """Out of memory may have been a neighbour's fault: creep back up after a calm while."""
-        worker = self._worker
-        if worker is None or self._ceiling >= worker.max_batch or images < self._ceiling:
+    def _recover_max_batch(self, worker: Worker, images: int) -> None:
+        """Out of memory may have been another process's doing: try one image more after a while."""
+        if self._max_batch >= worker.max_batch or images < self._max_batch:
             return
-        self._calm_batches += 1
-        if self._calm_batches == RECOVERY_BATCHES:
-            self._calm_batches = 0
-            self._ceiling += 1
-            self._metrics.ceiling(worker.info.device, self._ceiling)
+        self._full_batches += 1
+        if self._full_batches == RECOVERY_BATCHES:
+            self._set_max_batch(self._max_batch + 1)
+
+    def _set_max_batch(self, images: int) -> None:
+        self._max_batch = images
+        self._full_batches = 0
+        self._metrics.max_batch(self.spec.device, images)
+
+    def _count_execution(self, batch: Batch, infer_s: float | None) -> None:
+        waits_s = [batch.started_s - ticket.queued_s for ticket in batch.tickets]
+        self._metrics.executed(batch.reason, waits_s, infer_s)
 
     def _report_memory(self, worker: Worker) -> None:
-        memory = worker.memory
-        self._metrics.worker_memory(worker.info.device, memory.resident, memory.device)
+        self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
 
-    def _free(self) -> None:
-        if self.batches == 0:
-            self._idle.set()
-            self._plan_canary()
-        self._batcher.wake()
+    # --- canary: a device that fails while idle is noticed before a request needs it
 
-    # --- restarts
-
-    async def _load(self) -> None:
-        try:
-            worker = await load(self.spec, self._launch)
-            expected = self.expected
-            if expected is not None and worker.info.sha256 != expected.sha256:
-                self._leaving.dismiss(worker)
-                await worker.gone()
-                raise WorkerEndError(
-                    FailureKind.REFUSED,
-                    f"The checkpoint file is no longer {expected.version} but "
-                    f"{worker.info.version}: reload to take it.",
-                )
-        except WorkerEndError as end:
-            self._log(logging.ERROR, "worker not loaded", end)
-            self._loading = None
-            self._metrics.failed(end.failure)
-            self._strike(end)
-            self._restart_later()
-            return
-        self._loading = None
-        self._adopt(worker)
-
-    def _adopt(self, worker: Worker) -> None:
-        self._worker = worker
-        worker.owner = self
-        self._cancel_doubt()
-        self.trouble = self.given_up = None
-        # From now on exactly this device: `auto` must not end on the CPU when a GPU is lost.
-        self.spec = replace(self.spec, device=worker.info.device)
-        self._ceiling = worker.max_batch
-        self._calm_batches = 0
-        # The one before may have been sent off with a canary that nobody waits for.
-        self._idle.set()
-        self._log(logging.INFO, "worker up")
-        self._report_memory(worker)
-        self._metrics.ceiling(worker.info.device, self._ceiling)
-        self._plan_canary()
-        self._batcher.wake()
-        self._changed()
-
-    def _abandon_loading(self) -> None:
-        if self._loading is not None:
-            self._loading.cancel()
-            self._abandoned.add(self._loading)
-            self._loading.add_done_callback(self._abandoned.discard)
-            self._loading = None
-
-    def _strike(self, end: WorkerEndError) -> None:
-        """Count an end that no answer came before and no image alone is to blame for."""
-        self._strikes += 1
-        if end.failure is FailureKind.REFUSED:
-            self.trouble = self.given_up = end.detail
-        elif self._strikes >= HOPELESS_AFTER:
-            times = f"{self._strikes} times in a row"
-            self.trouble = self.given_up = f"The worker failed {times}. {end.detail}"
-
-    def _restart_later(self) -> None:
-        """The first time at once, then after longer and longer."""
-        delay_s = 0.0
-        if self._strikes > 1:
-            delay_s = min(MAX_DELAY_S, FIRST_DELAY_S * 2 ** (self._strikes - 2))
-        self._timer = self._loop.call_later(delay_s, self._restart)
-        self._changed()
-
-    def _cancel_doubt(self) -> None:
-        if self._doubt_timer is not None:
-            self._doubt_timer.cancel()
-            self._doubt_timer = None
-
-    def _doubt(self) -> None:
-        if self.trouble is None:
-            self.trouble = "The model is being loaded again, and that takes long."
-            self._changed()
-
-    def _restart(self) -> None:
-        self._metrics.restarted()
-        self.start()
-
-    def _log(self, level: int, event: str, end: WorkerEndError | None = None) -> None:
-        worker = self._worker
-        told = {"device": self.spec.device}
-        if end is not None:
-            told["reason"] = end.detail
-            if end.trace:
-                told["trace"] = end.trace
-        if worker is not None:
-            told |= {"model": worker.info.version, "engine": worker.info.engine}
-        log.log(level, event, extra=told)
-
-    # --- canary
-
-    def _plan_canary(self) -> None:
-        self._cancel_timer()
-        self._timer = self._loop.call_later(self._canary_s, self._send_canary)
+    def _check_if_idle(self) -> None:
+        now = self._loop.time()
+        due_s = (now if self.batches else self._last_batch_s) + self._canary_s
+        if now >= due_s:
+            self._send_canary()
+            due_s = now + self._canary_s
+        self._canary_timer = self._loop.call_at(due_s, self._check_if_idle)
 
     def _send_canary(self) -> None:
-        """A device that died in its sleep is found before a request finds it."""
-        worker = self._worker
-        if worker is None or worker.batches or not worker.accepts:
+        if self.worker is None or not self.worker.accepts:
             return
-        size = worker.info.input_size
+        size = self.worker.info.input_size
         pixels = np.full((size, size, 3), 128, np.uint8)
         now = self._loop.time()
         ticket = Ticket(0, pixels, now, now, self._loop.create_future())
-        self.take(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, canary=True))
+        self.submit(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, canary=True))
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _on_canary(self, worker: Worker, answer: Done) -> None:
+        self._consecutive_failures = 0
+        self._metrics.canary(ok=answer.finite[0])
+        if not answer.finite[0]:
+            worker.kill(FailureKind.NON_FINITE, "A plain grey image gave a non-finite mask.")

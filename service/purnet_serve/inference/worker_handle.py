@@ -1,4 +1,4 @@
-"""One incarnation of a worker, as the service holds it: loaded once, fed batches, ended once."""
+"""One worker process, as the service holds it: loaded once, sent batches, ended once."""
 
 from __future__ import annotations
 
@@ -7,49 +7,33 @@ import contextlib
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
 
 from purnet_serve.inference import shared_memory as shared
 from purnet_serve.inference.backend import Mask, ModelInfo
 from purnet_serve.inference.batcher import Batch
 from purnet_serve.inference.protocol import (
-    Attach,
     Done,
-    Fault,
+    EngineFailed,
     Load,
     Loaded,
+    LoadFailed,
     Message,
     OutOfMemory,
     ProtocolError,
     Ready,
-    Refused,
     Run,
-    decode,
-    encode,
+    Warmup,
 )
-from purnet_serve.inference.spawn import Launch, Link, thread_environment
+from purnet_serve.inference.spawn import Spawn, WorkerConnection, WorkerEndError
 from purnet_serve.observability.labels import FailureKind
 
 log = logging.getLogger("purnet_serve.inference")
 
-PARTING_S = 1.0
-"""How long a worker whose pipe closed may take to be gone before it counts as a lost pipe."""
-REAP_S = 5.0
-"""How long a killed process may take to be reaped. One stuck in a driver cannot be, until the
-driver lets go of it; its memory is its own, so its successor need not wait for that."""
-
-
-class WorkerEndError(Exception):
-    """A worker is gone, or never came up."""
-
-    def __init__(self, failure: FailureKind, detail: str, trace: str = "") -> None:
-        super().__init__(detail)
-        self.failure = failure
-        self.detail = detail
-        self.trace = trace
+OnAnswer = Callable[[Batch, Done | OutOfMemory, Mask], None]
+"""Called with a batch, its answer, and masks (N, S, S) in shared memory, valid during the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,156 +50,126 @@ class WorkerSpec:
     """Longest time of a batch; None: max(5 s, 20 times the slowest batch of the warm-up)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What a worker holds, in bytes."""
-
-    resident: int
-    device: int
-
-
-class Owner(Protocol):
-    """Who decides what a worker's answers mean."""
-
-    def done(self, batch: Batch, answer: Done, masks: Mask) -> None:
-        """`masks` is (N, S, S) in shared memory, valid during this call only."""
-        ...
-
-    def out_of_memory(self, batch: Batch) -> None:
-        """The batch, of more than one image, did not fit; the worker goes on."""
-        ...
-
-    def lost(self, end: WorkerEndError, unfinished: tuple[Batch, ...]) -> None:
-        """The worker is gone. The first of `unfinished` was running, the others had not begun."""
-        ...
-
-
 class Worker:
-    """A worker that is loaded, checked and warm. Made by `load`; `owner` is told what happens."""
-
-    owner: Owner | None = None
+    """A worker that is loaded, checked and warm. Made by `load`, ended by `serve` or `dismiss`."""
 
     def __init__(
         self,
-        link: Link,
+        connection: WorkerConnection,
         info: ModelInfo,
         batches: shared.SharedBatches,
         ready: Ready,
-        limit_s: float,
+        watchdog_s: float,
     ) -> None:
         self.info = info
         self.max_batch = ready.max_batch
-        self.memory = Memory(ready.resident_bytes, ready.device_bytes)
-        self.watchdog_s = limit_s
-        self._link = link
+        self.resident_bytes = ready.resident_bytes
+        self.device_bytes = ready.device_bytes
+        self._watchdog_s = watchdog_s
+        self._connection = connection
         self._shared = batches
         self._running: deque[tuple[int, int, Batch]] = deque()
-        self._free_banks = list(range(batches.banks))
+        """Number, buffer and batch of all that was sent and not answered, oldest first."""
+        self._free_buffers = list(range(batches.buffers))
         self._sent = 0
         self._ending = False
-        """From the kill, or the last thing heard of it: there is nobody to run anything more."""
+        """Set by a kill, or once the pipe is closed: no batch can be run any more."""
         self._cause: WorkerEndError | None = None
         self._loop = asyncio.get_running_loop()
         self._watchdog: asyncio.TimerHandle | None = None
-        self._listener = self._loop.create_task(self._listen())
 
     @property
     def pid(self) -> int:
         """Process id."""
-        return self._link.process.pid
+        return self._connection.process.pid
 
     @property
-    def batches(self) -> int:
-        """Batches sent and not answered."""
-        return len(self._running)
+    def unanswered(self) -> tuple[Batch, ...]:
+        """Batches sent and not answered. The first is running, the others have not begun."""
+        return tuple(batch for _, _, batch in self._running)
 
     @property
     def accepts(self) -> bool:
-        """Whether there is a free bank, and somebody to run what is put into it."""
-        return bool(self._free_banks) and not self._ending
+        """Whether a buffer is free, and the process is there to run what is put into it."""
+        return bool(self._free_buffers) and not self._ending and not self._connection.closed
 
     def run(self, batch: Batch) -> None:
-        """Send a batch; needs `accepts`. The answer goes to the owner."""
-        bank = self._free_banks.pop()
+        """Send a batch; needs `accepts`."""
+        buffer = self._free_buffers.pop()
         for slot, ticket in enumerate(batch.tickets):
-            self._shared.pixels[bank, slot] = ticket.pixels
+            self._shared.pixels[buffer, slot] = ticket.pixels
         self._sent += 1
-        self._running.append((self._sent, bank, batch))
+        self._running.append((self._sent, buffer, batch))
         if len(self._running) == 1:
             self._begin_first()
-        self._link.write(encode(Run(self._sent, bank, len(batch))))
+        self._connection.send(Run(self._sent, buffer, len(batch)))
 
     def kill(self, failure: FailureKind, detail: str, trace: str = "") -> None:
-        """End the process now; the owner is told when it is gone."""
+        """End the process now. The first reason given is the one that `serve` returns."""
         self._ending = True
         if self._cause is None:
             self._cause = WorkerEndError(failure, detail, trace)
-        _kill(self._link)
+        self._connection.kill()
 
-    def dismiss(self) -> None:
-        """Send off a worker that nobody needs any more; its owner hears no more of it."""
-        self.owner = None
-        self._link.hang_up()
+    async def serve(self, on_answer: OnAnswer) -> WorkerEndError:
+        """Give every answer to `on_answer` until the worker ends; returns how it ended.
 
-    async def gone(self) -> None:
-        """Wait until the process has ended and is reaped."""
-        await asyncio.wait([self._listener])
+        Returns when the process is reaped. Cancelling this does not end the worker: `dismiss` does.
+        """
+        await self._read_answers(on_answer)
+        return await self._end()
 
-    def when_gone(self, call: Callable[[Worker], None]) -> None:
-        """Have `call` called once the process has ended and is reaped."""
-        self._listener.add_done_callback(lambda _: call(self))
+    async def dismiss(self) -> None:
+        """Send off a worker that is not needed any more; returns when it is reaped."""
+        self._connection.hang_up()
+        await self._end()
 
-    async def _listen(self) -> None:
-        """Read answers until there are none, then reap and report. Must not end before that."""
-        try:
-            while (message := await _receive(self._link)) is not None:
-                self._answered(message)
-        except (ProtocolError, OSError) as error:
-            self.kill(FailureKind.PROTOCOL, f"The worker broke the protocol: {error}")
-        except Exception as error:
-            # Whatever is wrong here is ours, and the tickets still need their answers.
-            log.exception("answer mishandled", extra={"device": self.info.device})
-            self.kill(FailureKind.PROTOCOL, f"An answer was mishandled: {error!r}")
+    async def _end(self) -> WorkerEndError:
         self._ending = True
         if self._watchdog is not None:
             self._watchdog.cancel()
-        ended = await _end(self._link)
-        end = self._cause or ended
-        unfinished = tuple(batch for _, _, batch in self._running)
-        self._running.clear()
+        end = await self._connection.reap()
         self._shared.close()
-        if self.owner is not None:
-            self.owner.lost(end, unfinished)
+        return self._cause or end
 
-    def _answered(self, message: Message) -> None:
-        if isinstance(message, Fault):
+    async def _read_answers(self, on_answer: OnAnswer) -> None:
+        try:
+            while (message := await self._connection.receive()) is not None:
+                self._handle(message, on_answer)
+        except (ProtocolError, OSError) as error:
+            self.kill(FailureKind.PROTOCOL, f"The worker broke the protocol: {error}")
+        except Exception as error:
+            # A fault of ours; the tickets of this batch still need their answers.
+            log.exception("answer mishandled", extra={"device": self.info.device})
+            self.kill(FailureKind.PROTOCOL, f"An answer was mishandled: {error!r}")
+
+    def _handle(self, message: Message, on_answer: OnAnswer) -> None:
+        if isinstance(message, EngineFailed):
             self.kill(FailureKind.EXCEPTION, message.detail, message.trace)
             return
         if not isinstance(message, Done | OutOfMemory) or not self._running:
             raise ProtocolError(f"unexpected {type(message).__name__}")
-        number, bank, batch = self._running[0]
+        number, buffer, batch = self._running[0]
         if message.number != number:
             raise ProtocolError(f"batch {message.number} answered, {number} is running")
         if isinstance(message, OutOfMemory) and len(batch) == 1:
             # Nothing smaller can be tried. A fresh process has all of the device's memory.
-            self.kill(FailureKind.OUT_OF_MEMORY, "The device has no room for a single image.")
+            detail = "The device has no room for a single image."
+            self.kill(FailureKind.OUT_OF_MEMORY, detail)
             return
-        if isinstance(message, Done) and len(message.finite) != len(batch):
-            raise ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
+        if isinstance(message, Done):
+            if len(message.finite) != len(batch):
+                raise ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
+            self.resident_bytes = message.resident_bytes
+            self.device_bytes = message.device_bytes
         self._running.popleft()
-        self._free_banks.append(bank)
+        self._free_buffers.append(buffer)
         self._begin_first()
-        if self.owner is None:
-            return
         try:
-            if isinstance(message, Done):
-                self.memory = Memory(message.resident_bytes, message.device_bytes)
-                self.owner.done(batch, message, self._shared.masks[bank, : len(batch)])
-            else:
-                self.owner.out_of_memory(batch)
+            on_answer(batch, message, self._shared.masks[buffer, : len(batch)])
         except Exception:
-            # Still unfinished for whoever in it has no answer.
-            self._running.appendleft((number, bank, batch))
+            # Whoever in it has no answer yet still needs one.
+            self._running.appendleft((number, buffer, batch))
             raise
 
     def _begin_first(self) -> None:
@@ -224,31 +178,13 @@ class Worker:
             self._watchdog.cancel()
         if self._running:
             self._running[0][2].started_s = self._loop.time()
-            self._watchdog = self._loop.call_later(self.watchdog_s, self._bark)
+            self._watchdog = self._loop.call_later(self._watchdog_s, self._kill_hung)
 
-    def _bark(self) -> None:
-        self.kill(FailureKind.HANG, f"No answer for {self.watchdog_s:.1f} s.")
-
-
-class Leaving:
-    """Workers that were sent off and may not be gone yet."""
-
-    def __init__(self) -> None:
-        self._workers: set[Worker] = set()
-
-    def dismiss(self, worker: Worker) -> None:
-        """Send a worker off; its owner hears no more of it."""
-        worker.dismiss()
-        self._workers.add(worker)
-        worker.when_gone(self._workers.discard)
-
-    async def gone(self) -> None:
-        """Wait until every one of them is reaped. Whoever is cancelled here may ask again."""
-        while self._workers:
-            await next(iter(self._workers)).gone()
+    def _kill_hung(self) -> None:
+        self.kill(FailureKind.HANG, f"No answer for {self._watchdog_s:.1f} s.")
 
 
-async def load(spec: WorkerSpec, launch: Launch) -> Worker:
+async def load(spec: WorkerSpec, spawn: Spawn) -> Worker:
     """Bring up a worker: load, check, share memory, warm up. Raises `WorkerEndError`.
 
     Leaves nothing behind when it fails or is cancelled.
@@ -257,44 +193,38 @@ async def load(spec: WorkerSpec, launch: Launch) -> Worker:
         try:
             segment_fd = shared.create()
             stack.callback(os.close, segment_fd)
-            link = await launch(segment_fd, thread_environment(spec.threads))
+            connection = await spawn(segment_fd, spec.threads)
         except (OSError, RuntimeError) as error:
-            # No process, descriptor, memory or thread to be had now; there may be later.
+            # No process, descriptor, memory or thread can be had now; there may be later.
             detail = f"The worker could not be started: {error}"
             raise WorkerEndError(FailureKind.EXIT, detail) from error
         try:
-            async with _ended_on_failure(link), asyncio.timeout(spec.load_timeout_s):
-                return await _introduce(spec, link, segment_fd)
-        except TimeoutError as error:
-            detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
-            raise WorkerEndError(FailureKind.HANG, detail) from error
-        except (ProtocolError, OSError) as error:
-            raise WorkerEndError(FailureKind.PROTOCOL, str(error)) from error
-        except WorkerEndError:
-            raise
-        except Exception as error:
-            # A lane that hears of no end would wait for ever for one that will not come.
-            log.exception("loading mishandled", extra={"device": spec.device})
-            raise WorkerEndError(FailureKind.PROTOCOL, f"Loading went wrong: {error!r}") from error
+            async with asyncio.timeout(spec.load_timeout_s):
+                return await _load_and_warm_up(spec, connection, segment_fd)
+        except BaseException as error:
+            connection.kill()
+            await connection.reap()
+            if isinstance(error, WorkerEndError) or not isinstance(error, Exception):
+                raise
+            kind, detail = FailureKind.PROTOCOL, str(error)
+            if isinstance(error, TimeoutError):
+                kind = FailureKind.HANG
+                detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
+            elif not isinstance(error, ProtocolError | OSError):
+                # Whatever it is, it ends this attempt and not the supervisor.
+                log.exception("loading mishandled", extra={"device": spec.device})
+                detail = f"Loading went wrong: {error!r}"
+            raise WorkerEndError(kind, detail) from error
 
 
-@contextlib.asynccontextmanager
-async def _ended_on_failure(link: Link) -> AsyncIterator[None]:
-    """Kill and reap the worker when the block raises or is cancelled."""
-    try:
-        yield
-    except BaseException:
-        _kill(link)
-        await _end(link)
-        raise
-
-
-async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
+async def _load_and_warm_up(
+    spec: WorkerSpec, connection: WorkerConnection, segment_fd: int
+) -> Worker:
     checkpoint = None if spec.checkpoint is None else str(spec.checkpoint)
-    link.write(encode(Load(spec.factory, checkpoint, spec.device)))
-    loaded = await _receive(link)
+    connection.send(Load(spec.factory, checkpoint, spec.device, spec.threads))
+    loaded = await connection.receive()
     if not isinstance(loaded, Loaded):
-        await _give_up(link, loaded)
+        raise await _not_loaded(connection, loaded)
     # `cuda` is any GPU, and `auto` any device; one with a number is that one.
     asked = spec.device if ":" in spec.device else _kind(spec.device)
     if asked not in ("auto", loaded.device, _kind(loaded.device)):
@@ -302,66 +232,30 @@ async def _introduce(spec: WorkerSpec, link: Link, segment_fd: int) -> Worker:
         raise WorkerEndError(FailureKind.REFUSED, detail)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
-    banks = 2 if _kind(loaded.device) == "cuda" else 1
-    size = {"banks": banks, "max_batch": spec.max_batch, "input_size": loaded.input_size}
+    buffers = 2 if _kind(loaded.device) == "cuda" else 1
+    size = {"buffers": buffers, "max_batch": spec.max_batch, "input_size": loaded.input_size}
     try:
         shared.reserve(segment_fd, **size)
     except MemoryError as error:
         raise WorkerEndError(FailureKind.REFUSED, str(error)) from error
-    link.write(encode(Attach(**size)))
-    ready = await _receive(link)
+    connection.send(Warmup(**size))
+    ready = await connection.receive()
     if not isinstance(ready, Ready):
-        await _give_up(link, ready)
+        raise await _not_loaded(connection, ready)
     batches = shared.SharedBatches(segment_fd, **size)
     info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
     watchdog_s = spec.watchdog_s or max(5.0, 20 * ready.slowest_s)
-    return Worker(link, info, batches, ready, watchdog_s)
+    return Worker(connection, info, batches, ready, watchdog_s)
 
 
-async def _give_up(link: Link, message: Message | None) -> NoReturn:
-    if message is None:
-        raise await _end(link)
-    if isinstance(message, Refused):
-        raise WorkerEndError(FailureKind.REFUSED, message.detail, message.trace)
-    raise ProtocolError(f"unexpected {type(message).__name__}")
-
-
-async def _receive(link: Link) -> Message | None:
-    """Next message; None when the pipe is closed."""
-    try:
-        line = await link.reader.readuntil(b"\n")
-    except (asyncio.IncompleteReadError, ConnectionError):
-        # A worker that dies with unread messages resets the pipe; how it died is asked elsewhere.
-        return None
-    except asyncio.LimitOverrunError as error:
-        raise ProtocolError("a line without an end") from error
-    return decode(line)
+async def _not_loaded(connection: WorkerConnection, answer: Message | None) -> Exception:
+    """Why the model is not loaded, by what came instead of the expected answer."""
+    if answer is None:
+        return await connection.reap()
+    if isinstance(answer, LoadFailed):
+        return WorkerEndError(FailureKind.REFUSED, answer.detail, answer.trace)
+    return ProtocolError(f"unexpected {type(answer).__name__}")
 
 
 def _kind(device: str) -> str:
     return device.partition(":")[0]
-
-
-def _kill(link: Link) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        link.process.kill()
-    link.hang_up()
-
-
-async def _end(link: Link) -> WorkerEndError:
-    """Reap a worker whose pipe is closed; kill it first if it lives on. Says how it ended."""
-    try:
-        async with asyncio.timeout(PARTING_S):
-            code = await link.process.wait()
-    except TimeoutError:
-        _kill(link)
-        try:
-            async with asyncio.timeout(REAP_S):
-                await link.process.wait()
-        except TimeoutError:
-            log.error("worker does not end", extra={"pid": link.process.pid})
-        return WorkerEndError(FailureKind.PIPE, "The worker closed its pipe and went on running.")
-    link.hang_up()
-    if code < 0:
-        return WorkerEndError(FailureKind.SIGNAL, f"The worker was ended by signal {-code}.")
-    return WorkerEndError(FailureKind.EXIT, f"The worker exited with status {code}.")

@@ -1,4 +1,4 @@
-"""Every Prometheus series of what happens behind the door: queue, batches, workers, model.
+"""The Prometheus series of queue, batches, workers and model.
 
 Label values are closed sets, created at 0; devices are added as their workers come up.
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
-from purnet_serve.inference.backend import BackendStats, ModelInfo
-from purnet_serve.inference.batcher import Batch
-from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome, TicketLocation
+from purnet_serve.observability.labels import (
+    CheckResult,
+    DispatchReason,
+    FailureKind,
+    Outcome,
+    TicketLocation,
+)
 
 _QUEUE_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _INFERENCE_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
@@ -22,148 +26,135 @@ _LAG_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _BATCH_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
-class CheckResult(StrEnum):
-    """How a canary or a reload ended."""
-
-    OK = "ok"
-    FAILED = "failed"
-
-
 class InferenceMetrics:
-    """Queue, batches and workers, as the batcher, the lanes and the backend report them."""
+    """Queue, batches and workers, as batcher, supervisors and backend report them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
         self._is_draining = False
-        self._depth = Gauge("purnet_queue_depth", "Images waiting for a device.", registry=registry)
-        self._in_flight = Gauge(
-            "purnet_queue_in_flight",
-            "Images waiting for an answer, in the queue or on a device.",
-            registry=registry,
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(name, text, buckets=buckets, registry=registry)
+
+        def counter(name: str, text: str, label: str, values: type[StrEnum]) -> Counter:
+            """By one closed set of label values, each of them present from the start."""
+            made = Counter(name, text, [label], registry=registry)
+            for value in values:
+                made.labels(value)
+            return made
+
+        self._depth = gauge("purnet_queue_depth", "Images waiting for a device.")
+        self._in_flight = gauge(
+            "purnet_queue_in_flight", "Images waiting for an answer, in the queue or on a device."
         )
-        self._capacity = Gauge(
-            "purnet_queue_capacity", "Images that may wait for an answer.", registry=registry
-        )
-        self._oldest = Gauge(
-            "purnet_queue_oldest_seconds",
-            "Age of the oldest image in the queue.",
-            registry=registry,
-        )
-        self._queue_wait = Histogram(
+        self._capacity = gauge("purnet_queue_capacity", "Images that may wait for an answer.")
+        self._oldest = gauge("purnet_queue_oldest_seconds", "Age of the oldest image in the queue.")
+        self._queue_wait = histogram(
             "purnet_queue_wait_seconds",
-            "Time from the queue's door to the start of the batch, by execution.",
-            buckets=_QUEUE_BUCKETS_S,
-            registry=registry,
+            "Time from entering the queue to the start of the batch, by execution.",
+            _QUEUE_BUCKETS_S,
         )
-        self._inference = Histogram(
-            "purnet_inference_seconds",
-            "Time of a batch in its worker.",
-            buckets=_INFERENCE_BUCKETS_S,
-            registry=registry,
+        self._inference = histogram(
+            "purnet_inference_seconds", "Time of a batch in its worker.", _INFERENCE_BUCKETS_S
         )
-        self._batch_size = Histogram(
+        self._batch_size = histogram(
             "purnet_batch_size",
             "Images of each batch a worker began; the sum counts executions.",
-            buckets=_BATCH_BUCKETS,
-            registry=registry,
+            _BATCH_BUCKETS,
         )
-        self._batches = _counter(
-            registry,
+        self._batches = counter(
             "purnet_batches",
             "Batches begun, by why they left the queue.",
             "reason",
             DispatchReason,
         )
-        self._outcomes = _counter(
-            registry,
+        self._outcomes = counter(
             "purnet_executions",
             "Executed images by outcome; all but `retried` are answers.",
             "outcome",
             Outcome,
         )
-        self._expired = _counter(
-            registry,
+        self._expired = counter(
             "purnet_expired",
             "Deadlines that passed, by where the image was.",
             "place",
             TicketLocation,
         )
-        self._cancelled = _counter(
-            registry,
+        self._cancelled = counter(
             "purnet_cancelled",
             "Clients that went away, by where the image was.",
             "place",
             TicketLocation,
         )
-        self._failures = _counter(
-            registry,
-            "purnet_failures",
-            "Failures of workers, batches and images.",
-            "kind",
-            FailureKind,
+        self._failures = counter(
+            "purnet_failures", "Failures of workers, batches and images.", "kind", FailureKind
         )
         self._restarts = Counter(
             "purnet_worker_restarts", "Workers started after another's end.", registry=registry
         )
-        self._canaries = _counter(
-            registry, "purnet_canaries", "Checks of idle workers, by result.", "result", CheckResult
+        self._canaries = counter(
+            "purnet_canaries", "Checks of idle workers, by result.", "result", CheckResult
         )
-        self._reloads = _counter(
-            registry,
-            "purnet_reloads",
-            "Attempts to change the model, by result.",
-            "result",
-            CheckResult,
+        self._reloads = counter(
+            "purnet_reloads", "Attempts to change the model, by result.", "result", CheckResult
         )
-        self._ready = Gauge("purnet_ready", "1 while predictions can be made.", registry=registry)
-        self._draining = Gauge("purnet_draining", "1 once shutdown has begun.", registry=registry)
-        self._lag = Histogram(
+        self._ready = gauge("purnet_ready", "1 while predictions can be made.")
+        self._draining = gauge("purnet_draining", "1 once shutdown has begun.")
+        self._lag = histogram(
             "purnet_event_loop_lag_seconds",
             "By how much the event loop's regular turns were late.",
-            buckets=_LAG_BUCKETS_S,
-            registry=registry,
+            _LAG_BUCKETS_S,
         )
-        self._ceiling = Gauge(
-            "purnet_max_batch", "Largest batch a worker takes now.", ["device"], registry=registry
+        self._max_batch = gauge("purnet_max_batch", "Largest batch a worker takes now.", "device")
+        self._resident = gauge(
+            "purnet_worker_resident_bytes", "Memory a worker process has in RAM.", "device"
         )
-        self._resident = Gauge(
-            "purnet_worker_resident_bytes",
-            "Memory a worker process has in RAM.",
-            ["device"],
-            registry=registry,
-        )
-        self._device = Gauge(
-            "purnet_worker_device_bytes",
-            "Memory a worker holds on its device.",
-            ["device"],
-            registry=registry,
+        self._device = gauge(
+            "purnet_worker_device_bytes", "Memory a worker holds on its device.", "device"
         )
         self._model = Info("purnet_model", "The model that answers now.", registry=registry)
         Info("purnet_build", "The running code.", registry=registry).info(
             {"version": _version(), "python": platform.python_version()}
         )
 
-    def watch(self, stats: Callable[[], BackendStats]) -> None:
+    def watch(
+        self,
+        *,
+        queued: Callable[[], float],
+        in_flight: Callable[[], float],
+        oldest_s: Callable[[], float],
+        capacity: int,
+    ) -> None:
         """Read the queue's state at every scrape, from whichever thread serves it."""
-        self._depth.set_function(lambda: stats().queued)
-        self._in_flight.set_function(lambda: stats().in_flight)
-        self._capacity.set_function(lambda: stats().capacity)
-        self._oldest.set_function(lambda: stats().oldest_s)
+        self._depth.set_function(queued)
+        self._in_flight.set_function(in_flight)
+        self._oldest.set_function(oldest_s)
+        self._capacity.set(capacity)
 
-    def expired(self, place: TicketLocation) -> None:
+    def expired(self, location: TicketLocation) -> None:
         """A deadline passed."""
-        self._expired.labels(place).inc()
+        self._expired.labels(location).inc()
 
-    def cancelled(self, place: TicketLocation) -> None:
+    def cancelled(self, location: TicketLocation) -> None:
         """A client went away."""
-        self._cancelled.labels(place).inc()
+        self._cancelled.labels(location).inc()
 
-    def executed(self, batch: Batch, infer_s: float | None) -> None:
-        """A worker was done with a batch, in `infer_s` seconds or without an answer."""
-        self._batch_size.observe(len(batch))
-        self._batches.labels(batch.reason).inc()
-        for ticket in batch.tickets:
-            self._queue_wait.observe(max(0.0, batch.started_s - ticket.queued_s))
+    def executed(
+        self, reason: DispatchReason, waits_s: Iterable[float], infer_s: float | None
+    ) -> None:
+        """A worker was done with a batch, in `infer_s` seconds or without an answer.
+
+        `waits_s` has one entry per image: the seconds it spent in the queue.
+        """
+        images = 0
+        for wait_s in waits_s:
+            self._queue_wait.observe(max(0.0, wait_s))
+            images += 1
+        self._batch_size.observe(images)
+        self._batches.labels(reason).inc()
         if infer_s is not None:
             self._inference.observe(infer_s)
 
@@ -206,30 +197,15 @@ class InferenceMetrics:
         self._resident.labels(device).set(resident_bytes)
         self._device.labels(device).set(device_bytes)
 
-    def ceiling(self, device: str, images: int) -> None:
+    def max_batch(self, device: str, images: int) -> None:
         """The largest batch a device takes now."""
-        self._ceiling.labels(device).set(images)
+        self._max_batch.labels(device).set(images)
 
-    def model(self, model: ModelInfo) -> None:
+    def model(self, *, name: str, sha256: str, engine: str, input_size: int) -> None:
         """These weights answer from now on."""
         self._model.info(
-            {
-                "name": model.name,
-                "sha256": model.sha256,
-                "engine": model.engine,
-                "input_size": str(model.input_size),
-            }
+            {"name": name, "sha256": sha256, "engine": engine, "input_size": str(input_size)}
         )
-
-
-def _counter(
-    registry: CollectorRegistry, name: str, text: str, label: str, words: type[StrEnum]
-) -> Counter:
-    """A counter by one closed set of words, each of them there from the start."""
-    counter = Counter(name, text, [label], registry=registry)
-    for word in words:
-        counter.labels(word)
-    return counter
 
 
 def _version() -> str:

@@ -38,11 +38,11 @@ class Outcome(StrEnum):
     MASK = "mask"
     NON_FINITE = "non_finite"
     FAILED = "failed"
-    """It cost a worker its life for the second time."""
+    """A worker ended while it ran this image, for the second time."""
     LATE = "late"
     """Its client had stopped waiting."""
     RETRIED = "retried"
-    """Lost with a worker or out of memory; the image is queued again."""
+    """The worker ended or ran out of memory; the image is queued again."""
 
 
 class FailureKind(StrEnum):
@@ -54,9 +54,16 @@ class FailureKind(StrEnum):
     SIGNAL = "signal"
     HANG = "hang"
     PIPE = "pipe"
-    """The process lived on without its pipe."""
+    """The worker closed its pipe and went on running."""
     PROTOCOL = "protocol"
     REFUSED = "refused"
     """The model could not be loaded."""
     OUT_OF_MEMORY = "out_of_memory"
     NON_FINITE = "non_finite"
+
+
+class CheckResult(StrEnum):
+    """How a canary or a reload ended."""
+
+    OK = "ok"
+    FAILED = "failed"

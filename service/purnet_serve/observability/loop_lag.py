@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 INTERVAL_S = 0.25
-"""Between looks; a blocked loop shows in the first look after it."""
+"""Seconds between measurements; a blocked loop shows in the first one after it."""
 
 
 class LoopLag:
@@ -18,16 +18,16 @@ class LoopLag:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to measure."""
         due_s = self._loop.time() + INTERVAL_S
-        self._timer = self._loop.call_at(due_s, self._look, due_s)
+        self._timer = self._loop.call_at(due_s, self._measure, due_s)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop measuring."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, due_s: float) -> None:
+    def _measure(self, due_s: float) -> None:
         self._report(self._loop.time() - due_s)
         self.start()

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from bench import Bench
 from fake_predictor import Behaviour
+from harness import BackendHarness
 
 
 @pytest.fixture
@@ -14,23 +14,23 @@ def checkpoint(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def make_bench(checkpoint: Path) -> Iterator[Callable[..., Bench]]:
-    benches: list[Bench] = []
+def make_harness(checkpoint: Path) -> Iterator[Callable[..., BackendHarness]]:
+    harnesses: list[BackendHarness] = []
 
-    def make(**settings: object) -> Bench:
-        bench = Bench(checkpoint, **settings)
-        benches.append(bench)
-        bench.start()
-        return bench
+    def make(**settings: object) -> BackendHarness:
+        harness = BackendHarness(checkpoint, **settings)
+        harnesses.append(harness)
+        harness.start()
+        return harness
 
     yield make
-    for bench in benches:
-        bench.close()
+    for harness in harnesses:
+        harness.close()
 
 
 @pytest.fixture
-def bench(make_bench) -> Bench:
+def harness(make_harness) -> BackendHarness:
     """One worker, up and idle."""
-    bench = make_bench()
-    bench.bring_up()
-    return bench
+    harness = make_harness()
+    harness.bring_up()
+    return harness

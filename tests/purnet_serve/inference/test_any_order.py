@@ -1,6 +1,6 @@
 """Whatever happens, in whatever order: each image gets one answer, its own, and nothing leaks.
 
-The real batcher, lanes, protocol, servant and shared memory; fake are the engine, the clock and
+The real batcher, lanes, protocol, worker_loop and shared memory; fake are the engine, the clock and
 the fact that workers are processes.
 """
 
@@ -13,8 +13,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench import Bench
 from fake_predictor import Act, Behaviour, number_in
+from harness import BackendHarness
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -28,7 +28,7 @@ from purnet_serve.errors import (
     WorkerError,
 )
 from purnet_serve.inference.backend import ModelInfo
-from purnet_serve.inference.supervisor import HOPELESS_AFTER, PATIENCE_S
+from purnet_serve.inference.supervisor import FAILED_AFTER, RESTART_GRACE_S
 from purnet_serve.observability.labels import FailureKind
 
 CANARY = 128 << 16 | 128 << 8 | 128
@@ -70,10 +70,10 @@ class AnyOrder(RuleBasedStateMachine):
             "size": Behaviour(device="cuda", input_size=32).save(root / "size.json"),
             "missing": root / "missing.json",
         }
-        self.bench = Bench(checkpoint, device="cuda:0,cuda:1", max_batch=4)
-        self.bench.launch.on_batch = self.begins
-        self.bench.start()
-        self.bench.work()
+        self.harness = BackendHarness(checkpoint, device="cuda:0,cuda:1", max_batch=4)
+        self.harness.workers.on_batch = self.begins
+        self.harness.start()
+        self.harness.work()
         self.sent: dict[int, Sent] = {}
         self.upstream = 0
         self.reloads: list[asyncio.Task] = []
@@ -88,17 +88,17 @@ class AnyOrder(RuleBasedStateMachine):
         for number in numbers:
             sent = self.sent[number]
             assert not sent.call.done(), "nobody waits for this image any more"
-            assert self.bench.loop.now < sent.deadline_s
+            assert self.harness.loop.now < sent.deadline_s
             sent.begun += 1
 
     @property
     def hopeless(self) -> bool:
-        """Whether a worker may have been refused, failed often, or taken long to come back."""
-        found = self.bench.series()
+        """Whether a worker may have been refused, failed often, or submitted long to come back."""
+        found = self.harness.series()
         ends = [found["purnet_failures_total", (kind,)] for kind in FailureKind]
         refused = found["purnet_failures_total", ("refused",)] > 0
-        long = sum(ends) > 0 and self.bench.loop.now >= PATIENCE_S
-        return refused or sum(ends) >= HOPELESS_AFTER or long
+        long = sum(ends) > 0 and self.harness.loop.now >= RESTART_GRACE_S
+        return refused or sum(ends) >= FAILED_AFTER or long
 
     # --- clients
 
@@ -108,11 +108,11 @@ class AnyOrder(RuleBasedStateMachine):
         images=st.integers(1, 6),
     )
     def send(self, act: Act, patience_s: float, images: int) -> None:
-        loop = self.bench.loop
+        loop = self.harness.loop
         for _ in range(images):
             number = len(self.sent) + 1
             deadline_s = loop.now + patience_s
-            call = loop.create_task(self.bench.predict(number, act, deadline_s))
+            call = loop.create_task(self.harness.predict(number, act, deadline_s))
             self.sent[number] = Sent(call, act, deadline_s)
         loop.settle()
 
@@ -121,31 +121,31 @@ class AnyOrder(RuleBasedStateMachine):
     def client_goes_away(self, data: st.DataObject) -> None:
         waiting = [sent for sent in self.sent.values() if not sent.call.done()]
         data.draw(st.sampled_from(waiting)).call.cancel()
-        self.bench.loop.settle()
+        self.harness.loop.settle()
 
     @rule(images=st.sampled_from([-1, 1]))
     def decoding(self, images: int) -> None:
         if self.upstream + images >= 0:
             self.upstream += images
-            self.bench.backend.expect(images)
+            self.harness.backend.expect(images)
 
     @rule(seconds=st.sampled_from([0.001, 0.002, 1, 6, 31]))
     def time_passes(self, seconds: float) -> None:
-        self.bench.loop.advance(seconds)
+        self.harness.loop.advance(seconds)
 
     # --- workers
 
     @rule()
     def workers_work(self) -> None:
-        self.bench.step()
+        self.harness.step()
 
-    @precondition(lambda self: self.bench.launch.alive)
+    @precondition(lambda self: self.harness.workers.alive)
     @rule(
         data=st.data(),
         fate=st.sampled_from(["exit", "signal", "pipe", "stop", "go on", "nonsense"]),
     )
     def worker_meets_its_fate(self, data: st.DataObject, fate: str) -> None:
-        process = data.draw(st.sampled_from(self.bench.launch.alive))
+        process = data.draw(st.sampled_from(self.harness.workers.alive))
         match fate:
             case "exit":
                 process.die(os.EX_SOFTWARE)
@@ -159,18 +159,18 @@ class AnyOrder(RuleBasedStateMachine):
                 process.stopped = False
             case "nonsense":
                 process.say(b"nonsense\n")
-        self.bench.loop.settle()
+        self.harness.loop.settle()
 
     # --- operators
 
     @precondition(lambda self: self.stop is None and len(self.reloads) < 5)
     @rule(name=st.sampled_from(["same", "other", "size", "missing"]))
     def reload(self, name: str) -> None:
-        self.reloads.append(self.bench.loop.begin(self.change_model(self.candidates[name])))
+        self.reloads.append(self.harness.loop.begin(self.change_model(self.candidates[name])))
 
     async def change_model(self, candidate: Path) -> ModelInfo:
         """An operator puts another file in place, and puts the old one back if it is refused."""
-        configured = self.bench.checkpoint
+        configured = self.harness.checkpoint
         async with self.one_operator:
             before = configured.read_bytes()
             if candidate.exists():
@@ -178,7 +178,7 @@ class AnyOrder(RuleBasedStateMachine):
             else:
                 configured.unlink()
             try:
-                return await self.bench.backend.reload()
+                return await self.harness.backend.reload()
             except ReloadError:
                 configured.write_bytes(before)
                 raise
@@ -186,19 +186,19 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.stop is None and len(self.sent) > 20)
     @rule(drain_s=st.sampled_from([0, 2, 100]))
     def shut_down(self, drain_s: float) -> None:
-        self.stop = self.bench.loop.begin(self.drain_and_stop(drain_s))
+        self.stop = self.harness.loop.begin(self.drain_and_stop(drain_s))
 
     async def drain_and_stop(self, drain_s: float) -> None:
         """As the HTTP server does: what was accepted gets `drain_s` seconds."""
         if open_calls := [sent.call for sent in self.sent.values() if not sent.call.done()]:
             await asyncio.wait(open_calls, timeout=drain_s)
-        await self.bench.backend.stop()
+        await self.harness.backend.stop()
 
     # --- what always holds
 
     @invariant()
     def everyone_gets_their_own_answer_on_time(self) -> None:
-        now = self.bench.loop.now
+        now = self.harness.loop.now
         for number, sent in self.sent.items():
             if not sent.call.done():
                 assert now < sent.deadline_s, "a deadline is on time"
@@ -220,7 +220,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def counters_add_up(self) -> None:
-        outcomes, found = self.bench.executions(), self.bench.series()
+        outcomes, found = self.harness.executions(), self.harness.series()
         calls = self.sent.values()
         assert outcomes.get("mask", 0) == sum(sent.answered for sent in calls)
         for outcome, error in (("non_finite", NonFiniteError), ("failed", WorkerError)):
@@ -238,25 +238,25 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def workers_are_bounded(self) -> None:
         waiting_to_go = 2  # by a reload: one beside each that serves
-        assert len([p for p in self.bench.launch.alive if not p.stopped]) <= 2 + waiting_to_go
+        assert len([p for p in self.harness.workers.alive if not p.stopped]) <= 2 + waiting_to_go
 
     def teardown(self) -> None:
-        bench = self.bench
+        harness = self.harness
         try:
-            for process in bench.launch.alive:
+            for process in harness.workers.alive:
                 process.stopped = False
-            bench.backend.expect(-self.upstream)
+            harness.backend.expect(-self.upstream)
             if self.stop is None:
                 for _ in range(10):
-                    bench.work()
-                    bench.loop.advance(31)
-                bench.work()
+                    harness.work()
+                    harness.loop.advance(31)
+                harness.work()
                 assert all(sent.call.done() for sent in self.sent.values())
                 assert all(reload.done() for reload in self.reloads)
                 self.everyone_gets_their_own_answer_on_time()
                 self.counters_add_up()
         finally:
-            bench.close()
+            harness.close()
             self.folder.cleanup()
         # Asking for the error also tells asyncio that somebody has seen it.
         assert all(sent.answered or sent.cancelled or sent.error for sent in self.sent.values())

@@ -19,13 +19,13 @@ SOON_S = 30.0
 
 
 @dataclass
-class FakeLane:
+class FakeExecutor:
     """Holds the batches it is given until the test answers them."""
 
     most: int = 16
     depth: int = 1
     up: bool = True
-    taken: list[Batch] = field(default_factory=list)
+    submitted: list[Batch] = field(default_factory=list)
     held: list[Batch] = field(default_factory=list)
 
     @property
@@ -36,10 +36,10 @@ class FakeLane:
     def batches(self) -> int:
         return len(self.held)
 
-    def take(self, batch: Batch) -> None:
+    def submit(self, batch: Batch) -> None:
         assert 0 < len(batch) <= self.limit
         assert all(ticket.live for ticket in batch.tickets)
-        self.taken.append(batch)
+        self.submitted.append(batch)
         self.held.append(batch)
 
     def answer(self, batcher: Batcher) -> None:
@@ -50,15 +50,15 @@ class FakeLane:
 
     @property
     def sizes(self) -> list[int]:
-        return [len(batch) for batch in self.taken]
+        return [len(batch) for batch in self.submitted]
 
     @property
     def reasons(self) -> list[DispatchReason]:
-        return [batch.reason for batch in self.taken]
+        return [batch.reason for batch in self.submitted]
 
     @property
     def numbers(self) -> list[list[int]]:
-        return [[_number(ticket) for ticket in batch.tickets] for batch in self.taken]
+        return [[_number(ticket) for ticket in batch.tickets] for batch in self.submitted]
 
 
 @dataclass
@@ -97,13 +97,13 @@ def counts() -> Counts:
 
 
 @pytest.fixture
-def lane() -> FakeLane:
-    return FakeLane()
+def executor() -> FakeExecutor:
+    return FakeExecutor()
 
 
 @pytest.fixture
-def batcher(loop, counts, lane) -> Batcher:
-    return Batcher(loop, WAIT_S, counts, [lane])
+def batcher(loop, counts, executor) -> Batcher:
+    return Batcher(loop, WAIT_S, counts, [executor])
 
 
 @pytest.fixture
@@ -121,54 +121,54 @@ def send(loop, batcher):
     return send
 
 
-def answer_all(loop, batcher, lane) -> None:
-    while lane.held:
-        lane.answer(batcher)
+def answer_all(loop, batcher, executor) -> None:
+    while executor.held:
+        executor.answer(batcher)
         loop.settle()
 
 
-def test_a_lone_image_leaves_at_once(loop, batcher, lane, send):
+def test_a_lone_image_leaves_at_once(loop, batcher, executor, send):
     (call,) = send(7)
-    assert lane.reasons == [DispatchReason.NOTHING_UPSTREAM]
+    assert executor.reasons == [DispatchReason.NOTHING_UPSTREAM]
     assert loop.now == 0
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
     assert call.result().batch_size == 1
 
 
-def test_what_comes_while_the_worker_is_busy_is_one_batch(loop, batcher, lane, send):
+def test_what_comes_while_the_worker_is_busy_is_one_batch(loop, batcher, executor, send):
     send(0)
     for number in range(1, 16):
         send(number)
-    assert lane.sizes == [1]
-    answer_all(loop, batcher, lane)
-    assert lane.sizes == [1, 15]
-    assert lane.numbers[1] == list(range(1, 16))
+    assert executor.sizes == [1]
+    answer_all(loop, batcher, executor)
+    assert executor.sizes == [1, 15]
+    assert executor.numbers[1] == list(range(1, 16))
 
 
-def test_first_in_first_out_in_full_batches(loop, batcher, lane, send):
+def test_first_in_first_out_in_full_batches(loop, batcher, executor, send):
     calls = send(*range(40))
-    answer_all(loop, batcher, lane)
-    assert lane.sizes == [16, 16, 8]
-    assert lane.reasons == [
+    answer_all(loop, batcher, executor)
+    assert executor.sizes == [16, 16, 8]
+    assert executor.reasons == [
         DispatchReason.FULL,
         DispatchReason.FULL,
         DispatchReason.NOTHING_UPSTREAM,
     ]
-    assert [number for batch in lane.numbers for number in batch] == list(range(40))
+    assert [number for batch in executor.numbers for number in batch] == list(range(40))
     assert all(call.done() for call in calls)
 
 
-def test_images_being_decoded_are_waited_for_but_not_for_long(loop, batcher, lane, send):
+def test_images_being_decoded_are_waited_for_but_not_for_long(loop, batcher, executor, send):
     batcher.expect(1)
     send(1)
     loop.advance(WAIT_S * 0.9)
-    assert lane.sizes == []
+    assert executor.sizes == []
     loop.advance(WAIT_S)
-    assert lane.reasons == [DispatchReason.WAITED]
-    answer_all(loop, batcher, lane)
+    assert executor.reasons == [DispatchReason.WAITED]
+    answer_all(loop, batcher, executor)
 
 
-def test_the_wait_ends_when_the_awaited_image_comes(loop, batcher, lane, send):
+def test_the_wait_ends_when_the_awaited_image_comes(loop, batcher, executor, send):
     async def decoded(number: int) -> Prediction:
         batcher.expect(-1)
         return await batcher.predict(image(number), SOON_S)
@@ -176,40 +176,40 @@ def test_the_wait_ends_when_the_awaited_image_comes(loop, batcher, lane, send):
     batcher.expect(2)
     send(1)
     loop.begin(decoded(2))
-    assert lane.numbers == []
+    assert executor.numbers == []
     loop.begin(decoded(3))
-    assert lane.numbers == [[1, 2, 3]]
-    assert lane.reasons == [DispatchReason.NOTHING_UPSTREAM]
-    answer_all(loop, batcher, lane)
+    assert executor.numbers == [[1, 2, 3]]
+    assert executor.reasons == [DispatchReason.NOTHING_UPSTREAM]
+    answer_all(loop, batcher, executor)
 
 
-def test_the_wait_ends_when_the_awaited_image_fails_to_decode(loop, batcher, lane, send):
+def test_the_wait_ends_when_the_awaited_image_fails_to_decode(loop, batcher, executor, send):
     batcher.expect(1)
     send(1)
     batcher.expect(-1)
     loop.settle()
-    assert lane.sizes == [1]
-    answer_all(loop, batcher, lane)
+    assert executor.sizes == [1]
+    answer_all(loop, batcher, executor)
 
 
-def test_a_full_batch_waits_for_nobody(loop, batcher, lane, send):
+def test_a_full_batch_waits_for_nobody(loop, batcher, executor, send):
     batcher.expect(5)
     send(*range(16))
-    assert lane.reasons == [DispatchReason.FULL]
-    answer_all(loop, batcher, lane)
+    assert executor.reasons == [DispatchReason.FULL]
+    answer_all(loop, batcher, executor)
 
 
-def test_time_spent_behind_a_busy_worker_is_not_waited_again(loop, batcher, lane, send):
+def test_time_spent_behind_a_busy_worker_is_not_waited_again(loop, batcher, executor, send):
     send(0)
     batcher.expect(1)
     send(1)
     loop.advance(1)
-    answer_all(loop, batcher, lane)
-    assert lane.reasons[1] is DispatchReason.WAITED
+    answer_all(loop, batcher, executor)
+    assert executor.reasons[1] is DispatchReason.WAITED
     assert loop.now == 1
 
 
-def test_a_deadline_is_on_time_while_the_device_is_busy(loop, batcher, lane, send, counts):
+def test_a_deadline_is_on_time_while_the_device_is_busy(loop, batcher, executor, send, counts):
     send(0)
     (late,) = send(1, deadline_s=5)
     loop.advance(4.999)
@@ -217,104 +217,104 @@ def test_a_deadline_is_on_time_while_the_device_is_busy(loop, batcher, lane, sen
     loop.advance(0.001)
     assert isinstance(late.exception(), DeadlineError)
     assert counts.expirations == [TicketLocation.QUEUE]
-    answer_all(loop, batcher, lane)
-    assert lane.sizes == [1], "an expired image never reaches a device"
+    answer_all(loop, batcher, executor)
+    assert executor.sizes == [1], "an expired image never reaches a device"
 
 
-def test_a_deadline_is_on_time_while_the_image_is_on_the_device(loop, batcher, lane, send, counts):
+def test_a_deadline_is_on_time_for_an_image_on_the_device(loop, batcher, executor, send, counts):
     late, other = send(1, 2, deadline_s=5)
     loop.advance(5)
     assert isinstance(late.exception(), DeadlineError)
     assert isinstance(other.exception(), DeadlineError)
     assert counts.expirations == [TicketLocation.DEVICE, TicketLocation.DEVICE]
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
 
 
-def test_a_deadline_that_has_passed_is_not_queued(loop, batcher, lane, send, counts):
+def test_a_deadline_that_has_passed_is_not_queued(loop, batcher, executor, send, counts):
     (late,) = send(1, deadline_s=0)
     assert isinstance(late.exception(), DeadlineError)
-    assert lane.sizes == []
+    assert executor.sizes == []
     assert counts.expirations == [TicketLocation.QUEUE]
 
 
-def test_a_deadline_of_this_very_moment_keeps_off_the_device(loop, batcher, lane, send, counts):
+def test_a_deadline_of_this_very_moment_keeps_off_the_device(loop, batcher, executor, send, counts):
     send(0)
     (late,) = send(1, deadline_s=1)
     loop.now = 1.0  # the worker comes free in the turn in which the deadline passes
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
     assert isinstance(late.exception(), DeadlineError)
-    assert lane.sizes == [1]
+    assert executor.sizes == [1]
     assert counts.expirations == [TicketLocation.QUEUE]
 
 
-def test_a_client_gone_from_the_queue_never_reaches_a_device(loop, batcher, lane, send, counts):
+def test_a_client_gone_from_the_queue_never_reaches_a_device(loop, batcher, executor, send, counts):
     send(0)
     gone, stays = send(1, 2)
     gone.cancel()
-    lane.answer(batcher)  # in the same turn: the ticket is still in the queue
+    executor.answer(batcher)  # in the same turn: the ticket is still in the queue
     loop.settle()
-    assert lane.numbers == [[0], [2]]
+    assert executor.numbers == [[0], [2]]
     assert counts.cancellations == [TicketLocation.QUEUE]
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
     assert stays.result()
 
 
 def test_a_client_gone_from_the_device_does_not_hurt_its_neighbours(
-    loop, batcher, lane, send, counts
+    loop, batcher, executor, send, counts
 ):
     gone, stays = send(1, 2)
     gone.cancel()
     loop.settle()
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
     assert counts.cancellations == [TicketLocation.DEVICE]
     assert stays.result().batch_size == 2
 
 
-def test_a_busy_worker_with_room_is_fed_ahead_with_full_batches_only(loop, batcher, lane, send):
-    lane.depth = 2
+def test_a_busy_worker_with_room_is_fed_ahead_with_full_batches_only(loop, batcher, executor, send):
+    executor.depth = 2
     send(0)
     send(*range(1, 16))
-    assert lane.sizes == [1]
+    assert executor.sizes == [1]
     send(16)
-    assert lane.sizes == [1, 16]
-    answer_all(loop, batcher, lane)
+    assert executor.sizes == [1, 16]
+    answer_all(loop, batcher, executor)
 
 
-def test_the_idle_worker_is_served_first(loop, batcher, lane, send):
-    lane.depth = 2
-    other = FakeLane()
-    batcher.takers.append(other)
+def test_the_idle_worker_is_served_first(loop, batcher, executor, send):
+    executor.depth = 2
+    other = FakeExecutor()
+    batcher.executors.append(other)
     send(*range(16))
     send(*range(16, 32))
-    assert (lane.sizes, other.sizes) == ([16], [16])
-    answer_all(loop, batcher, lane)
+    assert (executor.sizes, other.sizes) == ([16], [16])
+    answer_all(loop, batcher, executor)
     answer_all(loop, batcher, other)
 
 
-def test_a_retried_image_keeps_its_place_and_runs_alone(loop, batcher, lane, send):
+def test_a_retried_image_keeps_its_place_and_runs_alone(loop, batcher, executor, send):
     calls = send(1, 2, 3)
     send(4, 5)
-    lost = lane.held.pop()
+    lost = executor.held.pop()
     lost.tickets[0].alone = lost.tickets[1].alone = True
     batcher.requeue(lost.tickets)
     loop.settle()
-    answer_all(loop, batcher, lane)
-    assert lane.numbers[1:] == [[1], [2], [3, 4, 5]]
+    answer_all(loop, batcher, executor)
+    assert executor.numbers[1:] == [[1], [2], [3, 4, 5]]
     assert all(call.result() for call in calls)
 
 
-def test_an_image_that_runs_alone_is_nobodys_company(loop, batcher, lane, send):
+def test_an_image_that_runs_alone_is_nobodys_company(loop, batcher, executor, send):
     send(1, 2, 3)
-    lost = lane.held.pop()
+    lost = executor.held.pop()
     lost.tickets[1].alone = True
     batcher.requeue(lost.tickets)
     loop.settle()
-    answer_all(loop, batcher, lane)
-    assert lane.numbers[1:] == [[1], [2], [3]]
+    answer_all(loop, batcher, executor)
+    assert executor.numbers[1:] == [[1], [2], [3]]
 
 
 def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
-    loop, batcher, lane, send, counts
+    loop, batcher, executor, send, counts
 ):
     send(0)
     (call,) = send(1, deadline_s=1)
@@ -322,39 +322,39 @@ def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
     loop.advance(1)
     assert call.cancelled()
     assert (counts.expirations, counts.cancellations) == ([TicketLocation.QUEUE], [])
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
 
 
-def test_held_batches_leave_when_the_hold_ends(loop, batcher, lane, send):
-    batcher.hold()
+def test_held_batches_leave_when_the_hold_ends(loop, batcher, executor, send):
+    batcher.pause()
     send(1, 2)
-    assert lane.sizes == []
+    assert executor.sizes == []
     batcher.resume()
     loop.settle()
-    assert lane.sizes == [2]
-    answer_all(loop, batcher, lane)
+    assert executor.sizes == [2]
+    answer_all(loop, batcher, executor)
 
 
-def test_closing_fails_everything_and_refuses_more(loop, batcher, lane, send):
+def test_closing_fails_everything_and_refuses_more(loop, batcher, executor, send):
     on_device, queued = *send(1), *send(2)
     batcher.close("over")
     loop.settle()
     (refused,) = send(3)
     for call in (on_device, queued, refused):
         assert isinstance(call.exception(), DrainingError)
-    answer_all(loop, batcher, lane)  # too late, and nobody minds
+    answer_all(loop, batcher, executor)  # too late, and nobody minds
 
 
-def test_giving_up_fails_the_queue_and_leaves_the_device_alone(loop, batcher, lane, send):
+def test_giving_up_fails_the_queue_and_leaves_the_device_alone(loop, batcher, executor, send):
     on_device, queued = *send(1), *send(2)
-    batcher.give_up("no device")
+    batcher.fail_queued("no device")
     loop.settle()
     assert isinstance(queued.exception(), NotReadyError)
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
     assert on_device.result()
 
 
-def test_depth_and_age_tell_of_the_queue(loop, batcher, lane, send):
+def test_depth_and_age_tell_of_the_queue(loop, batcher, executor, send):
     send(0)
     assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 1, 0.0)
     (gone,) = send(1)
@@ -365,5 +365,5 @@ def test_depth_and_age_tell_of_the_queue(loop, batcher, lane, send):
     gone.cancel()
     loop.settle()
     assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (1, 2, 2.0)
-    answer_all(loop, batcher, lane)
+    answer_all(loop, batcher, executor)
     assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 0, 0.0)

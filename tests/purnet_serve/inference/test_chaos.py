@@ -20,7 +20,7 @@ IMAGES = 10_000
 CLIENTS = 96
 KILL_EVERY = 500
 SEED = 20_240_229
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
@@ -38,7 +38,7 @@ def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
     kills: list[int] = []
 
     def kill_one() -> None:
-        workers = [lane.worker for lane in backend._lanes if lane.worker is not None]
+        workers = [executor.worker for executor in backend._devices if executor.worker is not None]
         if workers:
             deadly = chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
             with contextlib.suppress(ProcessLookupError):
@@ -50,7 +50,7 @@ def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
         for number in numbers:
             try:
                 prediction = await backend.predict(
-                    image(number), deadline_s=loop.time() + PATIENCE_S
+                    image(number), deadline_s=loop.time() + TIMEOUT_S
                 )
             except WorkerError:
                 failed.append(number)
@@ -63,7 +63,7 @@ def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
     async def scenario() -> None:
         await backend.start()
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 await backend.wait_ready()
                 async with asyncio.TaskGroup() as clients:
                     for _ in range(CLIENTS):

@@ -12,20 +12,20 @@ from purnet_serve.errors import (
     StartupError,
 )
 from purnet_serve.inference.protocol import Loaded, encode
-from purnet_serve.inference.supervisor import HOPELESS_AFTER, PATIENCE_S
-from purnet_serve.inference.worker_handle import PARTING_S
+from purnet_serve.inference.spawn import EXIT_TIMEOUT_S
+from purnet_serve.inference.supervisor import FAILED_AFTER, RESTART_GRACE_S
 
 
 @pytest.mark.parametrize(
     "behaviour",
     [Behaviour(refuse="There is no device cuda:7 here."), Behaviour(fail_check=True)],
 )
-def test_a_start_that_is_refused_says_why(make_bench, checkpoint, behaviour):
+def test_a_start_that_is_refused_says_why(make_harness, checkpoint, behaviour):
     behaviour.save(checkpoint)
-    bench = make_bench()
-    waiting = bench.loop.begin(bench.backend.wait_ready())
-    assert bench.backend.unready_reason() == "The model is being loaded."
-    bench.step()
+    harness = make_harness()
+    waiting = harness.loop.begin(harness.backend.wait_ready())
+    assert harness.backend.unready_reason() == "The model is being loaded."
+    harness.step()
     error = waiting.exception()
     assert isinstance(error, StartupError)
     assert str(error) in (
@@ -37,213 +37,213 @@ def test_a_start_that_is_refused_says_why(make_bench, checkpoint, behaviour):
 @pytest.mark.parametrize(
     ("asked", "found"), [("cuda:0", "cpu"), ("cuda:1", "cuda:0")], ids=["cpu", "another gpu"]
 )
-def test_a_demanded_device_is_never_replaced_by_another(make_bench, checkpoint, asked, found):
+def test_a_demanded_device_is_never_replaced_by_another(make_harness, checkpoint, asked, found):
     Behaviour(device=found).save(checkpoint)
-    bench = make_bench(device=asked)
-    waiting = bench.loop.begin(bench.backend.wait_ready())
-    bench.step()
+    harness = make_harness(device=asked)
+    waiting = harness.loop.begin(harness.backend.wait_ready())
+    harness.step()
     assert str(waiting.exception()) == f"The model was asked onto {asked} and came up on {found}."
 
 
-def test_what_was_found_automatically_stays(make_bench, checkpoint):
+def test_what_was_found_automatically_stays(make_harness, checkpoint):
     Behaviour(device="cuda:0").save(checkpoint)
-    bench = make_bench()
-    bench.bring_up()
-    model = bench.backend.model
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.loop.settle()
+    harness = make_harness()
+    harness.bring_up()
+    model = harness.backend.model
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
     on_cpu = Loaded(model.name, model.sha256, model.input_size, "cpu", "fake")
-    bench.launch.last.say(encode(on_cpu))
-    bench.loop.settle()
-    assert bench.backend.unready_reason() == "The model was asked onto cuda:0 and came up on cpu."
+    harness.workers.last.say(encode(on_cpu))
+    harness.loop.settle()
+    assert harness.backend.unready_reason() == "The model was asked onto cuda:0 and came up on cpu."
 
 
-def test_a_worker_that_never_comes_up_ends_the_start(make_bench):
-    bench = make_bench()
-    waiting = bench.loop.begin(bench.backend.wait_ready())
-    for _ in range(HOPELESS_AFTER):
-        bench.launch.last.die(1)
-        bench.loop.advance(30)
+def test_a_worker_that_never_comes_up_ends_the_start(make_harness):
+    harness = make_harness()
+    waiting = harness.loop.begin(harness.backend.wait_ready())
+    for _ in range(FAILED_AFTER):
+        harness.workers.last.die(1)
+        harness.loop.advance(30)
     assert isinstance(waiting.exception(), StartupError)
 
 
-def test_one_worker_per_device(make_bench, checkpoint):
+def test_one_worker_per_device(make_harness, checkpoint):
     Behaviour(device="cuda").save(checkpoint)
-    bench = make_bench(device="cuda:0,cuda:1")
-    waiting = bench.loop.begin(bench.backend.wait_ready())
-    first, second = bench.launch.processes
+    harness = make_harness(device="cuda:0,cuda:1")
+    waiting = harness.loop.begin(harness.backend.wait_ready())
+    first, second = harness.workers.processes
     for process in (first, first, second, second):
-        bench.loop.settle()
+        harness.loop.settle()
         assert not waiting.done()
         process.step()
-    bench.loop.settle()
+    harness.loop.settle()
     assert waiting.done()
-    calls = [bench.send(1), bench.send(2)]
-    bench.work()
-    assert [process.begun for process in bench.launch.processes] == [[1], [1]]
-    assert bench.numbers(calls) == [1, 2]
+    calls = [harness.send(1), harness.send(2)]
+    harness.work()
+    assert [process.begun for process in harness.workers.processes] == [[1], [1]]
+    assert harness.numbers(calls) == [1, 2]
 
 
-def test_one_worker_down_leaves_the_service_ready(make_bench, checkpoint):
+def test_one_worker_down_leaves_the_service_ready(make_harness, checkpoint):
     Behaviour(device="cuda").save(checkpoint)
-    bench = make_bench(device="cuda:0,cuda:1")
-    bench.bring_up()
+    harness = make_harness(device="cuda:0,cuda:1")
+    harness.bring_up()
     checkpoint.write_text("rubbish")
-    bench.launch.processes[0].die(-signal.SIGKILL)
-    bench.work()
-    assert bench.backend.unready_reason() is None
-    call = bench.send(1)
-    bench.work()
-    assert bench.numbers([call]) == [1]
+    harness.workers.processes[0].die(-signal.SIGKILL)
+    harness.work()
+    assert harness.backend.unready_reason() is None
+    call = harness.send(1)
+    harness.work()
+    assert harness.numbers([call]) == [1]
 
 
-def test_stopping_fails_what_is_open_and_refuses_more(bench):
-    on_device, queued = bench.send(1), bench.send(2)
-    stop = bench.loop.begin(bench.backend.stop())
-    assert bench.backend.unready_reason() == "The service is shutting down."
-    assert bench.value("purnet_ready") == 0
+def test_stopping_fails_what_is_open_and_refuses_more(harness):
+    on_device, queued = harness.send(1), harness.send(2)
+    stop = harness.loop.begin(harness.backend.stop())
+    assert harness.backend.unready_reason() == "The service is shutting down."
+    assert harness.value("purnet_ready") == 0
     assert isinstance(on_device.exception(), DrainingError)
     assert isinstance(queued.exception(), DrainingError)
-    assert isinstance(bench.send(3).exception(), DrainingError)
+    assert isinstance(harness.send(3).exception(), DrainingError)
     assert stop.done()
-    assert not bench.launch.alive
+    assert not harness.workers.alive
 
 
-def test_stopping_a_hung_worker_kills_it(bench):
-    bench.launch.last.stopped = True
-    stop = bench.loop.begin(bench.backend.stop())
-    bench.loop.advance(10)
+def test_stopping_a_hung_worker_kills_it(harness):
+    harness.workers.last.stopped = True
+    stop = harness.loop.begin(harness.backend.stop())
+    harness.loop.advance(10)
     assert stop.done()
-    assert not bench.launch.alive
+    assert not harness.workers.alive
 
 
-def test_stopping_while_the_model_loads_leaves_nothing(make_bench):
-    bench = make_bench()
-    bench.step()
-    stop = bench.loop.begin(bench.backend.stop())
-    bench.loop.advance(10)
+def test_stopping_while_the_model_loads_leaves_nothing(make_harness):
+    harness = make_harness()
+    harness.step()
+    stop = harness.loop.begin(harness.backend.stop())
+    harness.loop.advance(10)
     assert stop.done()
-    assert not bench.launch.alive
+    assert not harness.workers.alive
 
 
-def test_stopping_waits_for_a_worker_that_was_loading(make_bench):
-    bench = make_bench()
-    loading = bench.launch.last
+def test_stopping_waits_for_a_worker_that_was_loading(make_harness):
+    harness = make_harness()
+    loading = harness.workers.last
     loading.unkillable = True
-    stop = bench.loop.begin(bench.backend.stop())
-    bench.loop.advance(PARTING_S)
+    stop = harness.loop.begin(harness.backend.stop())
+    harness.loop.advance(EXIT_TIMEOUT_S)
     assert not stop.done()
     loading.unkillable = False
     loading.die(-signal.SIGKILL)
-    bench.loop.settle()
+    harness.loop.settle()
     assert stop.done()
 
 
-def test_stopping_waits_for_workers_that_were_sent_off_before(bench, tmp_path):
+def test_stopping_waits_for_workers_that_were_sent_off_before(harness, tmp_path):
     other = Behaviour(name="other").save(tmp_path / "other.json")
-    old = bench.launch.last
+    old = harness.workers.last
     old.stopped = True
-    bench.reload(other)
-    bench.bring_up()
-    assert bench.backend.model.name == "other"
+    harness.reload(other)
+    harness.bring_up()
+    assert harness.backend.model.name == "other"
     assert old.alive
-    stop = bench.loop.begin(bench.backend.stop())
+    stop = harness.loop.begin(harness.backend.stop())
     assert not stop.done()
-    bench.loop.advance(2)
+    harness.loop.advance(2)
     assert stop.done()
-    assert not bench.launch.alive
+    assert not harness.workers.alive
 
 
-def test_stopping_waits_for_a_worker_that_brought_other_weights(bench):
-    Behaviour(name="other").save(bench.checkpoint)
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.loop.settle()
-    wrong = bench.launch.last
+def test_stopping_waits_for_a_worker_that_brought_other_weights(harness):
+    Behaviour(name="other").save(harness.checkpoint)
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
+    wrong = harness.workers.last
     wrong.step()
-    bench.loop.settle()
+    harness.loop.settle()
     wrong.step()
     wrong.stopped = True
-    bench.loop.settle()
-    stop = bench.loop.begin(bench.backend.stop())
-    bench.loop.advance(2)
+    harness.loop.settle()
+    stop = harness.loop.begin(harness.backend.stop())
+    harness.loop.advance(2)
     assert stop.done()
-    assert not bench.launch.alive
+    assert not harness.workers.alive
 
 
-def test_no_descriptor_is_left_open(make_bench):
+def test_no_descriptor_is_left_open(make_harness):
     before = len(list(Path("/proc/self/fd").iterdir()))
-    bench = make_bench()
-    bench.bring_up()
+    harness = make_harness()
+    harness.bring_up()
     per_worker = len(list(Path("/proc/self/fd").iterdir())) - before
     for _ in range(5):
-        call = bench.send(1)
-        bench.launch.last.die(-signal.SIGKILL)
-        bench.work()
-        assert bench.numbers([call]) == [1]
+        call = harness.send(1)
+        harness.workers.last.die(-signal.SIGKILL)
+        harness.work()
+        assert harness.numbers([call]) == [1]
     assert len(list(Path("/proc/self/fd").iterdir())) - before == per_worker
 
 
-def test_a_restart_that_takes_long_makes_it_unready_until_it_is_done(bench):
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.loop.settle()
-    slow = bench.launch.last
+def test_a_restart_that_takes_long_makes_it_unready_until_it_is_done(harness):
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
+    slow = harness.workers.last
     slow.stopped = True
-    bench.loop.advance(PATIENCE_S - 1)
-    assert bench.backend.unready_reason() is None
-    bench.loop.advance(1)
-    assert "takes long" in bench.backend.unready_reason()
+    harness.loop.advance(RESTART_GRACE_S - 1)
+    assert harness.backend.unready_reason() is None
+    harness.loop.advance(1)
+    assert "takes long" in harness.backend.unready_reason()
     slow.stopped = False
-    bench.bring_up()
-    assert bench.backend.unready_reason() is None
+    harness.bring_up()
+    assert harness.backend.unready_reason() is None
 
 
-def test_many_short_attempts_are_one_long_restart(bench):
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.loop.settle()
-    bench.launch.last.stopped = True
-    bench.loop.advance(PATIENCE_S / 2)
-    assert bench.backend.unready_reason() is None
-    bench.launch.last.die(1)
-    bench.loop.settle()
-    bench.loop.advance(PATIENCE_S / 2)
-    assert "takes long" in bench.backend.unready_reason()
+def test_many_short_attempts_are_one_long_restart(harness):
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
+    harness.workers.last.stopped = True
+    harness.loop.advance(RESTART_GRACE_S / 2)
+    assert harness.backend.unready_reason() is None
+    harness.workers.last.die(1)
+    harness.loop.settle()
+    harness.loop.advance(RESTART_GRACE_S / 2)
+    assert "takes long" in harness.backend.unready_reason()
 
 
-def test_other_weights_are_not_taken_by_accident(bench):
-    before = bench.backend.model
-    Behaviour(name="other").save(bench.checkpoint)
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.work()
-    assert "reload to take it" in bench.backend.unready_reason()
-    assert bench.backend.model == before
+def test_other_weights_are_not_taken_by_accident(harness):
+    before = harness.backend.model
+    Behaviour(name="other").save(harness.checkpoint)
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.work()
+    assert "reload to take it" in harness.backend.unready_reason()
+    assert harness.backend.model == before
 
 
-def test_a_model_that_cannot_be_loaded_again_makes_it_unready_with_the_reason(bench):
-    call = bench.send(1)
-    bench.checkpoint.write_text("rubbish")
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.work()
-    assert bench.backend.unready_reason() == "fake.json is not a checkpoint."
+def test_a_model_that_cannot_be_loaded_again_makes_it_unready_with_the_reason(harness):
+    call = harness.send(1)
+    harness.checkpoint.write_text("rubbish")
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.work()
+    assert harness.backend.unready_reason() == "fake.json is not a checkpoint."
     assert isinstance(call.exception(), NotReadyError)
-    Behaviour().save(bench.checkpoint)
-    bench.loop.advance(30)
-    bench.bring_up()
-    assert bench.backend.unready_reason() is None
+    Behaviour().save(harness.checkpoint)
+    harness.loop.advance(30)
+    harness.bring_up()
+    assert harness.backend.unready_reason() is None
 
 
-def test_a_short_restart_is_not_unreadiness_but_a_hopeless_one_is(bench):
-    call = bench.send(1)
-    for strike in range(HOPELESS_AFTER):
-        assert bench.backend.unready_reason() is None, strike
-        bench.launch.last.die(-signal.SIGKILL)
-        bench.loop.advance(2**strike if strike < HOPELESS_AFTER - 1 else 0)
-    assert f"{HOPELESS_AFTER} times in a row" in bench.backend.unready_reason()
-    assert bench.value("purnet_ready") == 0
+def test_a_short_restart_is_not_unreadiness_but_a_hopeless_one_is(harness):
+    call = harness.send(1)
+    for strike in range(FAILED_AFTER):
+        assert harness.backend.unready_reason() is None, strike
+        harness.workers.last.die(-signal.SIGKILL)
+        harness.loop.advance(2**strike if strike < FAILED_AFTER - 1 else 0)
+    assert f"{FAILED_AFTER} times in a row" in harness.backend.unready_reason()
+    assert harness.value("purnet_ready") == 0
     assert isinstance(call.exception(), NotReadyError)
-    assert isinstance(bench.send(2).exception(), NotReadyError)
-    bench.loop.advance(60)
-    bench.bring_up()
-    assert bench.backend.unready_reason() is None
-    call = bench.send(3)
-    bench.work()
-    assert bench.numbers([call]) == [3]
+    assert isinstance(harness.send(2).exception(), NotReadyError)
+    harness.loop.advance(60)
+    harness.bring_up()
+    assert harness.backend.unready_reason() is None
+    call = harness.send(3)
+    harness.work()
+    assert harness.numbers([call]) == [3]

@@ -15,31 +15,31 @@ def other(tmp_path):
     return Behaviour(name="other").save(tmp_path / "other.json")
 
 
-def test_the_new_model_is_loaded_beside_the_old_and_swapped_between_batches(bench, other):
-    old = bench.launch.last
-    before = bench.backend.model
-    reload = bench.reload(other)
-    running, queued = bench.send(1), bench.send(2)
-    new = bench.launch.last
+def test_the_new_model_is_loaded_beside_the_old_and_swapped_between_batches(harness, other):
+    old = harness.workers.last
+    before = harness.backend.model
+    reload = harness.reload(other)
+    running, queued = harness.send(1), harness.send(2)
+    new = harness.workers.last
     assert new is not old
     new.step()
-    bench.loop.settle()
+    harness.loop.settle()
     new.step()
-    bench.loop.settle()
-    assert bench.backend.model == before, "the old model has a batch: nothing changes yet"
+    harness.loop.settle()
+    assert harness.backend.model == before, "the old model has a batch: nothing changes yet"
     assert not reload.done()
-    bench.work()
+    harness.work()
     assert running.result().model == before
-    assert queued.result().model == bench.backend.model == reload.result()
-    assert bench.backend.model.name == "other"
+    assert queued.result().model == harness.backend.model == reload.result()
+    assert harness.backend.model.name == "other"
     assert (old.begun, new.begun) == ([1], [1])
-    assert bench.launch.alive == [new]
+    assert harness.workers.alive == [new]
 
 
-def test_the_configured_path_is_read_again(bench):
-    Behaviour(name="trained on").save(bench.checkpoint)
-    reload = bench.loop.begin(bench.backend.reload())
-    bench.work()
+def test_the_configured_path_is_read_again(harness):
+    Behaviour(name="trained on").save(harness.checkpoint)
+    reload = harness.loop.begin(harness.backend.reload())
+    harness.work()
     assert reload.result().name == "trained on"
 
 
@@ -53,45 +53,45 @@ def test_the_configured_path_is_read_again(bench):
     ],
     ids=["input size", "self-check", "death", "corrupt"],
 )
-def test_a_bad_checkpoint_is_refused_and_nothing_changes(bench, tmp_path, bad, why):
+def test_a_bad_checkpoint_is_refused_and_nothing_changes(harness, tmp_path, bad, why):
     path = tmp_path / "bad.json"
     if bad is None:
         path.write_bytes(b"PK\x03\x04 not this")
     else:
         Behaviour(**{**asdict(bad), "die_loading": False}).save(path)
-    old, before = bench.launch.last, bench.backend.model
-    reload = bench.reload(path)
-    calls = [bench.send(number) for number in range(20)]
+    old, before = harness.workers.last, harness.backend.model
+    reload = harness.reload(path)
+    calls = [harness.send(number) for number in range(20)]
     if bad is not None and bad.die_loading:
-        bench.launch.last.die(9)
-    bench.work()
+        harness.workers.last.die(9)
+    harness.work()
     error = reload.exception()
     assert isinstance(error, ReloadError)
     assert why in str(error)
-    assert bench.numbers(calls) == list(range(20))
-    assert bench.backend.model == before
-    assert bench.launch.alive == [old]
+    assert harness.numbers(calls) == list(range(20))
+    assert harness.backend.model == before
+    assert harness.workers.alive == [old]
 
 
-def test_the_version_flips_once_over_all_devices(make_bench, checkpoint, other):
+def test_the_version_flips_once_over_all_devices(make_harness, checkpoint, other):
     Behaviour(device="cuda").save(checkpoint)
     Behaviour(device="cuda", name="other").save(other)
-    bench = make_bench(device="cuda:0,cuda:1")
-    bench.bring_up()
-    bench.loop.settle()
-    slow, _ = bench.launch.processes
-    first = bench.send(0)
-    reload = bench.reload(other)
+    harness = make_harness(device="cuda:0,cuda:1")
+    harness.bring_up()
+    harness.loop.settle()
+    slow, _ = harness.workers.processes
+    first = harness.send(0)
+    reload = harness.reload(other)
     answered = [first]
     slow.stopped = True
     for number in range(1, 5):
-        answered.append(bench.send(number))
-        bench.step()
-    held_back = bench.send(5)
-    bench.step()
+        answered.append(harness.send(number))
+        harness.step()
+    held_back = harness.send(5)
+    harness.step()
     assert not reload.done(), "one device is still at work with the old model"
     slow.stopped = False
-    bench.work()
+    harness.work()
     assert reload.done()
     assert held_back.result().model.name == "other"
     names = [call.result().model.name for call in answered]
@@ -99,157 +99,157 @@ def test_the_version_flips_once_over_all_devices(make_bench, checkpoint, other):
     assert {info.model.name for info in (call.result() for call in answered[:1])} == {"fake"}
 
 
-def test_a_worker_that_dies_during_the_swap_loses_no_image(bench, other):
-    old = bench.launch.last
-    call = bench.send(1)
-    reload = bench.reload(other)
-    new = bench.launch.last
+def test_a_worker_that_dies_during_the_swap_loses_no_image(harness, other):
+    old = harness.workers.last
+    call = harness.send(1)
+    reload = harness.reload(other)
+    new = harness.workers.last
     for _ in range(2):
         new.step()
-        bench.loop.settle()
+        harness.loop.settle()
     old.die(-signal.SIGKILL)
-    bench.work()
+    harness.work()
     assert reload.result().name == "other"
-    assert bench.numbers([call]) == [1]
+    assert harness.numbers([call]) == [1]
     assert call.result().model.name == "other"
 
 
-def test_a_worker_that_is_restarting_is_overtaken_by_the_new_one(bench, other):
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.loop.settle()
-    restarting = bench.launch.last
+def test_a_worker_that_is_restarting_is_overtaken_by_the_new_one(harness, other):
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
+    restarting = harness.workers.last
     restarting.stopped = True
-    reload = bench.reload(other)
-    bench.work()
-    bench.loop.advance(10)
+    reload = harness.reload(other)
+    harness.work()
+    harness.loop.advance(10)
     assert reload.result().name == "other"
     assert not restarting.alive
-    call = bench.send(1)
-    bench.work()
+    call = harness.send(1)
+    harness.work()
     assert call.result().model.name == "other"
 
 
-def test_a_reload_heals_a_service_whose_checkpoint_was_lost(bench, other):
-    bench.checkpoint.unlink()
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.work()
-    assert bench.backend.unready_reason() is not None
-    bench.reload(other)
-    bench.work()
-    assert bench.backend.unready_reason() is None
+def test_a_reload_heals_a_service_whose_checkpoint_was_lost(harness, other):
+    harness.checkpoint.unlink()
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.work()
+    assert harness.backend.unready_reason() is not None
+    harness.reload(other)
+    harness.work()
+    assert harness.backend.unready_reason() is None
 
 
-def test_a_crash_after_a_reload_brings_the_new_model_back(bench, other):
-    bench.reload(other)
-    bench.work()
-    call = bench.send(1, Act.NOTHING)
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.work()
+def test_a_crash_after_a_reload_brings_the_new_model_back(harness, other):
+    harness.reload(other)
+    harness.work()
+    call = harness.send(1, Act.NOTHING)
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.work()
     assert call.result().model.name == "other"
 
 
-def test_two_reloads_at_once_happen_one_after_the_other(bench, other, tmp_path):
+def test_two_reloads_at_once_happen_one_after_the_other(harness, other, tmp_path):
     third = Behaviour(name="third").save(tmp_path / "third.json")
-    first = bench.reload(other)
-    bench.step()
-    second = bench.reload(third)
-    bench.work()
+    first = harness.reload(other)
+    harness.step()
+    second = harness.reload(third)
+    harness.work()
     assert (first.result().name, second.result().name) == ("other", "third")
-    assert len(bench.launch.alive) == 1
+    assert len(harness.workers.alive) == 1
 
 
-def test_stopping_during_a_reload_ends_the_reload(bench, other):
-    reload = bench.reload(other)
-    stop = bench.loop.begin(bench.backend.stop())
-    bench.loop.advance(10)
+def test_stopping_during_a_reload_ends_the_reload(harness, other):
+    reload = harness.reload(other)
+    stop = harness.loop.begin(harness.backend.stop())
+    harness.loop.advance(10)
     assert stop.done()
     assert isinstance(reload.exception(), ReloadError)
-    assert not bench.launch.alive
-    assert isinstance(bench.reload(other).exception(), ReloadError)
+    assert not harness.workers.alive
+    assert isinstance(harness.reload(other).exception(), ReloadError)
 
 
-def test_a_cancelled_reload_leaves_no_worker(bench, other):
-    old = bench.launch.last
-    reload = bench.reload(other)
+def test_a_cancelled_reload_leaves_no_worker(harness, other):
+    old = harness.workers.last
+    reload = harness.reload(other)
     reload.cancel()
-    bench.loop.advance(10)
+    harness.loop.advance(10)
     assert reload.cancelled()
-    assert bench.launch.alive == [old]
+    assert harness.workers.alive == [old]
 
 
-def test_a_new_worker_that_dies_before_its_turn_is_not_taken(bench, other):
-    old, before = bench.launch.last, bench.backend.model
-    call = bench.send(1)
-    reload = bench.reload(other)
-    new = bench.bring_up_last()
+def test_a_new_worker_that_dies_before_its_turn_is_not_taken(harness, other):
+    old, before = harness.workers.last, harness.backend.model
+    call = harness.send(1)
+    reload = harness.reload(other)
+    new = harness.bring_up_last()
     assert not reload.done(), "the old worker has a batch"
     new.die(-signal.SIGSEGV)
-    bench.work()
+    harness.work()
     assert "ended before it could take over" in str(reload.exception())
-    assert bench.numbers([call]) == [1]
-    assert bench.backend.model == before
-    assert bench.launch.alive == [old]
+    assert harness.numbers([call]) == [1]
+    assert harness.backend.model == before
+    assert harness.workers.alive == [old]
 
 
-def test_a_file_that_changes_between_two_devices_is_refused(make_bench, checkpoint, other):
+def test_a_file_that_changes_between_two_devices_is_refused(make_harness, checkpoint, other):
     Behaviour(device="cuda").save(checkpoint)
     Behaviour(device="cuda", name="other").save(other)
-    bench = make_bench(device="cuda:0,cuda:1")
-    bench.bring_up()
-    before = bench.backend.model
-    reload = bench.reload(other)
-    bench.bring_up_last()
+    harness = make_harness(device="cuda:0,cuda:1")
+    harness.bring_up()
+    before = harness.backend.model
+    reload = harness.reload(other)
+    harness.bring_up_last()
     Behaviour(device="cuda", name="yet another").save(checkpoint)
-    bench.work()
+    harness.work()
     assert "changed while it was being read" in str(reload.exception())
-    assert bench.backend.model == before
-    assert len(bench.launch.alive) == 2
+    assert harness.backend.model == before
+    assert len(harness.workers.alive) == 2
 
 
-def test_a_reload_waits_for_no_batch_of_a_worker_that_died(bench, other):
-    call = bench.send(1)
-    bench.launch.last.die(-signal.SIGKILL)
-    bench.loop.settle()
-    bench.launch.last.stopped = True
-    reload = bench.reload(other)
-    bench.work()
+def test_a_reload_waits_for_no_batch_of_a_worker_that_died(harness, other):
+    call = harness.send(1)
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
+    harness.workers.last.stopped = True
+    reload = harness.reload(other)
+    harness.work()
     assert reload.done()
     assert reload.result().name == "other"
-    assert bench.numbers([call]) == [1]
+    assert harness.numbers([call]) == [1]
 
 
-def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_bench, checkpoint, other):
+def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_harness, checkpoint, other):
     Behaviour(device="cuda").save(checkpoint)
     Behaviour(device="cuda", name="other").save(other)
-    bench = make_bench(device="cuda:0,cuda:1", canary_s=30, watchdog_s=100)
-    bench.bring_up()
-    bench.loop.settle()
-    busy, idle = bench.launch.processes
+    harness = make_harness(device="cuda:0,cuda:1", canary_s=30, watchdog_s=100)
+    harness.bring_up()
+    harness.loop.settle()
+    busy, idle = harness.workers.processes
     busy.stopped = idle.stopped = True
-    call = bench.send(0)
+    call = harness.send(0)
     assert busy.inbox
-    reload = bench.reload(other)
-    bench.work()
-    bench.loop.advance(30)
+    reload = harness.reload(other)
+    harness.work()
+    harness.loop.advance(30)
     assert idle.inbox, "the canary of a worker that is about to be replaced"
     busy.stopped = False
-    bench.work()
-    bench.loop.advance(2)
+    harness.work()
+    harness.loop.advance(2)
     assert reload.result().name == "other"
-    assert bench.numbers([call]) == [0]
+    assert harness.numbers([call]) == [0]
     Behaviour(device="cuda").save(checkpoint)
-    again = bench.loop.begin(bench.backend.reload())
-    bench.work()
+    again = harness.loop.begin(harness.backend.reload())
+    harness.work()
     assert again.result().name == "fake"
 
 
-def test_the_old_worker_is_gone_when_the_reload_is_over(bench, other):
-    old = bench.launch.last
+def test_the_old_worker_is_gone_when_the_reload_is_over(harness, other):
+    old = harness.workers.last
     old.stopped = True
-    reload = bench.reload(other)
-    bench.bring_up_last()
-    assert bench.backend.model.name == "other"
+    reload = harness.reload(other)
+    harness.bring_up_last()
+    assert harness.backend.model.name == "other"
     assert not reload.done()
-    bench.loop.advance(2)
+    harness.loop.advance(2)
     assert reload.done()
-    assert old not in bench.launch.alive
+    assert old not in harness.workers.alive

@@ -8,7 +8,7 @@ import pytest
 
 from purnet_serve.inference import shared_memory as shared
 
-SIZE = {"banks": 2, "max_batch": 3, "input_size": 8}
+SIZE = {"buffers": 2, "max_batch": 3, "input_size": 8}
 
 
 @pytest.fixture
@@ -64,4 +64,4 @@ def test_no_room_says_what_to_set(segment, monkeypatch):
 
 def test_the_default_batch_fits_a_container():
     """Docker gives 64 MB of /dev/shm by default; this would fit even there."""
-    assert shared._size(banks=2, max_batch=16, input_size=320) < 64_000_000
+    assert shared._size(buffers=2, max_batch=16, input_size=320) < 64_000_000

@@ -19,7 +19,7 @@ from PIL import Image
 from service_process import ServiceProcess, running
 
 CLIENTS = 8
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 DO_AFTER = 50
 """Answers after which a test does what it is about."""
 
@@ -61,14 +61,14 @@ class Load:
         asyncio.run(self._run())
 
     async def _run(self) -> None:
-        async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as clients:
+        async with asyncio.timeout(TIMEOUT_S), asyncio.TaskGroup() as clients:
             for first in range(CLIENTS):
                 clients.create_task(self._client(first))
 
     async def _client(self, first: int) -> None:
         number = first
         async with httpx.AsyncClient(
-            base_url=self.url, timeout=PATIENCE_S, trust_env=False
+            base_url=self.url, timeout=TIMEOUT_S, trust_env=False
         ) as client:
             while not self.enough():
                 try:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from fake_predictor import DEADLY, FACTORY, Act, Behaviour, image, number_in
-from gate import PATIENCE_S, Gate
+from gate import TIMEOUT_S, Gate
 
 from purnet_serve.errors import NonFiniteError, ReloadError, StartupError, WorkerError
 from purnet_serve.inference.local import LocalBackend
@@ -31,12 +31,12 @@ class Service:
         self.backend = LocalBackend(settings, self.metrics.inference, factory=FACTORY)
 
     async def send(self, number: int, act: Act = Act.NOTHING):
-        deadline_s = asyncio.get_running_loop().time() + PATIENCE_S
+        deadline_s = asyncio.get_running_loop().time() + TIMEOUT_S
         return await self.backend.predict(image(number, act), deadline_s=deadline_s)
 
     @property
     def pid(self) -> int:
-        worker = self.backend._lanes[0].worker
+        worker = self.backend._devices[0].worker
         assert worker is not None
         return worker.pid
 
@@ -51,7 +51,7 @@ async def running(checkpoint: Path, **settings: object) -> AsyncIterator[Service
     service = Service(Settings(checkpoint=checkpoint, **settings))
     await service.backend.start()
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await service.backend.wait_ready()
         yield service
     finally:
@@ -207,7 +207,7 @@ async def main():
     backend = LocalBackend(settings, Metrics().inference, factory=FACTORY)
     await backend.start()
     await backend.wait_ready()
-    print(backend._lanes[0].worker.pid, flush=True)
+    print(backend._devices[0].worker.pid, flush=True)
     if {state != "idle"}:
         await backend.predict(image(1), deadline_s=asyncio.get_running_loop().time() + 60)
     await asyncio.Event().wait()
@@ -225,7 +225,7 @@ asyncio.run(main())
         if state == "stopped":
             os.kill(pid, signal.SIGSTOP)
         parent.kill()
-        parent.wait(PATIENCE_S)
+        parent.wait(TIMEOUT_S)
         _wait_for_end(watch)
 
 
@@ -235,7 +235,7 @@ def _wait_for_end(pidfd: int) -> None:
     async def scenario() -> None:
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(pidfd, ended.set)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             await ended.wait()
         asyncio.get_running_loop().remove_reader(pidfd)
 

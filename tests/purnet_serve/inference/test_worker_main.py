@@ -8,47 +8,47 @@ from fake_predictor import FACTORY, Act, Behaviour, image, number_in
 
 from purnet_serve.inference import shared_memory as shared
 from purnet_serve.inference.protocol import (
-    Attach,
     Done,
-    Fault,
+    EngineFailed,
     Load,
     Loaded,
+    LoadFailed,
     OutOfMemory,
     ProtocolError,
     Ready,
-    Refused,
     Run,
+    Warmup,
 )
-from purnet_serve.inference.worker_main import Servant
+from purnet_serve.inference.worker_main import WorkerLoop
 
-ATTACH = Attach(banks=1, max_batch=4, input_size=16)
+WARMUP = Warmup(buffers=1, max_batch=4, input_size=16)
 
 
 @pytest.fixture
 def segment():
     fd = shared.create()
-    shared.reserve(fd, banks=1, max_batch=4, input_size=16)
+    shared.reserve(fd, buffers=1, max_batch=4, input_size=16)
     yield fd
     os.close(fd)
 
 
 @pytest.fixture
-def servant(segment, checkpoint):
-    servant = Servant(segment)
-    assert isinstance(servant.handle(Load(FACTORY, str(checkpoint), "cpu")), Loaded)
-    assert isinstance(servant.handle(ATTACH), Ready)
-    return servant
+def worker_loop(segment, checkpoint):
+    worker_loop = WorkerLoop(segment)
+    assert isinstance(worker_loop.handle(Load(FACTORY, str(checkpoint), "cpu", 2)), Loaded)
+    assert isinstance(worker_loop.handle(WARMUP), Ready)
+    return worker_loop
 
 
 @pytest.fixture
 def batches(segment):
-    batches = shared.SharedBatches(segment, banks=1, max_batch=4, input_size=16)
+    batches = shared.SharedBatches(segment, buffers=1, max_batch=4, input_size=16)
     yield batches
     batches.close()
 
 
 def test_a_load_tells_what_was_loaded(segment, checkpoint):
-    loaded = Servant(segment).handle(Load(FACTORY, str(checkpoint), "cpu"))
+    loaded = WorkerLoop(segment).handle(Load(FACTORY, str(checkpoint), "cpu", 2))
     assert isinstance(loaded, Loaded)
     assert (loaded.name, loaded.input_size, loaded.device) == ("fake", 16, "cpu")
     assert len(loaded.sha256) == 64
@@ -65,16 +65,20 @@ def test_a_load_tells_what_was_loaded(segment, checkpoint):
 )
 def test_a_load_that_fails_is_refused_in_words(segment, checkpoint, factory, behaviour, why):
     behaviour.save(checkpoint)
-    refused = Servant(segment).handle(Load(factory, str(checkpoint), "cpu"))
-    assert isinstance(refused, Refused)
+    refused = WorkerLoop(segment).handle(Load(factory, str(checkpoint), "cpu", 2))
+    assert isinstance(refused, LoadFailed)
     assert why in refused.detail
+
+
+def test_the_predictor_gets_its_number_of_threads(worker_loop):
+    assert worker_loop._predictor.threads == 2
 
 
 def test_warm_up_stops_at_the_largest_batch_that_fits(segment, checkpoint):
     Behaviour(most=3).save(checkpoint)
-    servant = Servant(segment)
-    servant.handle(Load(FACTORY, str(checkpoint), "cpu"))
-    ready = servant.handle(ATTACH)
+    worker_loop = WorkerLoop(segment)
+    worker_loop.handle(Load(FACTORY, str(checkpoint), "cpu", 2))
+    ready = worker_loop.handle(WARMUP)
     assert isinstance(ready, Ready)
     assert ready.max_batch == 3
     assert ready.slowest_s > 0
@@ -82,16 +86,16 @@ def test_warm_up_stops_at_the_largest_batch_that_fits(segment, checkpoint):
 
 def test_no_room_for_one_image_is_refused(segment, checkpoint):
     Behaviour(most=0).save(checkpoint)
-    servant = Servant(segment)
-    servant.handle(Load(FACTORY, str(checkpoint), "cpu"))
-    assert isinstance(servant.handle(ATTACH), Refused)
+    worker_loop = WorkerLoop(segment)
+    worker_loop.handle(Load(FACTORY, str(checkpoint), "cpu", 2))
+    assert isinstance(worker_loop.handle(WARMUP), LoadFailed)
 
 
-def test_a_batch_is_answered_in_its_bank(servant, batches):
+def test_a_batch_is_answered_in_its_bank(worker_loop, batches):
     for slot in range(3):
         act = Act.NON_FINITE if slot == 1 else Act.NOTHING
         batches.pixels[0, slot] = image(slot + 10, act)
-    done = servant.handle(Run(number=5, bank=0, images=3))
+    done = worker_loop.handle(Run(number=5, buffer=0, images=3))
     assert isinstance(done, Done)
     assert done.number == 5
     assert done.finite == [True, False, True]
@@ -100,32 +104,32 @@ def test_a_batch_is_answered_in_its_bank(servant, batches):
     assert done.device_bytes == 4096
 
 
-def test_out_of_memory_is_told_and_survived(servant, batches):
+def test_out_of_memory_is_told_and_survived(worker_loop, batches):
     batches.pixels[0, :4] = image(1, Act.CROWDED)
-    assert servant.handle(Run(1, 0, 4)) == OutOfMemory(1)
-    assert isinstance(servant.handle(Run(2, 0, 2)), Done)
+    assert worker_loop.handle(Run(1, 0, 4)) == OutOfMemory(1)
+    assert isinstance(worker_loop.handle(Run(2, 0, 2)), Done)
 
 
-def test_an_exception_is_a_fault(servant, batches):
+def test_an_exception_is_a_fault(worker_loop, batches):
     batches.pixels[0, 0] = image(1, Act.RAISE)
-    fault = servant.handle(Run(1, 0, 1))
-    assert isinstance(fault, Fault)
+    fault = worker_loop.handle(Run(1, 0, 1))
+    assert isinstance(fault, EngineFailed)
     assert "illegal memory access" in fault.detail
 
 
-def test_masks_of_another_kind_are_a_fault(servant, batches, monkeypatch):
+def test_masks_of_another_kind_are_a_fault(worker_loop, batches, monkeypatch):
     from fake_predictor import EngineOutput, FakePredictor
 
     floats = EngineOutput(np.zeros((1, 16, 16)), np.ones(1, np.bool_))
     monkeypatch.setattr(FakePredictor, "run", lambda self, pixels: floats)
-    assert isinstance(servant.handle(Run(1, 0, 1)), Fault)
+    assert isinstance(worker_loop.handle(Run(1, 0, 1)), EngineFailed)
 
 
-@pytest.mark.parametrize("message", [ATTACH, Run(1, 0, 1), OutOfMemory(1)])
+@pytest.mark.parametrize("message", [WARMUP, Run(1, 0, 1), OutOfMemory(1)])
 def test_messages_out_of_order_are_not_answered(segment, message):
-    servant = Servant(segment)
-    if isinstance(message, Attach):
-        assert isinstance(servant.handle(message), Refused)
+    worker_loop = WorkerLoop(segment)
+    if isinstance(message, Warmup):
+        assert isinstance(worker_loop.handle(message), LoadFailed)
     else:
         with pytest.raises(ProtocolError):
-            servant.handle(message)
+            worker_loop.handle(message)

@@ -5,7 +5,6 @@ import threading
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from purnet_serve.inference.backend import BackendStats, ModelInfo
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome, TicketLocation
 
@@ -38,8 +37,7 @@ def test_every_label_is_there_from_the_start(metrics, registry, series, label, w
 
 
 def test_the_queue_is_read_when_it_is_scraped_from_any_thread(metrics, registry):
-    now = BackendStats(queued=3, in_flight=5, capacity=256, oldest_s=1.5)
-    metrics.watch(lambda: now)
+    metrics.watch(queued=lambda: 3, in_flight=lambda: 5, oldest_s=lambda: 1.5, capacity=256)
     pages: list[bytes] = []
     scraper = threading.Thread(target=lambda: pages.append(generate_latest(registry)))
     scraper.start()
@@ -55,7 +53,7 @@ def test_the_queue_is_read_when_it_is_scraped_from_any_thread(metrics, registry)
 
 def test_a_new_model_replaces_the_old_one(metrics, registry):
     for name in ("first", "second"):
-        metrics.model(ModelInfo(name, "0" * 64, 320, "cpu", "fake"))
+        metrics.model(name=name, sha256="0" * 64, engine="fake", input_size=320)
     page = generate_latest(registry)
     assert b'name="second"' in page
     assert b'name="first"' not in page

@@ -1,4 +1,4 @@
-"""Workers without processes: the real protocol, memory and servant, stepped by the test."""
+"""Workers without processes: the real protocol, memory and worker loop, stepped by the test."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from purnet_serve.inference.protocol import Fault, Refused, Run, decode, encode
-from purnet_serve.inference.spawn import Link
-from purnet_serve.inference.worker_main import Servant
+from purnet_serve.inference.protocol import EngineFailed, LoadFailed, Run, decode, encode
+from purnet_serve.inference.spawn import WorkerConnection
+from purnet_serve.inference.worker_main import WorkerLoop
 
 
 class FakeProcess:
@@ -29,7 +29,7 @@ class FakeProcess:
         self.on_batch: Callable[[list[int]], None] = lambda numbers: None
         """Told the numbers of the images in every batch it is sent."""
         self._segment_fd = os.dup(segment_fd)
-        self._servant: Servant | None = Servant(self._segment_fd)
+        self._loop: WorkerLoop | None = WorkerLoop(self._segment_fd)
         self._gone = asyncio.Event()
 
     # --- what the supervisor does
@@ -70,13 +70,13 @@ class FakeProcess:
         """Handle one message, unless it is stopped or gone."""
         if not self.alive or self.stopped or not self.inbox:
             return
-        assert self._servant is not None
+        assert self._loop is not None
         message = decode(self.inbox.popleft())
         if isinstance(message, Run):
             self.begun.append(message.images)
-        answer = self._servant.handle(message)
+        answer = self._loop.handle(message)
         self.say(encode(answer))
-        if isinstance(answer, Refused | Fault):
+        if isinstance(answer, LoadFailed | EngineFailed):
             self.die(os.EX_SOFTWARE)
 
     def say(self, line: bytes) -> None:
@@ -85,9 +85,9 @@ class FakeProcess:
 
     def die(self, code: int) -> None:
         self.returncode = code
-        if self._servant is not None and self._servant._shared is not None:
-            self._servant._shared.close()
-        self._servant = None
+        if self._loop is not None and self._loop._shared is not None:
+            self._loop._shared.close()
+        self._loop = None
         os.close(self._segment_fd)
         self.inbox.clear()
         self._end_of_file()
@@ -98,9 +98,9 @@ class FakeProcess:
         self._end_of_file()
 
     def _numbers(self, message: Run) -> list[int]:
-        assert self._servant is not None
-        assert self._servant._shared is not None
-        images = self._servant._shared.pixels[message.bank, : message.images]
+        assert self._loop is not None
+        assert self._loop._shared is not None
+        images = self._loop._shared.pixels[message.buffer, : message.images]
         return [int.from_bytes(tile[0, 1].tobytes(), "big") for tile in images]
 
     def _end_of_file(self) -> None:
@@ -108,18 +108,18 @@ class FakeProcess:
             self.reader.feed_eof()
 
 
-class FakeLaunch:
+class FakeWorkers:
     """Makes `FakeProcess`es and remembers them."""
 
     def __init__(self) -> None:
         self.processes: list[FakeProcess] = []
         self.on_batch: Callable[[list[int]], None] = lambda numbers: None
 
-    async def __call__(self, segment_fd: int, environment: Mapping[str, str]) -> Link:
+    async def __call__(self, segment_fd: int, threads: int) -> WorkerConnection:
         process = FakeProcess(1000 + len(self.processes), segment_fd)
         process.on_batch = self.on_batch
         self.processes.append(process)
-        return Link(process, process.reader, process.write, process.hang_up)
+        return WorkerConnection(process, process.reader, process.write, process.hang_up)
 
     @property
     def alive(self) -> list[FakeProcess]:

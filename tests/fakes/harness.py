@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from fake_clock import FakeClockLoop
-from fake_launch import FakeLaunch, FakeProcess
 from fake_predictor import FACTORY, Act, image, number_in
+from fake_workers import FakeProcess, FakeWorkers
 from prometheus_client import CollectorRegistry
 
 from purnet_serve.inference.backend import ModelInfo, Prediction
@@ -20,7 +20,7 @@ from purnet_serve.settings import Settings
 SOON_S = 1000.0
 
 
-class Bench:
+class BackendHarness:
     """A local backend on a clock and on workers that the test moves."""
 
     def __init__(self, checkpoint: Path, **settings: object) -> None:
@@ -28,12 +28,12 @@ class Bench:
         asyncio.set_event_loop(self.loop)
         self.checkpoint = checkpoint
         self.registry = CollectorRegistry()
-        self.launch = FakeLaunch()
+        self.workers = FakeWorkers()
         self.backend = LocalBackend(
             Settings(checkpoint=checkpoint, **settings),
             InferenceMetrics(self.registry),
             factory=FACTORY,
-            launch=self.launch,
+            spawn=self.workers,
         )
 
     def start(self) -> None:
@@ -42,7 +42,7 @@ class Bench:
     def step(self) -> None:
         """Every worker handles one message."""
         self.loop.settle()
-        for process in self.launch.alive:
+        for process in self.workers.alive:
             process.step()
         self.loop.settle()
 
@@ -50,11 +50,11 @@ class Bench:
         """Let the newest worker load and warm up."""
         self.step()
         self.step()
-        return self.launch.last
+        return self.workers.last
 
     def bring_up_last(self) -> FakeProcess:
         """Let the newest worker load and warm up while the others do nothing."""
-        process = self.launch.last
+        process = self.workers.last
         for _ in range(2):
             self.loop.settle()
             process.step()
@@ -64,7 +64,7 @@ class Bench:
     def work(self) -> None:
         """Let workers work, load and restart until nothing is left for them to do."""
         self.step()
-        while any(process.inbox and not process.stopped for process in self.launch.alive):
+        while any(process.inbox and not process.stopped for process in self.workers.alive):
             self.step()
 
     def reload(self, checkpoint: Path) -> asyncio.Task[ModelInfo]:
@@ -117,7 +117,7 @@ class Bench:
         assert stop.done()
         stop.result()
         # What is left at this very moment: later the worst leak would have healed.
-        alive, timers = self.launch.alive, self.loop.timers
+        alive, timers = self.workers.alive, self.loop.timers
         left = asyncio.all_tasks(self.loop)
         for task in left:
             task.cancel()
