@@ -127,7 +127,7 @@ def health(
 @app.command()
 def config(more: Set = None) -> None:
     """Show every setting as it is in effect, as lines for a shell or an env file."""
-    from purnet_serve.http.memory_ceiling import memory_ceiling_bytes
+    from purnet_serve.http.context import memory_ceiling_bytes
     from purnet_serve.settings import MIB, environment_name
 
     settings = _settings({}, more)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from purnet_serve.http.memory_ceiling import memory_ceiling_bytes
+from purnet_serve.http.context import memory_ceiling_bytes
 from purnet_serve.http.server import GRACE_S
 from purnet_serve.settings import MIB, Settings
 

@@ -11,8 +11,8 @@ import httpx
 from fake_backend import WAIT_S, FakeBackend
 
 from purnet_serve.http.app import create_app
-from purnet_serve.http.context import Door
-from purnet_serve.http.server import Service, listen
+from purnet_serve.http.context import ServiceContext
+from purnet_serve.http.server import Server, listen
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
 
@@ -23,10 +23,10 @@ class Live:
 
     url: str
     port: int
-    door: Door
+    service: ServiceContext
     backend: FakeBackend
     metrics: Metrics
-    service: Service
+    server: Server
     running: asyncio.Task[None]
     client: httpx.AsyncClient
 
@@ -38,7 +38,7 @@ class Live:
     async def idle(self) -> None:
         """Return when nothing is in flight any more."""
         async with asyncio.timeout(WAIT_S):
-            await self.door.admission.idle()
+            await self.service.admission.idle()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -59,9 +59,9 @@ async def live_services() -> AsyncIterator[MakeLive]:
             app = create_app(settings, backend, metrics)
             sock = stack.enter_context(closing(listen(settings)))
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            service = Service(app, settings, sock, metrics.inference, ready.set_result)
-            running = asyncio.create_task(service.run())
-            stack.push_async_callback(_stop, service, running)
+            server = Server(app, settings, sock, metrics.inference, ready.set_result)
+            running = asyncio.create_task(server.run())
+            stack.push_async_callback(_stop, server, running)
             port = sock.getsockname()[1]
             url = f"http://127.0.0.1:{port}"
             if backend.became_ready.is_set():
@@ -70,14 +70,14 @@ async def live_services() -> AsyncIterator[MakeLive]:
             client = await stack.enter_async_context(
                 httpx.AsyncClient(base_url=url, timeout=WAIT_S, trust_env=False)
             )
-            return Live(url, port, app.state.door, backend, metrics, service, running, client)
+            return Live(url, port, app.state.service, backend, metrics, server, running, client)
 
         yield make
 
 
-async def _stop(service: Service, running: asyncio.Task[None]) -> None:
+async def _stop(server: Server, running: asyncio.Task[None]) -> None:
     if running.done():  # the test has seen how
         return
-    service.stop()
+    server.stop()
     async with asyncio.timeout(WAIT_S):
         await running

@@ -1,1 +1,1 @@
-"""One file per door."""
+"""The HTTP side: admission, uploads, answers, probes, and the server's life."""

@@ -1,184 +1,131 @@
-"""Who may come in: readiness, keys, requests and bytes in flight. Knows nothing of ASGI.
+"""Which requests are admitted: readiness, requests in flight, bytes in flight. Knows no ASGI.
 
-What is over these limits is refused at once; what was accepted waits for room instead (`room.py`).
+A request above these limits is refused at once; an admitted one waits for memory instead
+(`purnet_serve.images.thread_pool`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
-import re
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 from purnet_serve.errors import (
     BodyTooLargeError,
     BusyError,
     DrainingError,
-    KeyMissingError,
-    KeyUnknownError,
     NotReadyError,
-    OperatorError,
     ServiceError,
     TooManyBytesError,
 )
-from purnet_serve.images.thread_pool import Reservation
 from purnet_serve.settings import Settings
 
-_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 
+class Slot:
+    """The place of one admitted request: its part of the limits, and the task that serves it."""
 
-class KeysError(OperatorError):
-    """The file of API keys cannot be used; the keys known before go on."""
-
-
-class Keys:
-    """sha256 digests of the API keys that open the door; without a file the door is open."""
-
-    def __init__(self, file: Path | None) -> None:
-        self._file = file
-        self._digests: tuple[bytes, ...] = ()
-
-    def load(self) -> None:
-        """Read the file and go by it. Raises `KeysError`, changing nothing, for no list of keys."""
-        self.adopt(self.read())
-
-    def adopt(self, digests: tuple[bytes, ...]) -> None:
-        """Go by what `read` returned from now on."""
-        self._digests = digests
-
-    def read(self) -> tuple[bytes, ...]:
-        """The digests in the file, not yet gone by. Raises `KeysError` for no list of keys."""
-        if self._file is None:
-            return ()
-        try:
-            text = self._file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeysError(f"cannot read the API keys in {self._file}: {error}") from error
-        lines = [line.strip().lower() for line in text.splitlines()]
-        digests = [line for line in lines if line and not line.startswith("#")]
-        for number, line in enumerate(lines, 1):
-            if line in digests and not _SHA256_HEX.fullmatch(line):
-                raise KeysError(f"{self._file}, line {number}: not a sha256 in hex")
-        if not digests:
-            raise KeysError(f"{self._file} names no key, which would lock everybody out")
-        return tuple(bytes.fromhex(line) for line in digests)
-
-    def check(self, key: str | None) -> None:
-        """Raises `KeyMissingError` or `KeyUnknownError`. Its time tells nothing."""
-        if self._file is None:
-            return
-        if not key:
-            raise KeyMissingError("Send an API key as `X-Api-Key` or `Authorization: Bearer`.")
-        offered = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
-        if not any(matches):
-            raise KeyUnknownError("This API key is not known here.")
-
-
-class Lease:
-    """An admitted request's share of the limits. Given back exactly once, however it ends."""
-
-    def __init__(self, admission: Admission, reserved: int) -> None:
+    def __init__(self, admission: Admission, upload_bytes: int) -> None:
         self._admission = admission
-        self.bytes = reserved
-        self.abort: Callable[[ServiceError], None] = lambda _: None
-        """Ends the request early with this error; set by who runs it."""
-        self.answer: Reservation | None = None
-        """Memory reserved for the answer, once there is one."""
+        self._task: asyncio.Task[object] | None = None
+        self._aborted_by: Exception | None = None
+        self.bytes = upload_bytes
 
-    def resize(self, held: int) -> None:
-        """Account for the bytes that are really held now."""
-        self._admission.bytes += held - self.bytes
-        self.bytes = held
+    def resize(self, upload_bytes: int) -> None:
+        """Count the bytes that are really held now."""
+        self._admission.bytes += upload_bytes - self.bytes
+        self.bytes = upload_bytes
 
     def release(self) -> None:
-        """Give everything back; a second call does nothing."""
+        """Give the place back; a second call does nothing."""
         self._admission.forget(self)
-        if self.answer is not None:
-            self.answer.resize(0)
-            self.answer = None
+
+    async def run(self, work: Awaitable[None]) -> None:
+        """Await `work` in the current task. Raises what it raises, or the error of `abort`."""
+        task = self._task = asyncio.current_task()
+        try:
+            await work
+        except asyncio.CancelledError:
+            if task is None or self._aborted_by is None or task.uncancel() > 0:
+                raise  # cancelled by someone else
+            raise self._aborted_by from None
+        finally:
+            self._task = None
+
+    def abort(self, error: Exception) -> None:
+        """End the work early: `run` raises this error. Does nothing when the work has ended."""
+        if self._task is not None and self._aborted_by is None:
+            self._aborted_by = error
+            self._task.cancel()
 
 
 class Admission:
-    """Counts what is in flight and says no. Everything runs on the event loop."""
+    """Counts what is in flight and refuses what is too much. Runs on the event loop alone."""
 
-    def __init__(self, settings: Settings, not_ready: Callable[[], str | None]) -> None:
+    def __init__(self, settings: Settings, unready_reason: Callable[[], str | None]) -> None:
         self._settings = settings
-        self._not_ready = not_ready
-        self._leases: set[Lease] = set()
+        self._unready_reason = unready_reason
+        self._slots: set[Slot] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._leaving = False
+        self._draining = False
         self.bytes = 0
-        self.leaving = False
-        self.draining = False
+        """Bytes of uploads that are held, or announced and not yet received."""
 
     @property
     def requests(self) -> int:
         """Requests in flight."""
-        return len(self._leases)
+        return len(self._slots)
 
     def unavailable(self) -> ServiceError | None:
         """Why no image can be taken now; None when it can."""
-        retry = self._settings.retry_after_s
-        if self.draining:
-            return DrainingError("The service is shutting down.", retry_after_s=retry)
-        if (reason := self._not_ready()) is not None:
-            return NotReadyError(f"Not ready: {reason.rstrip('.')}.", retry_after_s=retry)
-        return None
+        if self._draining:
+            return DrainingError("The service is shutting down.")
+        reason = self._unready_reason()
+        return None if reason is None else NotReadyError(f"Not ready: {reason.rstrip('.')}.")
 
     def unready(self) -> ServiceError | None:
-        """Why a balancer should send nothing here any more; None when it should."""
-        if self.leaving:
-            retry = self._settings.retry_after_s
-            return DrainingError("The service is about to shut down.", retry_after_s=retry)
+        """Why a load balancer should send nothing here any more; None when it should."""
+        if self._leaving:
+            return DrainingError("The service is about to shut down.")
         return self.unavailable()
 
-    def admit(self, content_length: int | None) -> Lease:
-        """Take a request in, by what it announces; None is a body of unknown length.
+    def admit(self, content_length: int | None) -> Slot:
+        """Admit a request by the length it announces; None is a body of unknown length.
 
         Raises `BusyError`, `TooManyBytesError` or `BodyTooLargeError`.
         """
-        limits = self._settings
-        if self.requests >= limits.max_requests_in_flight:
-            raise BusyError(
-                "As many requests as this service holds are in flight.",
-                limit=limits.max_requests_in_flight,
-                retry_after_s=limits.retry_after_s,
-            )
-        reserved = limits.max_body_bytes
-        if content_length is not None:
-            reserved = min(content_length, limits.max_body_bytes)
-        if self.bytes + reserved > limits.max_bytes_in_flight:
-            raise TooManyBytesError(
-                "As many bytes as this service holds are in flight.",
-                limit=limits.max_bytes_in_flight,
-                retry_after_s=limits.retry_after_s,
-            )
-        if content_length is not None and content_length > limits.max_body_bytes:
-            raise too_large(limits.max_body_bytes, content_length)
-        lease = Lease(self, reserved)
-        self._leases.add(lease)
+        most_requests = self._settings.max_requests_in_flight
+        most_bytes, most_body = self._settings.max_bytes_in_flight, self._settings.max_body_bytes
+        if self.requests >= most_requests:
+            detail = "As many requests as this service holds are in flight."
+            raise BusyError(detail, limit=most_requests)
+        reserved = most_body if content_length is None else min(content_length, most_body)
+        if self.bytes + reserved > most_bytes:
+            detail = "As many bytes as this service holds are in flight."
+            raise TooManyBytesError(detail, limit=most_bytes)
+        if content_length is not None and content_length > most_body:
+            raise body_too_large(most_body, content_length)
+        slot = Slot(self, reserved)
+        self._slots.add(slot)
         self.bytes += reserved
         self._idle.clear()
-        return lease
+        return slot
 
-    def forget(self, lease: Lease) -> None:
-        """Called by a lease that is released."""
-        if lease in self._leases:
-            self._leases.remove(lease)
-            self.bytes -= lease.bytes
-            if not self._leases:
+    def forget(self, slot: Slot) -> None:
+        """Called by a slot that is released."""
+        if slot in self._slots:
+            self._slots.remove(slot)
+            self.bytes -= slot.bytes
+            if not self._slots:
                 self._idle.set()
 
     def leave(self) -> None:
-        """Tell balancers to look elsewhere; until they have noticed, requests are still taken."""
-        self.leaving = True
+        """Report not ready; until load balancers have noticed, requests are still admitted."""
+        self._leaving = True
 
     def drain(self) -> None:
-        """Admit nothing any more; what is in flight goes on."""
-        self.draining = True
+        """Admit no more requests; those in flight go on."""
+        self._draining = True
 
     async def idle(self) -> None:
         """Return when nothing is in flight."""
@@ -186,10 +133,10 @@ class Admission:
 
     def abort_all(self, error: ServiceError) -> None:
         """End every request in flight with this error."""
-        for lease in list(self._leases):
-            lease.abort(error)
+        for slot in list(self._slots):
+            slot.abort(error)
 
 
-def too_large(limit: int, actual: int) -> BodyTooLargeError:
+def body_too_large(limit: int, actual: int) -> BodyTooLargeError:
     """The error for a body of `actual` bytes, announced or counted."""
     return BodyTooLargeError(f"The body may have {limit} bytes.", limit=limit, actual=actual)

@@ -1,55 +1,49 @@
-"""What the guard and the routes share: one of each for a running service."""
+"""What middleware and routes share, and how much memory all of it can take."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from purnet_serve.http.admission import Admission, Keys
-from purnet_serve.images.codec import Limits
+from purnet_serve.http.admission import Admission
+from purnet_serve.http.api_keys import ApiKeys
+from purnet_serve.images.codec import BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.cpus import available_cpus
 from purnet_serve.observability.http_metrics import HttpMetrics
-from purnet_serve.settings import Settings
+from purnet_serve.settings import MIB, Settings
+
+BASE_BYTES = 160 * MIB
+"""Interpreter, libraries and metrics of an idle process, rounded up."""
+
+BYTES_PER_REQUEST = MIB
+"""Pixels and mask at the model's size, and what the server buffers of a connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Door:
-    """Everything between a socket and the backend."""
+class ServiceContext:
+    """One of each for a running service: everything between a socket and the backend."""
 
-    settings: Settings
-    backend: Backend
-    metrics: HttpMetrics
-    keys: Keys
-    admission: Admission
-    answers: MemoryBudget
-    pixels: MemoryBudget
-    decoding: BoundedThreadPool
-    encoding: BoundedThreadPool
-    limits: Limits
-
-    @classmethod
-    def build(cls, settings: Settings, backend: Backend, metrics: HttpMetrics) -> Door:
-        """Put the parts together; nothing is read or started."""
+    def __init__(self, settings: Settings, backend: Backend, metrics: HttpMetrics) -> None:
         decode_threads, encode_threads = pool_threads(settings)
-        pixels = MemoryBudget(settings.max_pixel_bytes)
-        return cls(
-            settings=settings,
-            backend=backend,
-            metrics=metrics,
-            keys=Keys(settings.api_keys_file),
-            admission=Admission(settings, backend.unready_reason),
-            answers=MemoryBudget(settings.max_answer_bytes),
-            pixels=pixels,
-            decoding=BoundedThreadPool(decode_threads, "decode", pixels),
-            encoding=BoundedThreadPool(encode_threads, "encode", pixels),
-            limits=Limits(settings.max_pixels, settings.max_side),
+        self.settings = settings
+        self.backend = backend
+        self.metrics = metrics
+        self.keys = ApiKeys(settings.api_keys_file)
+        self.admission = Admission(settings, backend.unready_reason)
+        self.answer_memory = MemoryBudget(settings.max_answer_bytes)
+        self.pixel_memory = MemoryBudget(settings.max_pixel_bytes)
+        self.decode_pool = BoundedThreadPool(decode_threads, "decode", self.pixel_memory)
+        self.encode_pool = BoundedThreadPool(encode_threads, "encode", self.pixel_memory)
+        self.limits = Limits(settings.max_pixels, settings.max_side)
+        metrics.watch(
+            requests=lambda: self.admission.requests,
+            upload_bytes=lambda: self.admission.bytes,
+            answer_bytes=lambda: self.answer_memory.reserved_bytes,
+            pixel_bytes=lambda: self.pixel_memory.reserved_bytes,
         )
 
     async def close(self) -> None:
         """Wait for the threads that are still at work."""
-        await self.decoding.close()
-        await self.encoding.close()
+        await self.decode_pool.close()
+        await self.encode_pool.close()
 
 
 def pool_threads(settings: Settings) -> tuple[int, int]:
@@ -58,6 +52,21 @@ def pool_threads(settings: Settings) -> tuple[int, int]:
     Most of the CPUs belong to the network; but one huge photo must not hold up all others, so
     there are two of each even on a small machine.
     """
-    quarter = min(8, max(2, available_cpus() // 4))
-    decode = settings.decode_threads or quarter
+    decode = settings.decode_threads or min(8, max(2, available_cpus() // 4))
     return decode, settings.encode_threads or decode
+
+
+def memory_ceiling_bytes(settings: Settings) -> int:
+    """Most bytes the API process holds, whatever clients send; the workers come on top.
+
+    Tested against a running service; docs/operating.md and `purnet config` quote it.
+    """
+    largest = settings.max_pixels * (max(BYTES_PER_PIXEL.values()) + MASK_BYTES_PER_PIXEL)
+    return (
+        BASE_BYTES
+        + settings.max_bytes_in_flight
+        + settings.max_answer_bytes
+        + settings.max_requests_in_flight * BYTES_PER_REQUEST
+        + max(settings.max_pixel_bytes, largest)
+        + sum(pool_threads(settings)) * settings.max_body_bytes
+    )

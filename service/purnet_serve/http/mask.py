@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from purnet_serve.errors import DeadlineError, NotReadyError
-from purnet_serve.http.admission import Lease
-from purnet_serve.http.context import Door
-from purnet_serve.http.openapi import mask_operation
-from purnet_serve.http.options import parse_options
-from purnet_serve.http.request import LEASE_KEY, exchange_of
-from purnet_serve.http.upload import read_upload
+from purnet_serve.errors import NotReadyError, UploadTimeoutError, tree
+from purnet_serve.http.context import ServiceContext
+from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions, require_single
+from purnet_serve.http.problem_details import (
+    COMMON_HEADERS,
+    EXAMPLE_ID,
+    described,
+    problem_responses,
+)
+from purnet_serve.http.request import RequestContext
+from purnet_serve.http.upload import Upload, read_upload
 from purnet_serve.images.codec import (
     Answer,
     Decoded,
@@ -26,130 +29,120 @@ from purnet_serve.images.codec import (
     encode,
     encoding_bytes,
 )
-from purnet_serve.inference.backend import ModelInfo, Prediction
+from purnet_serve.inference.backend import Mask
 from purnet_serve.observability.labels import Stage
+from purnet_serve.settings import Settings
 
 
-def router(door: Door) -> APIRouter:
-    """The route, over what it shares with the guard."""
+def router(service: ServiceContext) -> APIRouter:
+    """The route and its documentation."""
     routes = APIRouter()
 
-    async def mask(request: Request) -> Response:
-        return await _Visit(door, request).answer()
-
-    routes.add_api_route(
+    @routes.post(
         "/v1/mask",
-        mask,
-        methods=["POST"],
+        operation_id="mask",
+        summary="Find the salient object of a photo",
         response_class=Response,
-        openapi_extra=mask_operation(door.settings),
+        responses=_responses(service.settings),
+        openapi_extra={
+            "parameters": _request_headers(service.settings),
+            "requestBody": _request_body(),
+        },
     )
+    async def mask(request: Request, options: Annotated[MaskOptions, Query()]) -> Response:
+        """Answers an 8-bit grey PNG of the photo's displayed size, 255 where the object is; with
+        `output=cutout` the photo as RGBA with the mask as its alpha. Parameters may also be fields
+        of the form, each given once.
+        """
+        context: RequestContext = request.state.context
+        return await _answer(service, context, request, options)
+
     return routes
 
 
-class _Visit:
-    """One request on its way through decode pool, backend and encode pool."""
+async def _answer(
+    service: ServiceContext, context: RequestContext, request: Request, options: MaskOptions
+) -> Response:
+    """Receive, decode, predict, encode. Raises what docs/api.md lists."""
+    slot = context.slot
+    if slot is None:
+        raise RuntimeError("a mask was asked for without admission")
+    query = request.query_params.multi_items()
+    require_single(query)
+    upload = await _receive(service, context, request)
+    if upload.fields:
+        options = MaskOptions.parse([*query, *upload.fields])
+    wanted = options.codec_options()
+    slot.resize(len(upload.image))
+    decoded = await _decode(service, context, upload.image)
+    image = upload.image if wanted.needs_upload else None
+    del upload
+    slot.resize(len(image or b""))
+    context.stage = Stage.QUEUE
+    prediction = await service.backend.predict(decoded.pixels, deadline_s=context.deadline)
+    context.timings |= {Stage.QUEUE: prediction.queue_s, Stage.INFER: prediction.infer_s}
+    context.batch_size = prediction.batch_size
+    answer = await _encode(service, context, prediction.mask, decoded, image, wanted)
+    timings = [f"{stage};dur={s * 1000:.1f}" for stage, s in context.timings.items()]
+    headers = {
+        "Cache-Control": "no-store",
+        "Server-Timing": ", ".join(timings),
+        "X-Height": str(decoded.height),
+        "X-Model-Version": prediction.model.version,
+        "X-Width": str(decoded.width),
+    }
+    if answer.box is not None:
+        headers["X-Foreground-Box"] = ",".join(map(str, answer.box))
+    return Response(answer.body, media_type="image/png", headers=headers)
 
-    def __init__(self, door: Door, request: Request) -> None:
-        self._door = door
-        self._request = request
-        self._exchange = exchange_of(request.scope)
-        self._lease: Lease = request.scope[LEASE_KEY]
 
-    async def answer(self) -> Response:
-        """The whole way. Raises what docs/api.md lists."""
-        query = self._request.query_params.multi_items()
-        options = parse_options(query)  # a bad one is told before the body is read
-        content_type = self._request.headers.get("content-type", "")
-        upload = await read_upload(self._request.stream(), content_type)
-        if upload.fields:
-            options = parse_options([*query, *upload.fields])
-        decoded = await self._decode(upload.image)
-        kept = upload.image if options.needs_upload else None
-        del upload
-        self._lease.resize(len(kept or b""))
-        prediction = await self._predict(decoded)
-        answer = await self._encode(prediction, decoded, kept, options)
-        return Response(
-            answer.body,
-            media_type="image/png",
-            headers=self._headers(answer, decoded, prediction.model),
-        )
+async def _receive(service: ServiceContext, context: RequestContext, request: Request) -> Upload:
+    until = min(context.arrived + service.settings.upload_timeout_s, context.deadline)
+    try:
+        async with asyncio.timeout_at(until):
+            upload = await read_upload(request.stream(), context.headers.get("content-type", ""))
+    except TimeoutError:
+        allowed = round(until - context.arrived, 3)
+        detail = f"The upload did not arrive within {allowed} s."
+        raise UploadTimeoutError(detail, limit=allowed) from None
+    context.timings[Stage.RECEIVE] = asyncio.get_running_loop().time() - context.arrived
+    return upload
 
-    async def _decode(self, image: bytes) -> Decoded:
-        door = self._door
-        model = door.backend.model
-        if model is None:
-            raise NotReadyError("Not ready: no model is loaded.")
-        self._lease.resize(len(image))
-        door.backend.expect(1)
-        try:
-            async with self._stage(Stage.DECODE):
-                header = await door.decoding.run(0, check_header, image, door.limits)
-                decoded = await door.decoding.run(
-                    decoding_bytes(header),
-                    decode,
-                    image,
-                    model.input_size,
-                    door.limits,
-                    reduced_jpeg=door.settings.reduced_jpeg,
-                )
-        finally:
-            door.backend.expect(-1)
-        self._exchange.width, self._exchange.height = decoded.width, decoded.height
-        return decoded
 
-    async def _predict(self, decoded: Decoded) -> Prediction:
-        exchange = self._exchange
-        exchange.stage = Stage.QUEUE
-        prediction = await self._door.backend.predict(decoded.pixels, deadline_s=exchange.deadline)
-        exchange.timings[Stage.QUEUE] = prediction.queue_s
-        exchange.timings[Stage.INFER] = prediction.infer_s
-        exchange.batch_size = prediction.batch_size
-        return prediction
-
-    async def _encode(
-        self, prediction: Prediction, decoded: Decoded, kept: bytes | None, options: Options
-    ) -> Answer:
-        door = self._door
-        async with self._stage(Stage.ENCODE):
-            room = await door.answers.reserve(_most_bytes(decoded, options))
-            self._lease.answer = room
-            answer = await door.encoding.run(
-                encoding_bytes(decoded, options), encode, prediction.mask, decoded, kept, options
+async def _decode(service: ServiceContext, context: RequestContext, image: bytes) -> Decoded:
+    model, pool = service.backend.model, service.decode_pool
+    if model is None:
+        raise NotReadyError("Not ready: no model is loaded.")
+    reduced = service.settings.reduced_jpeg
+    service.backend.expect(1)
+    try:
+        async with context.timed(Stage.DECODE):
+            header = await pool.run(0, check_header, image, service.limits)
+            size_bytes = decoding_bytes(header)
+            decoded = await pool.run(
+                size_bytes, decode, image, model.input_size, service.limits, reduced_jpeg=reduced
             )
-            room.resize(len(answer.body))
-        return answer
+    finally:
+        service.backend.expect(-1)
+    context.width, context.height = decoded.width, decoded.height
+    return decoded
 
-    @asynccontextmanager
-    async def _stage(self, stage: Stage) -> AsyncIterator[None]:
-        """Time a stage and end it at the deadline with `DeadlineError`."""
-        exchange = self._exchange
-        exchange.stage = stage
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            async with asyncio.timeout_at(exchange.deadline):
-                yield
-        except TimeoutError:
-            allowed = round(exchange.deadline - exchange.arrived, 3)
-            raise DeadlineError(
-                f"The request's {allowed} s were over at stage '{stage}'.", limit=allowed
-            ) from None
-        exchange.timings[stage] = loop.time() - started
 
-    def _headers(self, answer: Answer, decoded: Decoded, model: ModelInfo) -> dict[str, str]:
-        timings = self._exchange.timings.items()
-        headers = {
-            "Cache-Control": "no-store",
-            "Server-Timing": ", ".join(f"{name};dur={s * 1000:.1f}" for name, s in timings),
-            "X-Height": str(decoded.height),
-            "X-Model-Version": model.version,
-            "X-Width": str(decoded.width),
-        }
-        if answer.box is not None:
-            headers["X-Foreground-Box"] = ",".join(map(str, answer.box))
-        return headers
+async def _encode(
+    service: ServiceContext,
+    context: RequestContext,
+    mask: Mask,
+    decoded: Decoded,
+    image: bytes | None,
+    options: Options,
+) -> Answer:
+    async with context.timed(Stage.ENCODE):
+        memory = await service.answer_memory.reserve(_most_bytes(decoded, options))
+        context.answer_memory = memory
+        size_bytes = encoding_bytes(decoded, options)
+        answer = await service.encode_pool.run(size_bytes, encode, mask, decoded, image, options)
+        memory.resize(len(answer.body))
+    return answer
 
 
 def _most_bytes(decoded: Decoded, options: Options) -> int:
@@ -158,3 +151,61 @@ def _most_bytes(decoded: Decoded, options: Options) -> int:
     side = decoded.pixels.shape[0]
     size = decoded.width * decoded.height if options.size == "original" else side * side
     return samples * size * 101 // 100 + decoded.height + 4096
+
+
+# --- for the OpenAPI document
+
+
+def _request_headers(settings: Settings) -> list[dict[str, Any]]:
+    bounds = {
+        "minimum": MIN_TIMEOUT_MS,
+        "maximum": int(settings.max_timeout_s * 1000),
+        "default": int(settings.timeout_s * 1000),
+    }
+    plain = "up to 128 letters, digits, `.`, `_`, `:`, `-`. Another one is ignored"
+    headers = {
+        TIMEOUT_HEADER: described("Milliseconds from arrival to answer.", 5000, **bounds),
+        "X-Request-Id": described(f"An id of the client's own: {plain}.", EXAMPLE_ID),
+        "X-Api-Key": described("API key, if asked for; or `Authorization: Bearer`.", "an-api-key"),
+    }
+    return [{"name": name, "in": "header", **header} for name, header in headers.items()]
+
+
+def _request_body() -> dict[str, Any]:
+    photo = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP image."}
+    form = {
+        "type": "object",
+        "required": ["image"],
+        "description": "`file` and `image_file` are taken for `image` too.",
+        "properties": {"image": photo, **MaskOptions.model_json_schema()["properties"]},
+        "additionalProperties": False,
+    }
+    raw = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+    content = {"multipart/form-data": form, **dict.fromkeys(raw, photo)}
+    schemas = {kind: {"schema": schema} for kind, schema in content.items()}
+    return {"required": True, "content": schemas}
+
+
+def _responses(settings: Settings) -> dict[int | str, Any]:
+    codes = {kind.code for kind in tree()} - {"not_found", "method_not_allowed"}
+    headers = COMMON_HEADERS | {
+        "Cache-Control": described("The answer must not be cached.", "no-store"),
+        "X-Width": described("Width of the photo as displayed, in pixels.", 4032),
+        "X-Height": described("Height of the photo as displayed, in pixels.", 3024),
+        "X-Foreground-Box": described(
+            "`left,top,right,bottom` of where the mask is 128 or more, in displayed pixels, right "
+            "and bottom excluded; absent when there is no such place.",
+            "812,430,3020,2711",
+            pattern=r"^\d+,\d+,\d+,\d+$",
+        ),
+        "X-Model-Version": described(
+            "Variant and first digits of the sha256 of the weights.", "purnet-lite0@0123456789ab"
+        ),
+        "Server-Timing": described(
+            "Milliseconds for receive, decode, queue, infer and encode.",
+            "receive;dur=3.1, decode;dur=11.0, queue;dur=0.4, infer;dur=31.9",
+        ),
+    }
+    png = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+    answer = {"description": "The mask or the cutout.", "headers": headers, "content": png}
+    return {200: answer, **problem_responses(*codes, settings=settings)}

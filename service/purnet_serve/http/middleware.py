@@ -1,4 +1,4 @@
-"""The outermost layer, in pure ASGI: every request passes here first and ends here last.
+"""The outermost layer, in pure ASGI: every request begins and ends here.
 
 An image upload is refused, if it is, before its first byte is asked for: `receive()` is what makes
 the server send `100 Continue` and read on. FastAPI would read all of it before a dependency runs,
@@ -9,200 +9,205 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
+import uuid
+from collections.abc import Callable
 
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from purnet_serve.errors import (
-    ContentEncodingError,
-    InternalError,
-    ServiceError,
-)
-from purnet_serve.http.admission import Lease
-from purnet_serve.http.context import Door
-from purnet_serve.http.options import TIMEOUT_HEADER, parse_timeout_s
+from purnet_serve.errors import ContentEncodingError, InternalError, ServiceError
+from purnet_serve.http.api_keys import offered_key
+from purnet_serve.http.context import ServiceContext
+from purnet_serve.http.parameters import TIMEOUT_HEADER, parse_timeout_s
 from purnet_serve.http.problem_details import problem
-from purnet_serve.http.request import LEASE_KEY, SCOPE_KEY, ClientGoneError, Exchange, request_id
-from purnet_serve.http.streams import Body, Sender, api_key, content_length
+from purnet_serve.http.request import ClientGoneError, RequestContext, content_length
+from purnet_serve.http.upload import UploadStream
+from purnet_serve.observability.labels import Stage
 
 API_PREFIX = "/v1/"
-IMAGE_DOOR = ("POST", "/v1/mask")
-PROBED = ("/livez", "/readyz", "/metrics")
-"""Asked every few seconds by machines; logged when the answer is news."""
+MASK_ROUTE = ("POST", "/v1/mask")
+PROBES = ("/livez", "/readyz", "/metrics")
+"""Requested every few seconds by machines: logged at debug level while they succeed."""
+SLICE_BYTES = 64 * 1024
+"""An answer is sent in slices, each when the one before was taken; the server buffers no more."""
+_PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # short and safe in logs
 
 log = logging.getLogger("purnet_serve.access")
 
 
-class Guard:
-    """Wraps the application. `door` is what it shares with the routes."""
+class RequestMiddleware:
+    """Wraps the application. `service` is what it shares with the routes."""
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, service: ServiceContext) -> None:
         self._app = app
-        self._door = door
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection event; everything but HTTP passes through."""
+        """Serve one request; everything but HTTP passes through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        now = asyncio.get_running_loop().time()
-        path = self._own_path(scope)
-        exchange = Exchange(
-            request_id=request_id(headers.get("x-request-id")),
-            method=scope["method"],
-            path=path,
-            arrived=now,
-            deadline=now + self._door.settings.timeout_s,
-        )
-        scope[SCOPE_KEY] = exchange
-        sender = Sender(send, exchange, self._door.settings.send_timeout_s)
-        sender.on_complete = lambda: self._account(exchange)
+        settings = self._service.settings
+        context = self._begin(scope)
+        answer = ResponseStream(send, context, settings.send_timeout_s, self._end)
         try:
-            error = await self._serve(scope, headers, receive, sender, exchange)
-            if error is not None and not sender.started:
-                exchange.code = error.code
-                await problem(error, exchange.request_id)(scope, receive, sender)
+            error = await self._serve(scope, receive, answer, context)
+            if error is not None and not context.status:
+                context.code = error.code
+                response = problem(error, context.id, retry_after_s=settings.retry_after_s)
+                await response(scope, receive, answer)
         except ClientGoneError:
-            exchange.gone = True
+            context.gone = True
         finally:
-            # An answer that was cut off is none, whatever status it began with.
-            exchange.gone = exchange.gone or (sender.started and not sender.complete)
-            self._account(exchange)
+            # An answer that was cut off is none, whatever its status.
+            context.gone = context.gone or (context.status != 0 and not context.complete)
+            self._end(context)
 
-    def _own_path(self, scope: Scope) -> str:
-        """The path below the published prefix, whether or not the proxy cut the prefix off.
-
-        Routing and the OpenAPI document get both from the scope.
-        """
-        prefix, path = self._door.settings.root_path, str(scope["path"])
+    def _begin(self, scope: Scope) -> RequestContext:
+        """Make the context of a request and put it into its scope."""
+        prefix, path = self._service.settings.root_path, str(scope["path"])
         if prefix:
+            # Routing and the OpenAPI document get the published prefix and the path below it from
+            # the scope, whether or not the proxy cut the prefix off.
             path = path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
             scope["root_path"], scope["path"] = prefix, prefix + path
-        return path
+        headers = Headers(scope=scope)
+        offered_id = headers.get("x-request-id", "")
+        now = asyncio.get_running_loop().time()
+        context = RequestContext(
+            id=offered_id if _PLAIN_ID.fullmatch(offered_id) else uuid.uuid4().hex,
+            method=scope["method"],
+            path=path,
+            headers=headers,
+            arrived=now,
+            deadline=now + self._service.settings.timeout_s,
+        )
+        scope.setdefault("state", {})["context"] = context
+        return context
 
     async def _serve(
-        self, scope: Scope, headers: Headers, receive: Receive, sender: Sender, exchange: Exchange
+        self, scope: Scope, receive: Receive, send: Send, context: RequestContext
     ) -> ServiceError | None:
-        """Run the application; the error to answer when it has not answered itself."""
+        """Run the application. Returns the error to answer when it has not answered itself."""
         try:
-            if (exchange.method, exchange.path) == IMAGE_DOOR:
-                await self._serve_image(scope, headers, receive, sender, exchange)
+            if (context.method, context.path) == MASK_ROUTE:
+                await self._serve_mask(scope, receive, send, context)
                 return None
-            if exchange.path.startswith(API_PREFIX) and exchange.method != "OPTIONS":
-                self._door.keys.check(api_key(headers))
-            await self._app(scope, receive, sender)
+            if context.path.startswith(API_PREFIX) and context.method != "OPTIONS":
+                self._service.keys.check(offered_key(context.headers))
+            await self._app(scope, receive, send)
         except ServiceError as error:
             return error
         except ClientGoneError:
             raise
         except Exception:
-            log.exception("unexpected error", extra={"request_id": exchange.request_id})
+            log.exception("unexpected error", extra={"request_id": context.id})
             return InternalError("Something went wrong here; the log has it under this request id.")
         return None
 
-    async def _serve_image(
-        self, scope: Scope, headers: Headers, receive: Receive, sender: Sender, exchange: Exchange
+    async def _serve_mask(
+        self, scope: Scope, receive: Receive, send: Send, context: RequestContext
     ) -> None:
         """Refuse or admit, then run the application for as long as its client is there.
 
-        The order is that of what a refusal costs and tells: readiness, key, requests in flight,
-        bytes in flight, length of the body, other headers.
+        The order is that of what a refusal costs and discloses: readiness, key, requests in
+        flight, bytes in flight, length of the body, other headers.
         """
-        door = self._door
-        if (unavailable := door.admission.unavailable()) is not None:
+        service, settings, headers = self._service, self._service.settings, context.headers
+        if (unavailable := service.admission.unavailable()) is not None:
             raise unavailable
-        door.keys.check(api_key(headers))
-        lease = door.admission.admit(content_length(headers))
+        service.keys.check(offered_key(headers))
+        slot = context.slot = service.admission.admit(content_length(headers))
+        upload = UploadStream(receive, context, slot, settings.max_body_bytes)
         try:
-            settings = door.settings
-            exchange.deadline = exchange.arrived + parse_timeout_s(
-                headers.get(TIMEOUT_HEADER), settings.timeout_s, settings.max_timeout_s
-            )
-            encoding = headers.get("content-encoding", "identity").strip().lower()
-            if encoding != "identity":
+            wanted = headers.get(TIMEOUT_HEADER)
+            timeout_s = parse_timeout_s(wanted, settings.timeout_s, settings.max_timeout_s)
+            context.deadline = context.arrived + timeout_s
+            if headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
-            scope[LEASE_KEY] = lease
-            account = sender.on_complete
-
-            def complete() -> None:
-                lease.release()
-                account()
-
-            sender.on_complete = complete
-            body = Body(
-                receive, lease, exchange, settings.max_body_bytes, settings.upload_timeout_s
-            )
-            await self._while_client_waits(scope, body, sender, lease)
+            await slot.run(self._app(scope, upload.receive, send))
         finally:
-            lease.release()
+            upload.close()
+            context.release()
 
-    async def _while_client_waits(
-        self, scope: Scope, body: Body, sender: Sender, lease: Lease
-    ) -> None:
-        """Run the application in a task that ends early when the client goes or `lease` aborts.
-
-        Raises what the application raises, or what it was ended by.
-        """
-        app = asyncio.ensure_future(self._app(scope, body.receive, sender))
-        ended_by: list[Exception] = []
-
-        def end(error: Exception) -> None:
-            if not ended_by and not app.done():
-                ended_by.append(error)
-                app.cancel()
-
-        def gone() -> None:
-            if not sender.complete:
-                end(ClientGoneError())
-
-        lease.abort = end
-        watch = asyncio.create_task(body.watch(gone))
-        try:
-            await asyncio.wait({app})
-        finally:
-            watch.cancel()
-            app.cancel()
-            await asyncio.wait({app, watch})
-        if not app.cancelled():
-            app.result()
-        elif ended_by:
-            raise ended_by[0]
-
-    def _account(self, exchange: Exchange) -> None:
-        """Count and log an exchange, the first time it is said to be over."""
-        if exchange.over:
+    def _end(self, context: RequestContext) -> None:
+        """Release, count and log a request; a second call does nothing."""
+        if context.ended:
             return
-        exchange.over = True
-        seconds = asyncio.get_running_loop().time() - exchange.arrived
-        metrics = self._door.metrics
-        if exchange.gone:
-            metrics.client_left(exchange.stage)
+        context.ended = True
+        context.release()
+        seconds = asyncio.get_running_loop().time() - context.arrived
+        metrics = self._service.metrics
+        if context.gone:
+            metrics.client_left(context.stage)
         else:
-            metrics.answered(
-                exchange.path, exchange.method, exchange.status, exchange.code, seconds
-            )
-            pixels = exchange.width * exchange.height
-            metrics.measured(exchange.timings, exchange.body_bytes, pixels)
-        timings = {stage.value: round(s * 1000, 3) for stage, s in exchange.timings.items()}
-        route = metrics.route(exchange.path)
-        quiet = route in PROBED and exchange.status == 200
-        log.log(
-            logging.DEBUG if quiet else logging.INFO,
-            "request",
-            extra={
-                "request_id": exchange.request_id,
-                "method": exchange.method if exchange.method.isalpha() else "other",
-                "route": route,
-                "status": exchange.status,
-                "code": exchange.code,
-                "gone": exchange.stage if exchange.gone else None,
-                "ms": round(seconds * 1000, 3),
-                "body_bytes": exchange.body_bytes,
-                "answer_bytes": exchange.answer_bytes,
-                "width": exchange.width,
-                "height": exchange.height,
-                "batch_size": exchange.batch_size,
-                "timings_ms": timings,
-            },
-        )
+            metrics.answered(context.path, context.method, context.status, context.code, seconds)
+            pixels = context.width * context.height
+            metrics.measured(context.timings, context.body_bytes, pixels)
+        route = metrics.route(context.path)
+        level = logging.DEBUG if route in PROBES and context.status == 200 else logging.INFO
+        timings = {stage.value: round(s * 1000, 3) for stage, s in context.timings.items()}
+        fields = {
+            "request_id": context.id,
+            "method": context.method if context.method.isalpha() else "other",
+            "route": route,
+            "status": context.status,
+            "code": context.code,
+            "gone": context.stage.value if context.gone else None,
+            "ms": round(seconds * 1000, 3),
+            "body_bytes": context.body_bytes,
+            "answer_bytes": context.answer_bytes,
+            "width": context.width,
+            "height": context.height,
+            "batch_size": context.batch_size,
+            "timings_ms": timings,
+        }
+        log.log(level, "request", extra=fields)
+
+
+class ResponseStream:
+    """Sends an answer: with the headers that all have, in slices, within a time limit."""
+
+    def __init__(
+        self,
+        send: Send,
+        context: RequestContext,
+        timeout_s: float,
+        on_complete: Callable[[RequestContext], None],
+    ) -> None:
+        self._send = send
+        self._context = context
+        self._timeout_s = timeout_s
+        self._on_complete = on_complete
+        """Called after the last byte, before the client's next request can be read."""
+        self._started = 0.0
+
+    async def __call__(self, message: Message) -> None:
+        """Send one message. Raises `ClientGoneError` when the client does not take it in time."""
+        loop, context = asyncio.get_running_loop(), self._context
+        if message["type"] == "http.response.start":
+            self._started = loop.time()
+            context.stage = Stage.SEND
+            context.status = message["status"]
+            ours = (b"x-request-id", context.id.encode()), (b"x-content-type-options", b"nosniff")
+            message["headers"] = [*message.get("headers", ()), *ours]
+            await self._send(message)
+            return
+        try:
+            async with asyncio.timeout_at(self._started + self._timeout_s):
+                await self._send_body(message.get("body", b""), message.get("more_body", False))
+        except TimeoutError:
+            raise ClientGoneError from None
+        context.timings[Stage.SEND] = loop.time() - self._started
+        if context.complete:
+            self._on_complete(context)
+
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        context = self._context
+        for start in range(0, max(1, len(body)), SLICE_BYTES):
+            piece = body[start : start + SLICE_BYTES]
+            context.complete = start + SLICE_BYTES >= len(body) and not more
+            part = {"type": "http.response.body", "body": piece, "more_body": not context.complete}
+            await self._send(part)
+            context.answer_bytes += len(piece)

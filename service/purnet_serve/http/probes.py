@@ -1,22 +1,24 @@
-"""`GET /livez` and `/readyz`: whether to restart this process, and whether to send it work."""
+"""What machines and operators ask: `/livez`, `/readyz`, `/metrics` and `/v1/models`."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
-from pydantic import BaseModel
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
 
-from purnet_serve.http.context import Door
-from purnet_serve.http.openapi import error_responses
+from purnet_serve.http.context import ServiceContext
+from purnet_serve.http.problem_details import problem_responses
 
 
 class Alive(BaseModel):
-    """The event loop turns."""
+    """The event loop runs."""
 
     status: str = "alive"
 
 
 class Ready(BaseModel):
-    """Images are being taken, and this is how busy it is."""
+    """Images are being taken, and this is how busy the service is."""
 
     status: str = "ready"
     model: str | None
@@ -24,25 +26,65 @@ class Ready(BaseModel):
     queued: int
 
 
-def router(door: Door) -> APIRouter:
-    """The routes, over what they share with the guard."""
+class Model(BaseModel):
+    """One model that answers `POST /v1/mask`."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str = Field(description="Variant.", examples=["purnet-lite0"])
+    version: str = Field(
+        description="Name of these exact weights, as in `X-Model-Version`.",
+        examples=["purnet-lite0@0123456789ab"],
+    )
+    sha256: str = Field(description="Digest of the checkpoint file, in hex.")
+    input_size: int = Field(description="Side of the square the network sees.", examples=[320])
+    device: str = Field(description="Where it runs.", examples=["cpu"])
+    engine: str = Field(description="How it is run.", examples=["eager"])
+
+
+class Models(BaseModel):
+    """The models being served; empty until one is loaded."""
+
+    models: list[Model]
+
+
+def router(service: ServiceContext) -> APIRouter:
+    """The routes; `/metrics` is one of them unless it has a port of its own."""
     routes = APIRouter()
 
-    @routes.get("/livez", responses=error_responses("internal"))
+    @routes.get("/livez", responses=problem_responses("internal"))
     async def livez() -> Alive:
-        """200 as long as the process can answer at all; it says nothing of the model."""
+        """200 as long as the process can answer at all, with or without a model."""
         return Alive()
 
-    @routes.get("/readyz", responses=error_responses("internal", "not_ready", "draining"))
+    @routes.get("/readyz", responses=problem_responses("internal", "not_ready", "draining"))
     async def readyz() -> Ready:
         """200 when images are being taken, else 503 with the reason."""
-        if (unready := door.admission.unready()) is not None:
+        if (unready := service.admission.unready()) is not None:
             raise unready
-        info = door.backend.model
+        info = service.backend.model
         return Ready(
             model=None if info is None else info.version,
-            requests_in_flight=door.admission.requests,
-            queued=door.backend.stats().queued,
+            requests_in_flight=service.admission.requests,
+            queued=service.backend.stats().queued,
         )
+
+    @routes.get("/v1/models", responses=problem_responses("key_missing", "key_unknown", "internal"))
+    async def models() -> Models:
+        """The model that answers, with the digest of its weights."""
+        info = service.backend.model
+        return Models(models=[] if info is None else [Model.model_validate(info)])
+
+    if service.settings.metrics_port is not None:
+        return routes
+
+    @routes.get(
+        "/metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format."}},
+    )
+    async def metrics() -> Response:
+        """Every metric in Prometheus' text format."""
+        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return routes

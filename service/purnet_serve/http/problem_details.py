@@ -1,48 +1,129 @@
-"""Errors as RFC 9457 problem documents."""
+"""Errors as RFC 9457 problem documents, in answers and in the OpenAPI document."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
+from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
-from purnet_serve.errors import KeyMissingError, ParameterError, ServiceError
+from purnet_serve.errors import KeyMissingError, ParameterError, ServiceError, tree, when
+from purnet_serve.images.header import MAX_SCANS
+from purnet_serve.settings import Settings
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_STATUSES = (429, 503)
-DEFAULT_RETRY_AFTER_S = 1
-"""For errors raised behind the door, where nobody knows the setting."""
+EXAMPLE_ID = "3b8f0c9b5f0a4d6e9a55d1f5b0f7f3a2"
+_Bound = int | float | str | SkipJsonSchema[None]
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it."""
+
+    type: str = Field(description="Name of the kind of problem, a URN.")
+    title: str
+    status: int
+    detail: str = Field(description="What was wrong, in a sentence.")
+    code: str = Field(json_schema_extra={"enum": [kind.code for kind in tree()]})
+    request_id: str = Field(description="As in `X-Request-Id`, and in the log.")
+    parameter: str | SkipJsonSchema[None] = Field(None, description="The parameter that is bad.")
+    limit: _Bound = Field(None, description="The bound that was exceeded.")
+    actual: _Bound = Field(None, description="The value that exceeded it.")
 
 
 def problem_document(error: ServiceError, request_id: str) -> dict[str, Any]:
     """The members of the problem document; those without a value are left out."""
-    document = {
-        "type": f"urn:purnet-serve:problem:{error.code}",
-        "title": error.title,
-        "status": error.status,
-        "detail": error.detail,
-        "code": error.code,
-        "request_id": request_id,
-        "parameter": error.parameter if isinstance(error, ParameterError) else None,
-        "limit": error.limit,
-        "actual": error.actual,
-    }
-    return {name: value for name, value in document.items() if value is not None}
+    return Problem(
+        type=f"urn:purnet-serve:problem:{error.code}",
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        code=error.code,
+        request_id=request_id,
+        parameter=error.parameter if isinstance(error, ParameterError) else None,
+        limit=error.limit,
+        actual=error.actual,
+    ).model_dump(exclude_none=True)
 
 
 def problem(
-    error: ServiceError, request_id: str, headers: dict[str, str] | None = None
+    error: ServiceError,
+    request_id: str,
+    headers: dict[str, str] | None = None,
+    retry_after_s: int = 1,
 ) -> Response:
-    """The response that tells a client of an error.
+    """The response for an error; `retry_after_s` is for those that do not bring their own.
 
     It never asks to close the connection: a client in the middle of its upload would be reset and
     lose the answer. The server reads on and discards instead.
     """
     extra = {"Cache-Control": "no-store", **(headers or {})}
     if error.status in RETRY_STATUSES:
-        extra["Retry-After"] = str(error.retry_after_s or DEFAULT_RETRY_AFTER_S)
+        extra["Retry-After"] = str(error.retry_after_s or retry_after_s)
     if isinstance(error, KeyMissingError):
         extra["WWW-Authenticate"] = "Bearer"
     body = json.dumps(problem_document(error, request_id), ensure_ascii=False).encode()
     return Response(body, error.status, extra, media_type=MEDIA_TYPE)
+
+
+# --- for the OpenAPI document
+
+
+def described(description: str, example: str | int, **schema: Any) -> dict[str, Any]:
+    """A header, or what two kinds of parameters have in common."""
+    kind = "integer" if isinstance(example, int) else "string"
+    return {"description": description, "schema": {"type": kind, **schema}, "example": example}
+
+
+COMMON_HEADERS = {
+    "X-Request-Id": described(
+        "The client's id when it is plain and short, or our own.", EXAMPLE_ID
+    ),
+    "X-Content-Type-Options": described("The content is what its type says.", "nosniff"),
+}
+"""Headers of every answer."""
+_RETRY_AFTER = {"Retry-After": described("Seconds after which to come again.", 1)}
+_LIMITS: dict[str, str] = {
+    "body_too_large": "max_body_bytes",
+    "too_many_pixels": "max_pixels",
+    "side_too_long": "max_side",
+    "too_many_requests": "max_requests_in_flight",
+    "too_many_bytes": "max_bytes_in_flight",
+    "upload_timeout": "upload_timeout_s",
+    "deadline": "timeout_s",
+}
+"""Which setting is the `limit` of which error."""
+
+
+def problem_responses(*codes: str, settings: Settings | None = None) -> dict[int | str, Any]:
+    """Responses for errors, by status, with an example for each code.
+
+    With `settings` the examples show the limits of this service.
+    """
+    responses: dict[int | str, Any] = {}
+    for kind in (kind for kind in tree() if kind.code in codes):
+        retry = _RETRY_AFTER if kind.status in RETRY_STATUSES else {}
+        content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
+        empty = {
+            "description": "",
+            "headers": COMMON_HEADERS | retry,
+            "content": {MEDIA_TYPE: content},
+        }
+        response = responses.setdefault(kind.status, empty)
+        response["description"] = f"{response['description']} {when(kind)}".strip()
+        example = problem_document(_example(kind, settings), EXAMPLE_ID)
+        response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": example}
+    return responses
+
+
+def _example(kind: type[ServiceError], settings: Settings | None) -> ServiceError:
+    if issubclass(kind, ParameterError):
+        return kind("threshold", when(kind), actual="300")
+    error = kind(when(kind))
+    if kind.code == "too_many_scans":
+        error.limit = MAX_SCANS
+    if settings is not None and kind.code in _LIMITS:
+        error.limit = getattr(settings, _LIMITS[kind.code])
+    return error

@@ -13,7 +13,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 
 import uvicorn
 from fastapi import FastAPI
@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from purnet_serve.errors import DrainingError, OperatorError, StartupError
 from purnet_serve.http.app import create_app
-from purnet_serve.http.context import Door
+from purnet_serve.http.context import ServiceContext
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.observability.inference_metrics import InferenceMetrics
@@ -44,34 +44,26 @@ def run(
     """Serve until SIGTERM, SIGINT or the end of the terminal, then drain and return.
 
     Any other SIGHUP reloads checkpoint and keys. `announce` is called once, when images are
-    taken. Raises `OperatorError` when the service cannot come up.
+    taken. Raises `OperatorError` when the service cannot start.
     """
     app = create_app(settings, backend, metrics)
-    with (
-        closing(listen(settings)) as sock,
-        metrics_server(settings, metrics.registry),
-    ):
-        asyncio.run(Service(app, settings, sock, metrics.inference, announce).run())
+    with closing(listen(settings)) as sock, metrics_server(settings, metrics.registry):
+        asyncio.run(Server(app, settings, sock, metrics.inference, announce).run())
 
 
 def listen(settings: Settings) -> socket.socket:
     """Bind the port. Raises `StartupError` when it is taken or not ours to take."""
+    host, port = settings.host, settings.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        sock = socket.create_server(
-            (settings.host, settings.port),
-            family=socket.AF_INET6 if ":" in settings.host else socket.AF_INET,
-            backlog=BACKLOG,
-        )
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise StartupError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}"
-        ) from error
+        raise StartupError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     # Accepted sockets inherit both options. asyncio sets the first only on sockets that were made
     # with an explicit protocol; without it each answer's body waits for the peer's delayed ACK.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # A peer that takes nothing is cut off by the kernel too,
-        # whatever is still in its buffers.
+        # The kernel too cuts off a peer that takes nothing, whatever is still in its buffers.
         timeout_ms = int(settings.send_timeout_s * 1000)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     return sock
@@ -81,17 +73,15 @@ def listen(settings: Settings) -> socket.socket:
 def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[int | None]:
     """`/metrics` in a thread of its own while the context lasts, if a port is set for it.
 
-    Gives the port.
+    Gives the port. Raises `StartupError` when it is taken.
     """
-    if settings.metrics_port is None:
+    if (port := settings.metrics_port) is None:
         yield None
         return
     try:
-        server, thread = start_http_server(settings.metrics_port, settings.host, registry)
+        server, thread = start_http_server(port, settings.host, registry)
     except OSError as error:
-        raise StartupError(
-            f"cannot listen on metrics port {settings.metrics_port}: {error.strerror}"
-        ) from error
+        raise StartupError(f"cannot listen on metrics port {port}: {error.strerror}") from error
     try:
         log.info("metrics", extra={"port": server.server_port})
         yield server.server_port
@@ -101,43 +91,33 @@ def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[
         thread.join()
 
 
-def has_terminal() -> bool:
-    """Whether this process has a controlling terminal; one that was closed is none."""
+def foreground_group() -> int | None:
+    """The process group in the foreground of this process's terminal.
+
+    None without a terminal, also after it was closed; 0 when it cannot be found out.
+    """
     try:
-        os.close(_open_terminal())
+        terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     except OSError as error:
-        return error.errno not in (errno.ENXIO, errno.EIO, errno.ENOENT)
-    return True
-
-
-def in_foreground() -> bool:
-    """Whether this process was started for a person who looks at its terminal."""
+        return None if error.errno in (errno.ENXIO, errno.EIO, errno.ENOENT) else 0
     try:
-        terminal = _open_terminal()
+        return os.tcgetpgrp(terminal)
     except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
+        return 0
     finally:
         os.close(terminal)
 
 
-def _open_terminal() -> int:
-    return os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, leaving signals alone."""
+class _UvicornServer(uvicorn.Server):
+    """uvicorn without its handling of signals, which `Server` does."""
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
-        """Nothing: `Service` owns the signals."""
+        """Capture none."""
         return nullcontext()
 
 
-class Service:
-    """A running service: signals in, requests served, everything ended in order."""
+class Server:
+    """A running service: handles signals, serves requests, ends everything in order."""
 
     def __init__(
         self,
@@ -148,13 +128,13 @@ class Service:
         announce: Callable[[str], None],
     ) -> None:
         self._app = app
-        self._door: Door = app.state.door
+        self._service: ServiceContext = app.state.service
         self._settings = settings
         self._sock = sock
         self._metrics = metrics
         self._announce = announce
         self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._stop_now = asyncio.Event()
         self._reloads: set[asyncio.Task[None]] = set()
         self._in_terminal = False
         self.uvicorn_config = uvicorn.Config(
@@ -171,24 +151,29 @@ class Service:
             proxy_headers=bool(settings.trusted_proxies),
             forwarded_allow_ips=settings.trusted_proxies,
         )
-        self._server = _Server(self.uvicorn_config)
+        self._uvicorn = _UvicornServer(self.uvicorn_config)
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises `OperatorError` when the model never comes up."""
+        """Serve until told to stop. Raises `OperatorError` when the model cannot be loaded."""
         loop = asyncio.get_running_loop()
         # A background job may outlive its terminal, and `nohup` asks for that.
-        self._in_terminal = in_foreground() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
-        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        self._in_terminal = foreground_group() == os.getpgrp() and not ignored
+        handlers = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: self._hangup,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
         async with self._app.router.lifespan_context(self._app):
-            serving = asyncio.create_task(self._server.serve([self._sock]))
+            serving = asyncio.create_task(self._uvicorn.serve([self._sock]))
             ready = asyncio.create_task(self._announce_ready())
             stop = asyncio.create_task(self._stop.wait())
             try:
                 await asyncio.wait({serving, ready, stop}, return_when=asyncio.FIRST_COMPLETED)
                 if ready.done() and ready.exception() is not None:
-                    self._hurry.set()  # nobody was sent here yet
+                    self._stop_now.set()  # no balancer has sent anything here yet
                 else:
                     await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
                 await self._drain()
@@ -198,23 +183,23 @@ class Service:
             finally:
                 for task in (ready, stop, *self._reloads):
                     task.cancel()
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                for number in handlers:
                     loop.remove_signal_handler(number)
 
     async def _announce_ready(self) -> None:
-        await self._door.backend.wait_ready()
+        await self._service.backend.wait_ready()
         self._announce(local_url(*self._sock.getsockname()[:2]))
 
     def stop(self) -> None:
-        """First signal: drain. Second: no patience for what is still in flight."""
+        """Drain; when called again, end at once what is still in flight."""
         if self._stop.is_set():
-            self._hurry.set()
+            self._stop_now.set()
         self._stop.set()
 
-    def _on_hangup(self) -> None:
-        """Somebody asks for a reload, unless the terminal this was started in was closed."""
-        if self._in_terminal and not has_terminal():
-            self._stop.set()  # not `stop`: some shells pass it on twice, and that is no hurry
+    def _hangup(self) -> None:
+        """Reload, unless the terminal that the service was started in was closed."""
+        if self._in_terminal and foreground_group() is None:
+            self._stop.set()  # not `stop`: some shells send the signal twice
             return
         task = asyncio.create_task(self._reload())
         self._reloads.add(task)
@@ -222,10 +207,10 @@ class Service:
 
     async def _reload(self) -> None:
         try:
-            # What is refused changes nothing: keys count only once the model is there too.
-            keys = self._door.keys.read()
-            info = await self._door.backend.reload()
-            self._door.keys.adopt(keys)
+            # The new keys are used only once the model is there too: a refusal changes nothing.
+            digests = self._service.keys.read()
+            info = await self._service.backend.reload()
+            self._service.keys.use(digests)
         except OperatorError as error:
             self._metrics.reloaded(ok=False)
             log.error("reload refused", extra={"reason": str(error)})
@@ -235,25 +220,17 @@ class Service:
 
     async def _drain(self) -> None:
         """Not ready at once; then no new connections; then what was accepted gets its time."""
-        admission = self._door.admission
+        admission = self._service.admission
         admission.leave()
         self._metrics.begin_draining()
         log.info("draining", extra={"requests_in_flight": admission.requests})
-        await self._hurried_within(self._settings.drain_delay_s)
+        stop_now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({stop_now}, timeout=self._settings.drain_delay_s)
         admission.drain()
-        self._server.should_exit = True
+        self._uvicorn.should_exit = True
         idle = asyncio.create_task(admission.idle())
-        hurry = asyncio.create_task(self._hurry.wait())
-        await asyncio.wait(
-            {idle, hurry},
-            timeout=self._settings.drain_s,
-            return_when=asyncio.FIRST_COMPLETED,
-        )
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait({idle, stop_now}, timeout=self._settings.drain_s, return_when=first)
         idle.cancel()
-        hurry.cancel()
+        stop_now.cancel()
         admission.abort_all(DrainingError("The service shut down before this request was done."))
-
-    async def _hurried_within(self, seconds: float) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._hurry.wait()

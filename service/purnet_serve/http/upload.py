@@ -6,6 +6,7 @@ an unknown part is refused at its header instead of being stored.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from multipart import (
     PushMultipartParser,
     parse_options_header,
 )
+from starlette.types import Message, Receive
 
 from purnet_serve.errors import (
     EmptyBodyError,
@@ -23,13 +25,60 @@ from purnet_serve.errors import (
     MissingImageError,
     ParameterError,
 )
-from purnet_serve.http.options import PARAMETERS, shown
+from purnet_serve.http.admission import Slot, body_too_large
+from purnet_serve.http.parameters import MaskOptions, quoted
+from purnet_serve.http.request import ClientGoneError, RequestContext
 
 IMAGE_FIELDS = ("image", "file", "image_file")
 MAX_PARTS = 8  # an image and every parameter, and some more
 MAX_PART_HEADER_BYTES = 4096
 MAX_PART_HEADERS = 64
 MAX_FIELD_BYTES = 64
+
+
+class UploadStream:
+    """The body of an admitted request: counted, and its client watched once it is complete."""
+
+    def __init__(
+        self, receive: Receive, context: RequestContext, slot: Slot, max_bytes: int
+    ) -> None:
+        self._receive = receive
+        self._context = context
+        self._slot = slot
+        self._max_bytes = max_bytes
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        """The next part of the body.
+
+        Raises `BodyTooLargeError`, `MalformedBodyError` or `ClientGoneError`.
+        """
+        if self._watcher is not None:
+            await asyncio.wait({self._watcher})
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        self._context.body_bytes += len(message.get("body", b""))
+        if self._context.body_bytes > self._max_bytes:
+            raise body_too_large(self._max_bytes, self._context.body_bytes)
+        if self._context.body_bytes > self._slot.bytes:
+            raise MalformedBodyError("The body is longer than its Content-Length.")
+        if not message.get("more_body", False):
+            self._watcher = asyncio.create_task(self._watch())
+        return message
+
+    def close(self) -> None:
+        """Stop watching the client."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _watch(self) -> None:
+        """Abort the request when its client closes the connection before it was answered."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        if not self._context.complete:
+            self._slot.abort(ClientGoneError())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +110,16 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
             header_charset="latin-1",  # decodes any byte; file names need not be UTF-8
         )
         async for chunk in chunks:
-            if chunk:  # an empty one would mean the end to the parser
+            if chunk:  # the parser takes an empty one for the end
                 for event in parser.parse(chunk):
                     form.add(event)
         parser.close()
     except ParserLimitReached as error:
-        raise _long_header() from error
+        detail = "A part of the form has too long a header."
+        raise MalformedBodyError(detail, limit=MAX_PART_HEADER_BYTES) from error
     except MultipartError as error:
-        raise MalformedBodyError(
-            f"The body is not the form its Content-Type announces: {error}."
-        ) from error
+        detail = f"The body is not the form its Content-Type announces: {error}."
+        raise MalformedBodyError(detail) from error
     return form.upload()
 
 
@@ -109,11 +158,10 @@ class _Form:
     def _begin_part(self, part: MultipartSegment) -> None:
         self._parts += 1
         if self._parts > MAX_PARTS:
-            raise MalformedBodyError(
-                "The form has too many parts.", limit=MAX_PARTS, actual=self._parts
-            )
+            detail = "The form has too many parts."
+            raise MalformedBodyError(detail, limit=MAX_PARTS, actual=self._parts)
         if sum(len(name) + len(value) for name, value in part.headerlist) > MAX_PART_HEADER_BYTES:
-            raise _long_header()
+            raise ParserLimitReached
         self._name = name = (part.name or "").encode("latin-1").decode("utf-8", "replace")
         self._value, self._value_bytes = [], 0
         if not name:
@@ -122,13 +170,7 @@ class _Form:
             if self._image is not None:
                 raise MissingImageError("The form has more than one image; send one at a time.")
             self._image = self._value
-        elif name not in PARAMETERS:
-            raise ParameterError(
-                shown(name), f"There is no form field {shown(name)!r}; send the image as `image`."
-            )
-
-
-def _long_header() -> MalformedBodyError:
-    return MalformedBodyError(
-        "A part of the form has too long a header.", limit=MAX_PART_HEADER_BYTES
-    )
+        elif name not in MaskOptions.model_fields:
+            name = quoted(name)
+            detail = f"There is no form field {name!r}; send the image as `image`."
+            raise ParameterError(name, detail)

@@ -17,7 +17,8 @@ from purnet_serve.errors import (
     NotReadyError,
     TooManyBytesError,
 )
-from purnet_serve.http.admission import Admission, Keys, KeysError, Lease
+from purnet_serve.http.admission import Admission, Slot
+from purnet_serve.http.api_keys import ApiKeys, ApiKeysError
 from purnet_serve.settings import Settings
 
 
@@ -29,17 +30,17 @@ def digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def test_without_a_file_the_door_is_open() -> None:
-    keys = Keys(None)
+def test_without_a_file_no_key_is_asked_for() -> None:
+    keys = ApiKeys(None)
     keys.load()
     keys.check(None)
     keys.check("anything")
 
 
-def test_keys_open_the_door_and_others_do_not(tmp_path: Path) -> None:
+def test_known_keys_are_accepted_and_others_are_not(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"# ours\n{digest('one')}\n\n{digest('two').upper()}\n")
-    keys = Keys(file)
+    keys = ApiKeys(file)
     with pytest.raises(KeyUnknownError):
         keys.check("one")  # not loaded yet: closed, not open
     keys.load()
@@ -59,14 +60,14 @@ def test_a_file_of_something_else_is_refused_and_the_old_keys_stay(
 ) -> None:
     file = tmp_path / "keys"
     file.write_text(digest("one"))
-    keys = Keys(file)
+    keys = ApiKeys(file)
     keys.load()
     file.write_text(content, encoding="latin-1")
-    with pytest.raises(KeysError):
+    with pytest.raises(ApiKeysError):
         keys.load()
     keys.check("one")
     file.unlink()
-    with pytest.raises(KeysError, match="cannot read"):
+    with pytest.raises(ApiKeysError, match="cannot read"):
         keys.load()
     file.write_text(digest("two"))
     keys.load()
@@ -75,48 +76,48 @@ def test_a_file_of_something_else_is_refused_and_the_old_keys_stay(
 
 
 def test_limits_are_counted_and_given_back_once() -> None:
-    door = admission(max_requests_in_flight=2, max_body_bytes=60, max_bytes_in_flight=100)
-    first, second = door.admit(60), door.admit(40)
+    limits = admission(max_requests_in_flight=2, max_body_bytes=60, max_bytes_in_flight=100)
+    first, second = limits.admit(60), limits.admit(40)
     with pytest.raises(BusyError) as busy:
-        door.admit(0)
+        limits.admit(0)
     assert type(busy.value) is BusyError
     second.resize(10)
     second.release()
     second.release()
-    assert (door.requests, door.bytes) == (1, 60)
+    assert (limits.requests, limits.bytes) == (1, 60)
     with pytest.raises(TooManyBytesError):
-        door.admit(None)
+        limits.admit(None)
     with pytest.raises(TooManyBytesError):
-        door.admit(61)
+        limits.admit(61)
     first.resize(0)
     with pytest.raises(BodyTooLargeError):
-        door.admit(61)
+        limits.admit(61)
     first.release()
-    assert (door.requests, door.bytes) == (0, 0)
+    assert (limits.requests, limits.bytes) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 80), st.booleans()), max_size=60))
 def test_bytes_in_flight_never_pass_the_limit(steps: list[tuple[int, bool]]) -> None:
-    door = admission(max_requests_in_flight=5, max_body_bytes=60, max_bytes_in_flight=100)
-    held: list[Lease] = []
+    limits = admission(max_requests_in_flight=5, max_body_bytes=60, max_bytes_in_flight=100)
+    held: list[Slot] = []
     for size, let_go in steps:
         if let_go and held:
             held.pop(0).release()
             continue
         with suppress(BusyError, BodyTooLargeError):
-            held.append(door.admit(size))
-        assert door.requests == len(held) <= 5
-        assert door.bytes == sum(lease.bytes for lease in held) <= 100
-    for lease in held:
-        lease.release()
-    assert (door.requests, door.bytes) == (0, 0)
+            held.append(limits.admit(size))
+        assert limits.requests == len(held) <= 5
+        assert limits.bytes == sum(slot.bytes for slot in held) <= 100
+    for slot in held:
+        slot.release()
+    assert (limits.requests, limits.bytes) == (0, 0)
 
 
 def test_readiness_and_draining_are_told_apart() -> None:
     reason: list[str | None] = ["loading"]
-    door = Admission(Settings(), lambda: reason[0])
-    assert isinstance(door.unavailable(), NotReadyError)
+    limits = Admission(Settings(), lambda: reason[0])
+    assert isinstance(limits.unavailable(), NotReadyError)
     reason[0] = None
-    assert door.unavailable() is None
-    door.drain()
-    assert isinstance(door.unavailable(), DrainingError)
+    assert limits.unavailable() is None
+    limits.drain()
+    assert isinstance(limits.unavailable(), DrainingError)

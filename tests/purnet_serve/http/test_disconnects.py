@@ -59,7 +59,7 @@ async def post(live: Live, body: bytes) -> asyncio.StreamWriter:
 async def hang_up(live: Live, writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
     await live.idle()
-    assert (live.door.admission.bytes, live.door.answers.reserved_bytes) == (0, 0)
+    assert (live.service.admission.bytes, live.service.answer_memory.reserved_bytes) == (0, 0)
 
 
 async def check_well(live: Live) -> None:
@@ -80,7 +80,7 @@ async def test_while_uploading(live: Live) -> None:
     writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
     async with asyncio.timeout(WAIT_S):
         assert b"100 Continue" in await reader.readline()  # said once the guard let it in
-    assert live.door.admission.bytes == len(PHOTO)
+    assert live.service.admission.bytes == len(PHOTO)
     writer.write(PHOTO[:50])
     await writer.drain()
     await hang_up(live, writer)
@@ -109,7 +109,7 @@ async def test_while_waiting_for_a_decode_thread(
         for writer in (*others, first):
             writer.transport.abort()
         await live.idle()
-        assert live.door.admission.bytes == 0
+        assert live.service.admission.bytes == 0
     await check_well(live)
     assert len(live.backend.seen) == 1, "an image of a client long gone was decoded"
 
@@ -127,7 +127,7 @@ async def test_while_encoding(live: Live, monkeypatch: pytest.MonkeyPatch) -> No
     with gated(monkeypatch, "encode") as gate:
         writer = await post(live, PHOTO)
         assert await asyncio.to_thread(gate.entered.wait, WAIT_S)
-        assert live.door.answers.reserved_bytes > 0
+        assert live.service.answer_memory.reserved_bytes > 0
         await hang_up(live, writer)
         assert gone(live, "encode") == 1
     await check_well(live)
@@ -152,7 +152,7 @@ async def ask_and_do_not_read(live: Live) -> tuple[asyncio.StreamReader, asyncio
 
 async def test_while_the_answer_is_sent(live: Live) -> None:
     _, writer = await ask_and_do_not_read(live)
-    assert live.door.answers.reserved_bytes > 10_000_000
+    assert live.service.answer_memory.reserved_bytes > 10_000_000
     await hang_up(live, writer)
     assert gone(live, "send") == 1
     await check_well(live)
@@ -163,7 +163,7 @@ async def test_a_client_that_never_reads_is_cut_off(make_live: MakeLive) -> None
     _, writer = await ask_and_do_not_read(live)
     await live.idle()
     assert gone(live, "send") == 1
-    assert live.door.answers.reserved_bytes == 0
+    assert live.service.answer_memory.reserved_bytes == 0
     await check_well(live)
     writer.transport.abort()
 

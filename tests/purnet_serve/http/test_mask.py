@@ -172,7 +172,7 @@ async def test_a_content_encoding_is_refused(live: Live) -> None:
         (RuntimeError("secret"), "internal"),
     ],
 )
-async def test_failures_behind_the_door_are_500_and_tell_nothing_private(
+async def test_failures_of_the_backend_are_500_and_disclose_nothing_private(
     live: Live, failure: Exception, code: str
 ) -> None:
     live.backend.failure = failure
@@ -199,11 +199,11 @@ async def test_a_mask_request_keeps_no_upload_while_it_waits(make_live: MakeLive
     live.backend.gate.clear()
     mask = asyncio.create_task(live.client.post("/v1/mask", content=PHOTO))
     await live.backend.one_arrived()
-    assert live.door.admission.bytes == 0
+    assert live.service.admission.bytes == 0
     cutout = asyncio.create_task(live.client.post("/v1/mask?output=cutout", content=PHOTO))
     await live.backend.one_arrived()
-    assert live.door.admission.bytes == len(PHOTO)
+    assert live.service.admission.bytes == len(PHOTO)
     live.backend.gate.set()
     assert (await mask).status_code == (await cutout).status_code == 200
     await live.idle()
-    assert (live.door.admission.bytes, live.door.answers.reserved_bytes) == (0, 0)
+    assert (live.service.admission.bytes, live.service.answer_memory.reserved_bytes) == (0, 0)

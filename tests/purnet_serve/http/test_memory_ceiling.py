@@ -13,7 +13,7 @@ from photos import encoded, scene
 from PIL import Image
 from service_process import END_S, running
 
-from purnet_serve.http.memory_ceiling import memory_ceiling_bytes
+from purnet_serve.http.context import memory_ceiling_bytes
 from purnet_serve.settings import MIB, Settings
 
 LIMITS = {

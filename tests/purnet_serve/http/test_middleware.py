@@ -80,7 +80,7 @@ def keyed(tmp_path: Path, **settings: Any) -> Any:
     file = tmp_path / "keys"
     file.write_text(hashlib.sha256(KEY.encode()).hexdigest())
     app = build(api_keys_file=file, **settings)
-    app.state.door.keys.load()
+    app.state.service.keys.load()
     return app
 
 
@@ -89,20 +89,20 @@ def sized(length: int, **more: str) -> dict[str, str]:
 
 
 async def check_refused(visit: Visit, status: int, code: str) -> None:
-    admission = visit.app.state.door.admission
+    admission = visit.app.state.service.admission
     before = (admission.requests, admission.bytes)
     await visit.run()
     assert (visit.status, visit.problem["code"]) == (status, code)
     assert (admission.requests, admission.bytes) == before
     assert visit.received == 0, "a byte of the body was asked for"
     assert "connection" not in visit.headers
-    registry = visit.app.state.door.metrics.registry
+    registry = visit.app.state.service.metrics.registry
     assert registry.get_sample_value("purnet_refusals_total", {"reason": code}) == 1
 
 
 async def test_not_ready_comes_first(tmp_path: Path) -> None:
     app = keyed(tmp_path)
-    app.state.door.backend.reason = "the model is loading"
+    app.state.service.backend.reason = "the model is loading"
     visit = Visit(app, headers=sized(10**9))
     await check_refused(visit, 503, "not_ready")
     assert visit.headers["retry-after"] == "1"
@@ -111,13 +111,13 @@ async def test_not_ready_comes_first(tmp_path: Path) -> None:
 
 async def test_draining_is_its_own_reason() -> None:
     app = build()
-    app.state.door.admission.drain()
+    app.state.service.admission.drain()
     await check_refused(Visit(app, headers=sized(1)), 503, "draining")
 
 
 async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
     app = keyed(tmp_path, max_requests_in_flight=1)
-    app.state.door.admission.admit(0)
+    app.state.service.admission.admit(0)
     visit = Visit(app, headers=sized(10**9))
     await check_refused(visit, 401, "key_missing")
     assert visit.headers["www-authenticate"] == "Bearer"
@@ -128,7 +128,7 @@ async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
 
 async def test_requests_in_flight_come_before_bytes() -> None:
     app = build(max_requests_in_flight=1, max_bytes_in_flight=100, max_body_bytes=100)
-    app.state.door.admission.admit(100)
+    app.state.service.admission.admit(100)
     visit = Visit(app, headers=sized(10**9))
     await check_refused(visit, 429, "too_many_requests")
     assert visit.problem["limit"] == 1
@@ -140,7 +140,7 @@ async def test_bytes_in_flight_reserve_what_is_announced_or_the_most(
     headers: dict[str, str],
 ) -> None:
     app = build(max_bytes_in_flight=100, max_body_bytes=100)
-    app.state.door.admission.admit(50)
+    app.state.service.admission.admit(50)
     await check_refused(Visit(app, headers=headers), 429, "too_many_bytes")
 
 
@@ -165,14 +165,14 @@ async def test_bytes_are_counted_whatever_was_announced() -> None:
     lying = Visit(app, headers=sized(10))
     lying.incoming.put_nowait({"type": "http.request", "body": bytes(60), "more_body": True})
     assert (await lying.run()).problem["code"] == "malformed_body"
-    assert (app.state.door.admission.requests, app.state.door.admission.bytes) == (0, 0)
+    assert (app.state.service.admission.requests, app.state.service.admission.bytes) == (0, 0)
 
 
 async def test_an_upload_that_stalls_is_408() -> None:
     app = build(upload_timeout_s=0.01)
     visit = await Visit(app, headers=sized(10)).run()
     assert (visit.status, visit.problem["code"]) == (408, "upload_timeout")
-    assert app.state.door.admission.bytes == 0
+    assert app.state.service.admission.bytes == 0
 
 
 async def test_the_request_s_own_deadline_bounds_the_upload_too() -> None:
@@ -194,9 +194,9 @@ async def test_a_client_that_goes_while_uploading_is_counted_there() -> None:
     visit.incoming.put_nowait({"type": "http.disconnect"})
     await visit.run()
     assert visit.sent == []
-    registry = app.state.door.metrics.registry
+    registry = app.state.service.metrics.registry
     assert registry.get_sample_value("purnet_client_gone_total", {"stage": "receive"}) == 1
-    assert app.state.door.admission.requests == 0
+    assert app.state.service.admission.requests == 0
 
 
 async def test_other_api_paths_ask_for_the_key_and_health_does_not(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_other_api_paths_ask_for_the_key_and_health_does_not(tmp_path: Pat
         assert (await visit.run()).status == status
 
 
-async def test_a_root_path_hides_no_door(tmp_path: Path) -> None:
+async def test_a_root_path_hides_no_route(tmp_path: Path) -> None:
     app = keyed(tmp_path, root_path="/purnet")
     for path in ("/v1/mask", "/purnet/v1/mask"):
         assert (await Visit(app, path=path, headers=sized(1)).run()).status == 401
@@ -223,7 +223,7 @@ async def test_an_end_from_outside_is_told_when_nothing_was_sent() -> None:
     visit.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
     running = asyncio.create_task(visit.run())
     await backend.one_arrived()
-    app.state.door.admission.abort_all(DrainingError("over", retry_after_s=1))
+    app.state.service.admission.abort_all(DrainingError("over", retry_after_s=1))
     await running
     assert (visit.status, visit.problem["code"], backend.cancelled) == (503, "draining", 1)
 
@@ -239,4 +239,4 @@ async def test_cancelling_the_server_s_task_cancels_the_visit() -> None:
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    assert (backend.cancelled, app.state.door.admission.requests) == (1, 0)
+    assert (backend.cancelled, app.state.service.admission.requests) == (1, 0)

@@ -93,7 +93,9 @@ def test_body_parameters_and_headers_are_documented(document: dict[str, Any]) ->
     assert set(names) == {
         "output", "size", "threshold", "X-Timeout-Ms", "X-Request-Id", "X-Api-Key",
     }  # fmt: skip
-    assert all("example" in parameter for parameter in names.values())
+    assert all("example" in names[name] for name in names if name.startswith("X-"))
+    assert all(names[name]["schema"]["examples"] for name in ("output", "size", "threshold"))
+    assert names["threshold"]["schema"].items() >= {"minimum": 0, "maximum": 255}.items()
     assert names["X-Timeout-Ms"]["schema"]["maximum"] == 60_000
     headers = operation["responses"]["200"]["headers"]
     assert {"X-Width", "X-Height", "X-Foreground-Box", "X-Model-Version", "Server-Timing"} <= set(

@@ -63,7 +63,7 @@ async def test_what_was_accepted_is_finished(make_live: MakeLive) -> None:
     for _ in visits:
         await live.backend.one_arrived()
     assert live.sample("purnet_draining") == 0
-    live.service.stop()
+    live.server.stop()
     live.backend.gate.set()
     assert [(await visit).status_code for visit in visits] == [200] * 5
     await live.running
@@ -220,5 +220,5 @@ def test_connections_send_at_once_and_do_not_wait_for_ever() -> None:
 async def test_forwarded_headers_are_believed_of_named_proxies_only(make_live: MakeLive) -> None:
     for trusted in ("", "10.0.0.1"):
         live = await make_live(trusted_proxies=trusted)
-        config = live.service.uvicorn_config
+        config = live.server.uvicorn_config
         assert (config.proxy_headers, config.forwarded_allow_ips) == (bool(trusted), trusted)

@@ -82,7 +82,7 @@ async def test_a_request_is_counted_once_under_its_labels(live: Live) -> None:
 
 
 async def test_gauges_follow_what_is_in_flight(live: Live) -> None:
-    lease = live.door.admission.admit(100)
+    lease = live.service.admission.admit(100)
     assert live.sample("purnet_requests_in_flight") == 1
     assert live.sample("purnet_bytes_in_flight") == 100
     lease.release()

@@ -1,0 +1,73 @@
+"""API keys: known by their sha256 digests, read from a file, checked in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from pathlib import Path
+
+from starlette.datastructures import Headers
+
+from purnet_serve.errors import KeyMissingError, KeyUnknownError, OperatorError
+
+_SHA256_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+class ApiKeysError(OperatorError):
+    """The file of API keys cannot be used; the keys read before stay valid."""
+
+
+class ApiKeys:
+    """The keys that are accepted. Without a file no key is asked for."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._digests: tuple[bytes, ...] = ()
+
+    def load(self) -> None:
+        """Read the file and use it. Raises `ApiKeysError`, changing nothing, if it is unusable."""
+        self.use(self.read())
+
+    def read(self) -> tuple[bytes, ...]:
+        """The digests in the file, not yet in use. Raises `ApiKeysError`."""
+        if self._file is None:
+            return ()
+        try:
+            text = self._file.read_text(encoding="ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ApiKeysError(f"cannot read the API keys in {self._file}: {error}") from error
+        digests = []
+        for number, line in enumerate(text.lower().splitlines(), 1):
+            digest = line.strip()
+            if not digest or digest.startswith("#"):
+                continue
+            if not _SHA256_HEX.fullmatch(digest):
+                raise ApiKeysError(f"{self._file}, line {number}: not a sha256 in hex")
+            digests.append(bytes.fromhex(digest))
+        if not digests:
+            raise ApiKeysError(f"{self._file} names no key, which would lock everybody out")
+        return tuple(digests)
+
+    def use(self, digests: tuple[bytes, ...]) -> None:
+        """Accept the keys with these digests, as returned by `read`, and no others."""
+        self._digests = digests
+
+    def check(self, key: str | None) -> None:
+        """Raises `KeyMissingError` or `KeyUnknownError`. Its time does not depend on the key."""
+        if self._file is None:
+            return
+        if not key:
+            raise KeyMissingError("Send an API key as `X-Api-Key` or `Authorization: Bearer`.")
+        offered = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
+        if not any(matches):
+            raise KeyUnknownError("This API key is not known here.")
+
+
+def offered_key(headers: Headers) -> str | None:
+    """The key in `X-Api-Key` or, failing that, in `Authorization: Bearer`."""
+    if (key := headers.get("x-api-key")) is not None:
+        return key
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else None

@@ -1,0 +1,102 @@
+"""The parameters of a request: what they may be, and the error that names a bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import PydanticCustomError
+
+from purnet_serve.errors import ParameterError
+from purnet_serve.images.codec import Options
+
+TIMEOUT_HEADER = "X-Timeout-Ms"
+MIN_TIMEOUT_MS = 100
+"""With less, no request could be answered in time."""
+MAX_THRESHOLD = 255
+_LONGEST_QUOTED = 40
+
+
+class MaskOptions(BaseModel):
+    """The parameters of `POST /v1/mask`, in the query or as fields of the form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: Literal["mask", "cutout"] = Field(
+        "mask", description="The mask alone, or the photo cut out by it.", examples=["cutout"]
+    )
+    size: Literal["original", "model"] = Field(
+        "original",
+        description="The photo's displayed size, or the square the network sees.",
+        examples=["original"],
+    )
+    threshold: Annotated[int, Field(ge=0, le=MAX_THRESHOLD)] | SkipJsonSchema[None] = Field(
+        None,
+        description="Makes the mask 255 from this level up, 0 below; without it the mask is soft.",
+        examples=[128],
+    )
+
+    @field_validator("threshold", mode="before")
+    @classmethod
+    def _read_threshold(cls, value: str) -> int:
+        return _whole_number(value, 0, MAX_THRESHOLD)
+
+    @classmethod
+    def parse(cls, items: Sequence[tuple[str, str]]) -> Self:
+        """Read query parameters and form fields together. Raises `ParameterError`."""
+        require_single(items)
+        try:
+            return cls.model_validate(dict(items))
+        except ValidationError as error:
+            raise bad_parameter(error.errors()[0]) from None
+
+    def codec_options(self) -> Options:
+        """The same for the codec."""
+        return Options(self.output, self.size, self.threshold)
+
+
+def parse_timeout_s(value: str | None, default_s: float, most_s: float) -> float:
+    """`X-Timeout-Ms` in seconds, or the default. Raises `ParameterError`."""
+    if value is None:
+        return default_s
+    try:
+        return _whole_number(value, MIN_TIMEOUT_MS, int(most_s * 1000)) / 1000
+    except PydanticCustomError as error:
+        reason = error.message()
+        raise bad_parameter({"loc": (TIMEOUT_HEADER,), "msg": reason, "input": value}) from None
+
+
+def require_single(items: Sequence[tuple[str, str]]) -> None:
+    """Raises `ParameterError` for a parameter that is given more than once."""
+    names = [name for name, _ in items]
+    for name in names:
+        if names.count(name) > 1:
+            name = quoted(name)
+            raise ParameterError(name, f"The parameter {name!r} is given more than once.")
+
+
+def bad_parameter(problem: Mapping[str, Any]) -> ParameterError:
+    """One of pydantic's error details as an error of ours."""
+    name = quoted(str(problem["loc"][-1]))
+    if problem.get("type") == "extra_forbidden":
+        known = ", ".join(MaskOptions.model_fields)
+        return ParameterError(name, f"There is no parameter {name!r}; there are {known}.")
+    reason = problem["msg"].replace("Input should be", "must be")
+    return ParameterError(name, f"{name!r} {reason}.", actual=quoted(str(problem["input"])))
+
+
+def quoted(text: str) -> str:
+    """A client's text, short and printable enough to be quoted back."""
+    plain = "".join(char if char.isprintable() else "?" for char in text[: _LONGEST_QUOTED + 1])
+    return plain if len(plain) <= _LONGEST_QUOTED else plain[:_LONGEST_QUOTED] + "…"
+
+
+def _whole_number(value: str, least: int, most: int) -> int:
+    """A whole number in plain digits; `int` would also take `+1`, `1_0` and foreign digits."""
+    if value.isascii() and value.isdigit() and len(value) <= 9 and least <= int(value) <= most:
+        return int(value)
+    bounds = {"least": least, "most": most}
+    message = "must be a whole number from {least} to {most}"
+    raise PydanticCustomError("whole_number", message, bounds)
