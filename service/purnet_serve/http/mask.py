@@ -113,14 +113,14 @@ async def _decode(service: ServiceContext, context: RequestContext, image: bytes
     model, pool = service.backend.model, service.decode_pool
     if model is None:
         raise NotReadyError("Not ready: no model is loaded.")
-    reduced = service.settings.reduced_jpeg
+    size, limits, reduced = model.input_size, service.limits, service.settings.reduced_jpeg
     service.backend.expect(1)
     try:
         async with context.timed(Stage.DECODE):
-            header = await pool.run(0, check_header, image, service.limits)
-            size_bytes = decoding_bytes(header)
-            decoded = await pool.run(
-                size_bytes, decode, image, model.input_size, service.limits, reduced_jpeg=reduced
+            decoded = await pool.run_measured(
+                lambda: check_header(image, limits),
+                decoding_bytes,
+                lambda header: decode(image, size, limits, header, reduced_jpeg=reduced),
             )
     finally:
         service.backend.expect(-1)

@@ -106,16 +106,21 @@ def encoding_bytes(decoded: Decoded, options: Options) -> int:
 
 
 def decode(
-    upload: bytes, input_size: int, limits: Limits, *, reduced_jpeg: bool = False
+    upload: bytes,
+    input_size: int,
+    limits: Limits,
+    header: Header | None = None,
+    *,
+    reduced_jpeg: bool = False,
 ) -> Decoded:
-    """Check and decode an upload to (S, S, 3) uint8 RGB.
+    """Check and decode an upload to (S, S, 3) uint8 RGB; `header` is that of `check_header`.
 
     `reduced_jpeg` decodes large JPEGs at reduced scale: pixels come out within about half a level
     on average, in a third of the time. The masks then differ by more than the parity gate allows.
 
     Raises `UnsupportedMediaError`, `ImageError`, `TooManyPixelsError` or `SideTooLongError`.
     """
-    header = check_header(upload, limits)
+    header = header or check_header(upload, limits)
     with _opened(upload, header) as image:
         box = _reduce(image, DRAFT_FACTOR * input_size) if reduced_jpeg else None
         # Decoded before its orientation is asked for: asking decodes a PNG too, but hides the

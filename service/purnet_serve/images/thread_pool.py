@@ -6,13 +6,16 @@ Both limits are waited for on the event loop, so that a cancelled caller leaves 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import ParamSpec, TypeVar
+from dataclasses import dataclass
+from typing import Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+M = TypeVar("M")
 
 
 class MemoryBudget:
@@ -24,12 +27,12 @@ class MemoryBudget:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._lock = threading.Lock()  # `Reservation.grow` comes from a thread
         self.reserved_bytes = 0
 
     async def reserve(self, size_bytes: int) -> Reservation:
         """Wait until `size_bytes` are free and reserve them. Cancelling reserves nothing."""
-        if not self._waiting and self._fits(size_bytes):
-            self.reserved_bytes += size_bytes
+        if self.try_reserve(size_bytes):
             return Reservation(self, size_bytes)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((size_bytes, granted))
@@ -43,9 +46,18 @@ class MemoryBudget:
             raise
         return Reservation(self, size_bytes)
 
+    def try_reserve(self, size_bytes: int) -> bool:
+        """Reserve `size_bytes` if they are free and nobody waits. Callable from any thread."""
+        with self._lock:
+            if self._waiting or not self._fits(size_bytes):
+                return False
+            self.reserved_bytes += size_bytes
+            return True
+
     def release(self, size_bytes: int) -> None:
         """Return `size_bytes` to the budget."""
-        self.reserved_bytes -= size_bytes
+        with self._lock:
+            self.reserved_bytes -= size_bytes
         self._grant()
 
     def _fits(self, size_bytes: int) -> bool:
@@ -55,9 +67,10 @@ class MemoryBudget:
         while self._waiting:
             size_bytes, granted = self._waiting[0]
             if not granted.done():
-                if not self._fits(size_bytes):
-                    return
-                self.reserved_bytes += size_bytes
+                with self._lock:
+                    if not self._fits(size_bytes):
+                        return
+                    self.reserved_bytes += size_bytes
                 granted.set_result(None)
             self._waiting.popleft()
 
@@ -73,6 +86,19 @@ class Reservation:
         """Return what is more than `size_bytes` to the budget."""
         self._budget.release(self.bytes - size_bytes)
         self.bytes = size_bytes
+
+    def grow(self, size_bytes: int) -> bool:
+        """Reserve `size_bytes` more if they are free now. Callable from any thread."""
+        granted = self._budget.try_reserve(size_bytes)
+        self.bytes += size_bytes if granted else 0
+        return granted
+
+
+@dataclass(frozen=True, slots=True)
+class _Postponed(Generic[M]):
+    """What was measured for a call whose memory was not free."""
+
+    measured: M
 
 
 class BoundedThreadPool:
@@ -96,6 +122,30 @@ class BoundedThreadPool:
 
         Cancelling before the call has begun undoes everything; later, the call runs to its end.
         """
+        return await self._run(size_bytes, lambda _: call(*args, **kwargs))
+
+    async def run_measured(
+        self, measure: Callable[[], M], size_bytes: Callable[[M], int], call: Callable[[M], T]
+    ) -> T:
+        """Run `call` on the result of `measure`, of which `size_bytes` tells what it allocates.
+
+        Both run in one thread without a return to the event loop, unless the memory is taken:
+        then the call waits for it as in `run`.
+        """
+
+        def both(reservation: Reservation) -> _Postponed[M] | T:
+            measured = measure()
+            if reservation.grow(size_bytes(measured)):
+                return call(measured)
+            return _Postponed(measured)
+
+        result = await self._run(0, both)
+        if isinstance(result, _Postponed):
+            measured = result.measured
+            return await self._run(size_bytes(measured), lambda _: call(measured))
+        return result
+
+    async def _run(self, size_bytes: int, call: Callable[[Reservation], T]) -> T:
         await self._free.acquire()
         try:
             reservation = await self._budget.reserve(size_bytes)
@@ -108,7 +158,7 @@ class BoundedThreadPool:
             self._free.release()
 
         try:
-            future = self._executor.submit(call, *args, **kwargs)
+            future = self._executor.submit(call, reservation)
         except BaseException:
             release()
             raise

@@ -144,3 +144,59 @@ async def test_a_cancelled_wait_reserves_nothing(granted: bool) -> None:
     if not granted:
         first.resize(0)
     assert (await behind).bytes == budget.reserved_bytes == 70
+
+
+async def test_a_measured_call_has_its_memory_before_it_begins() -> None:
+    budget = MemoryBudget(100)
+    pool = BoundedThreadPool(2, "test", budget)
+    threads: list[int] = []
+
+    def measure() -> int:
+        threads.append(threading.get_ident())
+        return 60
+
+    def call(measured: int) -> int:
+        threads.append(threading.get_ident())
+        return budget.reserved_bytes - measured
+
+    assert await pool.run_measured(measure, lambda measured: measured, call) == 0
+    assert len(set(threads)) == 1
+    with pytest.raises(ZeroDivisionError):
+        await pool.run_measured(measure, lambda measured: measured, lambda _: 1 // 0)
+    await pool.close()
+    assert budget.reserved_bytes == 0
+
+
+async def test_a_measured_call_waits_for_memory_and_is_measured_once() -> None:
+    budget = MemoryBudget(100)
+    pool = BoundedThreadPool(2, "test", budget)
+    entered, open_gate, measured = threading.Event(), threading.Event(), threading.Semaphore(0)
+    called: list[int] = []
+
+    def hold() -> None:
+        entered.set()
+        assert open_gate.wait(WAIT_S)
+
+    def measure() -> int:
+        measured.release()
+        return 30
+
+    def call(size_bytes: int) -> int:
+        called.append(budget.reserved_bytes)
+        return size_bytes
+
+    running = asyncio.create_task(pool.run(80, hold))
+    assert await asyncio.to_thread(entered.wait, WAIT_S)
+    waiting = asyncio.create_task(pool.run_measured(measure, lambda size: size, call))
+    leaving = asyncio.create_task(pool.run_measured(measure, lambda size: size, call))
+    for _ in range(2):
+        assert await asyncio.to_thread(measured.acquire, timeout=WAIT_S)
+    assert called == []
+    leaving.cancel()
+    await asyncio.wait({leaving})
+    open_gate.set()
+    await running
+    assert await waiting == 30
+    await pool.close()
+    assert not measured.acquire(blocking=False)
+    assert (called, budget.reserved_bytes) == ([30], 0)
