@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from purnet.evaluation.plots import Pictures
-    from purnet.evaluation.results import Report
+    from purnet.evaluation.report import Report
     from purnet.evaluation.scoring import Case, Cases, MapOf
 
 INCOMPLETE = 1
@@ -35,13 +36,13 @@ def evaluate(
         list[str] | None,
         typer.Option(
             metavar="NAME|DIR",
-            help="Let the model predict a data set and score that: ECSSD, DUT-OMRON, PASCAL-S, "
-            "HKU-IS, DUTS-TE, XPIE, or a folder in a known layout. May be given several times.",
+            help="Let the model predict a data set and score that: a folder in a known layout, by "
+            "its path or by its name in --root. May be given several times.",
         ),
     ] = None,
     root: Annotated[
         Path | None,
-        typer.Option(help="Folder the data sets were unpacked in. Default: the current folder."),
+        typer.Option(help="Folder that holds the data sets. Default: the current folder."),
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -54,6 +55,13 @@ def evaluate(
         bool,
         typer.Option("--resize", help="Fit saved maps of another size to their truth (bilinear)."),
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that score beside the one that predicts. Default: one a processor.",
+        ),
+    ] = None,
     json: Annotated[
         Path | None, typer.Option(help="Write every number, curve and image score here.")
     ] = None,
@@ -87,7 +95,8 @@ def evaluate(
             maps, works = _saved(predictions, ground_truth, resize=resize)
         else:
             maps, works = _predicted(dataset or [], root, checkpoint, device or "auto")
-        found = _score(maps, works, errors)
+        wanted = os.cpu_count() or 1 if processes is None else processes
+        found = _score(maps, works, wanted, errors)
         _hand_over(found, works, json, report)
     if not all(result.complete for result in found.sets):
         raise typer.Exit(INCOMPLETE)
@@ -139,10 +148,12 @@ def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str,
 def _predicted(
     dataset: list[str], root: Path | None, checkpoint: Path | None, device: str
 ) -> tuple[str, Works]:
-    from purnet.data.maps import UInt8Array, UnreadableError, grey_levels
+    import numpy as np
+
+    from purnet.data.pairs import UnreadableError, opened
     from purnet.errors import EvaluationError
     from purnet.evaluation.scoring import dataset_cases
-    from purnet.imaging import open_image
+    from purnet.imaging import UInt8Array, as_displayed
     from purnet.inference.factory import load
 
     sets = [dataset_cases(wanted, root) for wanted in dataset]
@@ -153,8 +164,10 @@ def _predicted(
     def predicted_map(case: Case) -> UInt8Array:
         if case.photo is None:
             raise UnreadableError(case.truth, "has no photo to predict from")
+        with opened(case.photo) as image:
+            photo = as_displayed(image)
         try:
-            return grey_levels(predictor.mask(open_image(case.photo)))
+            return np.asarray(predictor.mask(photo))
         except FloatingPointError as error:
             raise UnreadableError(case.photo, f"has no map: {error}") from error
 
@@ -163,44 +176,48 @@ def _predicted(
     return maps, [(found, predicted_map) for found in sets]
 
 
-def _score(maps: str, works: Works, console: Console) -> Report:
-    from rich.progress import track
+def _score(maps: str, works: Works, processes: int, console: Console) -> Report:
+    from rich.progress import Progress
 
-    from purnet.evaluation.results import Report
+    from purnet.evaluation.report import Report
     from purnet.evaluation.scoring import score
 
     results = []
-    for work, map_of in works:
-        todo = track(work.cases, description=work.name, console=console, transient=True)
-        results.append(score(work, map_of, todo))
+    with Progress(console=console, transient=True) as progress:
+        for work, map_of in works:
+            task = progress.add_task(work.name, total=len(work.cases))
+            advance = partial(progress.advance, task)
+            results.append(score(work, map_of, processes=processes, progress=advance))
     return Report(maps=maps, sets=results)
 
 
 def _hand_over(found: Report, works: Works, json: Path | None, folder: Path | None) -> None:
     from rich.console import Console
 
-    from purnet.errors import EvaluationError
-    from purnet.evaluation.report import print_report, write_json, write_report
+    from purnet.errors import WriteError
+    from purnet.evaluation.plots import write_report
+    from purnet.evaluation.report import print_report, to_json
 
     console = Console()
     print_report(found, console)
     try:
         if json is not None:
             json.parent.mkdir(parents=True, exist_ok=True)
-            write_json(found, json)
+            json.write_text(to_json(found), encoding="utf-8")
             console.print(f"Wrote {json}", markup=False, soft_wrap=True)
         if folder is not None:
             pictures = {work.name: _pictures(work.cases, map_of) for work, map_of in works}
             for path in write_report(found, folder, pictures):
                 console.print(f"Wrote {path}", markup=False, soft_wrap=True)
     except OSError as error:
-        raise EvaluationError(f"The report cannot be written: {error}") from error
+        raise WriteError(f"The report cannot be written: {error}") from error
 
 
 def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
     from PIL import Image
 
-    from purnet.data.maps import read_truth
+    from purnet.data.pairs import read_truth
+    from purnet.evaluation.scoring import fitted
     from purnet.imaging import open_image
 
     by_stem = {case.stem: case for case in cases}
@@ -212,6 +229,8 @@ def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
             # The photo is only shown: one that is broken leaves its place empty.
             with suppress(OSError, ValueError, Image.DecompressionBombError):
                 photo = open_image(case.photo)
-        return photo, Image.fromarray(read_truth(case.truth)), Image.fromarray(map_of(case))
+        truth = read_truth(case.truth)
+        saliency = fitted(map_of(case), truth)
+        return photo, Image.fromarray(truth), Image.fromarray(saliency)
 
     return pictures

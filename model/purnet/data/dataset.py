@@ -23,8 +23,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from purnet.data.copy_paste import Layers, compose, cut_object, find_ground
-from purnet.data.maps import read_truth
-from purnet.data.pairs import Pair
+from purnet.data.pairs import Pair, read_truth
 from purnet.data.ranges import Fraction, NotNegative
 from purnet.data.superpixels import IGNORE, load_regions
 from purnet.data.terse import TerseRepr

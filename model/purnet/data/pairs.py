@@ -1,17 +1,20 @@
-"""Folders of photos and masks: the layouts they are published in, and the paper's six by name."""
+"""Pairs of photo and mask: the folders they are published in, and masks as grey levels."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from purnet.data.maps import UnreadableError, opened, read_truth
+import numpy as np
+from PIL import Image
+
 from purnet.errors import DatasetError
-from purnet.imaging import IMAGE_SUFFIXES, as_displayed
+from purnet.imaging import IMAGE_SUFFIXES, UInt8Array, as_displayed, decoding, displayed_size
 
 
 class Layout(NamedTuple):
@@ -24,56 +27,28 @@ class Layout(NamedTuple):
         return f"{self.image}/ + {self.mask}/"
 
 
-_DUT_OMRON = (
-    Layout("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
-    Layout("DUT-OMRON-image", "DUT-OMRON-gt-pixelwise.zip"),  # its archive ends in .zip.zip
-)
-_DUTS_TEST = Layout("DUTS-TE-Image", "DUTS-TE-Mask")
-_ECSSD = Layout("images", "ground_truth_mask")
-_PASCAL_S = Layout("datasets/imgs/pascal", "datasets/masks/pascal")
-
 LAYOUTS = (
     Layout("image", "mask"),
     Layout("images", "masks"),
     Layout("image", "groundtruth"),
     Layout("imgs", "gt"),
     Layout("DUTS-TR-Image", "DUTS-TR-Mask"),
-    _DUTS_TEST,
-    _ECSSD,
-    *_DUT_OMRON,
-    _PASCAL_S,
+    Layout("DUTS-TE-Image", "DUTS-TE-Mask"),
+    Layout("images", "ground_truth_mask"),  # ECSSD
+    Layout("DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+    Layout("DUT-OMRON-image", "DUT-OMRON-gt-pixelwise.zip"),  # its archive ends in .zip.zip
+    Layout("datasets/imgs/pascal", "datasets/masks/pascal"),  # PASCAL-S
 )
 """Every layout `find_pairs` knows. The first one whose two folders exist is taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class NamedSet:
-    """A data set of the paper, and how to recognise it on somebody's disk."""
+class UnreadableError(DatasetError):
+    """One file of a set cannot be used. `reason` completes the sentence that `path` begins."""
 
-    name: str
-    images: int
-    """Number of images as published; a copy that holds another number is worth a remark."""
-    folders: tuple[str, ...]
-    """Folder names it is unpacked into, as `_key` writes them."""
-    own_layouts: tuple[Layout, ...] = ()
-    """Layouts no other set uses, recognised whatever the folder around them is called."""
-
-
-NAMED_SETS = {
-    named.name: named
-    for named in (
-        NamedSet("ECSSD", 1000, ("ecssd",), (_ECSSD,)),
-        NamedSet("DUT-OMRON", 5168, ("dutomron", "dutsomron", "omron"), _DUT_OMRON),
-        NamedSet("PASCAL-S", 850, ("pascals", "salobj"), (_PASCAL_S,)),
-        NamedSet("HKU-IS", 4447, ("hkuis",)),
-        NamedSet("DUTS-TE", 5019, ("dutste", "dutstest"), (_DUTS_TEST,)),
-        NamedSet("XPIE", 10000, ("xpie",)),
-    )
-}
-"""The six data sets of the paper's table, in its order."""
-
-_SEARCH_DEPTH = 4
-"""Folders below the root that are looked into: ROOT/RGB-SOD/DUTS/DUTS-TE is three."""
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path} {reason}")
+        self.path = path
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +81,7 @@ def find_pairs(folder: Path) -> Pairs:
     are known, and for a folder of these that cannot be read.
     """
     check_folder(folder)
-    found = next(_layouts_in(folder, LAYOUTS), None)
+    found = next(_layouts_in(folder), None)
     if found is None:
         raise DatasetError(f"{folder} holds no data set. {_known_layouts()}")
     layout, image_folder, mask_folder = found
@@ -130,34 +105,9 @@ def find_pairs(folder: Path) -> Pairs:
     return Pairs(folder, layout, whole, skipped)
 
 
-def find_named(name: str, root: Path) -> Path:
-    """The folder, at most four levels below `root`, that holds the data set `name` of the paper.
-
-    A folder called like the set (`HKU-IS`, `hku_is`, ...) in any known layout is preferred to one
-    recognised by the set's own layout alone; of several, the one nearest to the root is taken.
-    Folders that cannot be read are passed over. Raises `DatasetError` when there is none or the
-    name is not one of `NAMED_SETS`.
-    """
-    named = NAMED_SETS.get(canonical_name(name) or "")
-    if named is None:
-        raise DatasetError(f"{name} is not one of the named data sets: {', '.join(NAMED_SETS)}.")
-    check_folder(root)
-    folders = list(_folders_below(root, _SEARCH_DEPTH))
-    called = [folder for folder in folders if _key(folder.resolve().name) in named.folders]
-    for place in called:
-        for folder in _folders_below(place, 2):
-            if holds_layout(folder):
-                return folder
-    for folder in folders:
-        if any(_layouts_in(folder, named.own_layouts)):
-            return folder
-    seen = f"; {called[0]} is called like it but is in no known layout" if called else ""
-    raise DatasetError(f"{named.name} was not found below {root}{seen}. {_known_layouts()}")
-
-
 def holds_layout(folder: Path) -> bool:
     """Whether `folder` has the two subfolders of one of `LAYOUTS`."""
-    return any(_layouts_in(folder, LAYOUTS))
+    return any(_layouts_in(folder))
 
 
 def check_folder(folder: Path) -> None:
@@ -169,11 +119,6 @@ def check_folder(folder: Path) -> None:
         raise DatasetError(f"{folder} is not a folder.") from error
     except OSError as error:
         raise DatasetError(f"{folder} cannot be read: {error.strerror}.") from error
-
-
-def canonical_name(name: str) -> str | None:
-    """`hku_is` -> `HKU-IS`: a set of the paper as the paper writes it, None for another name."""
-    return next((known for known in NAMED_SETS if _key(known) == _key(name)), None)
 
 
 def image_folder_beside(mask_folder: Path) -> Path | None:
@@ -203,6 +148,56 @@ def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Pa
     return files
 
 
+def read_map(path: Path) -> UInt8Array:
+    """A saliency map or mask as (H, W) uint8, 255 = salient.
+
+    Takes 1-bit, grey, palette and colour files (their luminance) and 16-bit grey. Raises
+    `UnreadableError` for a file that does not decode and for one with transparency, since that is a
+    cutout whose colours say nothing about saliency.
+    """
+    with opened(path) as image:
+        return grey_levels(image)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """(width, height) as displayed, in pixels, from the header. Raises `UnreadableError`."""
+    with opened(path) as image:
+        return displayed_size(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Pillow's image of a file; whatever Pillow finds wrong with it becomes `UnreadableError`."""
+    try:
+        with decoding(path) as image:
+            yield image
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UnreadableError(path, f"cannot be read: {error}") from error
+
+
+def read_truth(path: Path) -> UInt8Array:
+    """`read_map` for ground truth, whose objects may be marked by other levels than white.
+
+    A mask that holds only 0 and 1 is stretched to 0 and 255. A palette mask that holds black and
+    one other colour, or black and any colour but greys, holds labels, as VOC and labelme write
+    them: what is not black is 255. Any other palette is read by its luminance, as a grey mask.
+    """
+    with opened(path) as image:
+        truth = grey_levels(image)
+        if image.mode in ("P", "PA"):
+            colours = np.asarray(as_displayed(image))
+            if _are_labels(colours):
+                return np.where(colours.any(axis=2), np.uint8(255), np.uint8(0))
+    return truth * np.uint8(255) if truth.max() == 1 else truth
+
+
+def grey_levels(image: Image.Image) -> UInt8Array:
+    """(H, W) uint8 of an opened image; see `read_map`."""
+    if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+        raise ValueError("it has transparency, so it is a cutout and not a mask")
+    return np.asarray(as_displayed(image).convert("L"))
+
+
 def _fault(pair: Pair) -> tuple[Path, str] | None:
     try:
         with opened(pair.image) as image:
@@ -215,8 +210,8 @@ def _fault(pair: Pair) -> tuple[Path, str] | None:
     return None
 
 
-def _layouts_in(folder: Path, layouts: Iterable[Layout]) -> Iterator[tuple[Layout, Path, Path]]:
-    for layout in layouts:
+def _layouts_in(folder: Path) -> Iterator[tuple[Layout, Path, Path]]:
+    for layout in LAYOUTS:
         image, mask = (_descend(folder, part) for part in layout)
         if image is not None and mask is not None:
             yield layout, _unwrap(image), _unwrap(mask)
@@ -236,14 +231,6 @@ def _unwrap(folder: Path) -> Path:
     """The only subfolder when there is nothing else: archives often hold a folder of their name."""
     inner = _subfolders(folder)
     return inner[0] if len(inner) == 1 and not any(_image_files(folder)) else folder
-
-
-def _folders_below(root: Path, depth: int) -> Iterator[Path]:
-    """`root`, then the folders below it, level by level."""
-    level = [root]
-    for _ in range(depth + 1):
-        yield from level
-        level = [sub for folder in level for sub in _subfolders(folder)]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -272,9 +259,13 @@ def _entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[P
     return [folder / name for name in sorted(names)]
 
 
-def _key(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
-
-
 def _known_layouts() -> str:
     return "Known layouts: " + ", ".join(str(layout) for layout in LAYOUTS) + "."
+
+
+def _are_labels(colours: UInt8Array) -> bool:
+    """Whether (H, W, 3) uint8 RGB has black and one other colour, or black and a colour no grey."""
+    marked = colours[colours.any(axis=2)]
+    if not 0 < len(marked) < colours.shape[0] * colours.shape[1]:
+        return False
+    return bool((marked == marked[0]).all() or (marked != marked[:, :1]).any())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -9,8 +10,10 @@ import numpy as np
 import py_sod_metrics
 from numpy.typing import NDArray
 
-UInt8Array = NDArray[np.uint8]
+from purnet.imaging import UInt8Array
+
 BoolArray = NDArray[np.bool_]
+FloatArray = NDArray[np.float64]
 
 BETA2 = 0.3
 """β² of every F-measure but the weighted one: precision counts more than recall."""
@@ -68,11 +71,21 @@ PREPARATION = (
 
 
 class ImageScore(NamedTuple):
-    """Scores that exist for a single image, to rank images by."""
+    """Scores of one map against its truth; arrays are (256,), at thresholds 255 down to 0."""
 
     mae: float
     weighted_f: float
     s_measure: float
+    purnet_precision: float
+    purnet_recall: float
+    adaptive_f: float
+    adaptive_e: float
+    f: FloatArray
+    precision: FloatArray
+    recall: FloatArray
+    e: FloatArray
+    empty_truth: bool
+    """Whether nothing is salient in the truth."""
 
 
 class SetScore(NamedTuple):
@@ -86,62 +99,64 @@ class SetScore(NamedTuple):
     """Mean of the images' recall at thresholds 0..255."""
 
 
-class Scorer:
-    """Takes images one by one; then says how good the set is."""
+def score_image(saliency: UInt8Array, truth: UInt8Array) -> ImageScore:
+    """Score one map (H, W) uint8, 255 = salient, against its truth (H, W) uint8.
 
-    def __init__(self) -> None:
-        self._mae: Any = py_sod_metrics.MAE()
-        self._weighted_f: Any = py_sod_metrics.WeightedFmeasure(beta=1)
-        self._s: Any = _Smeasure(alpha=0.5)
-        self._e: Any = py_sod_metrics.Emeasure()
-        self._f: Any = py_sod_metrics.FmeasureV2(
-            {
-                "f": py_sod_metrics.FmeasureHandler(True, True, beta=BETA2),
-                "precision": py_sod_metrics.PrecisionHandler(True, False),
-                "recall": py_sod_metrics.RecallHandler(True, False),
-            }
-        )
-        self._purnet: list[tuple[float, float]] = []
+    Raises `ValueError` when the two differ in size.
+    """
+    salient = truth > TRUTH_ABOVE
+    # As PySODMetrics normalises by itself, but once for all measures.
+    scaled = saliency / 255
+    if scaled.max() != scaled.min():
+        scaled = (scaled - scaled.min()) / (scaled.max() - scaled.min())
+    mae, weighted_f = py_sod_metrics.MAE(), py_sod_metrics.WeightedFmeasure(beta=1)
+    s, e = _Smeasure(alpha=0.5), py_sod_metrics.Emeasure()
+    handlers = {
+        "f": py_sod_metrics.FmeasureHandler(True, True, beta=BETA2),
+        "precision": py_sod_metrics.PrecisionHandler(True, False),
+        "recall": py_sod_metrics.RecallHandler(True, False),
+    }
+    f = py_sod_metrics.FmeasureV2(handlers)
+    for measure in (mae, weighted_f, s, e, f):
+        measure.step(scaled, salient, normalize=False)
+    curves, alignment = f.get_results(), e.get_results()["em"]
+    precision, recall = purnet_precision_recall(saliency, salient)
+    return ImageScore(
+        mae=float(mae.get_results()["mae"]),
+        weighted_f=float(weighted_f.get_results()["wfm"]),
+        s_measure=float(s.get_results()["sm"]),
+        purnet_precision=precision,
+        purnet_recall=recall,
+        adaptive_f=float(curves["f"]["adaptive"]),
+        adaptive_e=float(alignment["adp"]),
+        f=curves["f"]["dynamic"],
+        precision=curves["precision"]["dynamic"],
+        recall=curves["recall"]["dynamic"],
+        e=alignment["curve"],
+        empty_truth=not salient.any(),
+    )
 
-    def add(self, saliency: UInt8Array, truth: UInt8Array) -> ImageScore:
-        """Score one map (H, W) uint8, 255 = salient, against its truth (H, W) uint8.
 
-        Raises `ValueError` when the two differ in size.
-        """
-        for metric in (self._mae, self._weighted_f, self._s, self._e, self._f):
-            metric.step(saliency, truth)
-        self._purnet.append(purnet_precision_recall(saliency, truth > TRUTH_ABOVE))
-        return ImageScore(
-            mae=float(self._mae.maes[-1]),
-            weighted_f=float(self._weighted_f.weighted_fms[-1]),
-            s_measure=float(self._s.sms[-1]),
-        )
+def score_set(images: Sequence[ImageScore]) -> SetScore:
+    """Scores of a set from those of its images; there must be at least one."""
 
-    def result(self) -> SetScore:
-        """Scores of all images so far; there must be at least one."""
-        f = self._f.get_results()
-        e = self._e.get_results()["em"]
-        precision, recall = np.mean(self._purnet, axis=0)
-        metrics = {
-            "mae": self._mae.get_results()["mae"],
-            "weighted_f": self._weighted_f.get_results()["wfm"],
-            "purnet_f": f_measure(precision, recall),
-            "purnet_precision": precision,
-            "purnet_recall": recall,
-            "max_f": f["f"]["dynamic"].max(),
-            "mean_f": f["f"]["dynamic"].mean(),
-            "adaptive_f": f["f"]["adaptive"],
-            "s_measure": self._s.get_results()["sm"],
-            "max_e": e["curve"].max(),
-            "mean_e": e["curve"].mean(),
-            "adaptive_e": e["adp"],
-        }
-        # PySODMetrics lists thresholds from 255 down.
-        return SetScore(
-            {metric.key: float(metrics[metric.key]) for metric in METRICS},
-            precision=np.flip(f["precision"]["dynamic"]).tolist(),
-            recall=np.flip(f["recall"]["dynamic"]).tolist(),
-        )
+    def mean(name: str) -> Any:
+        return np.mean([getattr(image, name) for image in images], axis=0)
+
+    precision, recall, f, e = map(mean, ("purnet_precision", "purnet_recall", "f", "e"))
+    of_curves = {
+        "purnet_f": f_measure(precision, recall),
+        "max_f": f.max(),
+        "mean_f": f.mean(),
+        "max_e": e.max(),
+        "mean_e": e.mean(),
+    }
+    means = {metric.key: mean(metric.key) for metric in METRICS if metric.key not in of_curves}
+    return SetScore(
+        {metric.key: float((of_curves | means)[metric.key]) for metric in METRICS},
+        precision=np.flip(mean("precision")).tolist(),
+        recall=np.flip(mean("recall")).tolist(),
+    )
 
 
 def purnet_precision_recall(saliency: UInt8Array, truth: BoolArray) -> tuple[float, float]:

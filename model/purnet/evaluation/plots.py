@@ -1,14 +1,14 @@
-"""Pictures of a report: precision over recall, and masks beside photo and truth."""
+"""A report as a folder: text, JSON, and pictures of curves, masks, photos and truths."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from purnet.evaluation.results import ScoredImage, SetResult
+from purnet.evaluation.report import Report, ScoredImage, SetResult, to_json, to_markdown
 
 PLOT_PIXELS = (800, 600)
 """Width and height of the precision-recall plot."""
@@ -26,6 +26,24 @@ _INK, _PAPER = (20, 20, 20), (255, 255, 255)
 
 Pictures = Callable[[str], tuple[Image.Image | None, Image.Image, Image.Image]]
 """Photo (None where there is none), truth and saliency map of a stem."""
+
+
+def write_report(report: Report, folder: Path, pictures: Mapping[str, Pictures]) -> list[Path]:
+    """Write report.md, report.json, precision-recall.png and a contact sheet per set.
+
+    `pictures` answers, by a set's name, with the pictures of one of its stems. The folder is made
+    when it is missing. Returns what was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plot = folder / "precision-recall.png"
+    precision_recall_plot(report.sets, plot)
+    sheets = [folder / f"{result.name}-contact-sheet.png" for result in report.sets]
+    for result, sheet in zip(report.sets, sheets, strict=True):
+        contact_sheet(result.scored, pictures[result.name], sheet)
+    markdown, json = folder / "report.md", folder / "report.json"
+    markdown.write_text(to_markdown(report, [sheet.name for sheet in sheets]), encoding="utf-8")
+    json.write_text(to_json(report), encoding="utf-8")
+    return [markdown, json, plot, *sheets]
 
 
 def precision_recall_plot(sets: Sequence[SetResult], path: Path) -> None:

@@ -1,110 +1,278 @@
-"""The report of an evaluation: on the terminal, as Markdown, and as a folder of files."""
+"""The report of an evaluation: its values, as JSON, on the terminal and as Markdown.
+
+Beside our numbers stand those of the PurNet paper, as published.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from purnet.evaluation.metrics import METRICS
-from purnet.evaluation.plots import Pictures, contact_sheet, precision_recall_plot
-from purnet.evaluation.results import Report, SetResult
+from purnet.evaluation.metrics import METRICS, PREPARATION, ImageScore, Metric, score_set
 
 _NAMED_AT_MOST = 10
 """Missing or broken files listed on the terminal; the JSON file has them all."""
 
+SOURCE = (
+    "Li, Su, Xia, Ma, Tian: Salient Object Detection with Purificatory Mechanism and Structural "
+    "Similarity Loss, IEEE Transactions on Image Processing 30 (2021); trained on DUTS-TR"
+)
+
+IMAGES = {
+    "ECSSD": 1000,
+    "DUT-OMRON": 5168,
+    "PASCAL-S": 850,
+    "HKU-IS": 4447,
+    "DUTS-TE": 5019,
+    "XPIE": 10000,
+}
+"""Images of the paper's six data sets as published; another number is worth a remark."""
+
+
+class PublishedScore(NamedTuple):
+    """The paper's columns MAE, wF and F, by the keys of our metrics."""
+
+    mae: float
+    weighted_f: float
+    purnet_f: float
+
+
+PUBLISHED: dict[str, dict[str, PublishedScore]] = {
+    "ResNet-50": {
+        "ECSSD": PublishedScore(0.035, 0.907, 0.928),
+        "DUT-OMRON": PublishedScore(0.051, 0.747, 0.776),
+        "PASCAL-S": PublishedScore(0.070, 0.805, 0.847),
+        "HKU-IS": PublishedScore(0.031, 0.889, 0.904),
+        "DUTS-TE": PublishedScore(0.039, 0.817, 0.829),
+        "XPIE": PublishedScore(0.041, 0.843, 0.876),
+    },
+    "VGG-16": {
+        "ECSSD": PublishedScore(0.040, 0.892, 0.920),
+        "DUT-OMRON": PublishedScore(0.054, 0.730, 0.768),
+        "PASCAL-S": PublishedScore(0.076, 0.798, 0.841),
+        "HKU-IS": PublishedScore(0.036, 0.870, 0.894),
+        "DUTS-TE": PublishedScore(0.043, 0.797, 0.816),
+        "XPIE": PublishedScore(0.044, 0.830, 0.868),
+    },
+}
+"""Backbone -> data set -> score."""
+
+
+def canonical_name(name: str) -> str | None:
+    """`hku_is` -> `HKU-IS`: a set of the paper as the paper writes it, None for another name."""
+
+    def letters(text: str) -> str:
+        return "".join(letter for letter in text.lower() if letter.isalnum())
+
+    return next((known for known in IMAGES if letters(known) == letters(name)), None)
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ScoredImage(_Value):
+    """Scores of one image, for those who want to look at it."""
+
+    stem: str
+    mae: float
+    weighted_f: float
+    s_measure: float
+
+
+class LeftOut(_Value):
+    """A file that was not scored."""
+
+    file: str
+    reason: str
+
+
+class SetResult(_Value):
+    """One data set, scored."""
+
+    name: str
+    """The paper's name of the set where it has one, else its folder's."""
+    folder: str
+    images: int
+    metrics: dict[str, float]
+    """By the keys of `Report.conventions`."""
+    precision: list[float]
+    """At thresholds 0..255."""
+    recall: list[float]
+    """At thresholds 0..255."""
+    scored: list[ScoredImage]
+    empty_truths: int = 0
+    """Scored images whose truth has nothing salient."""
+    missing: list[str]
+    """Stems that have a truth but no prediction."""
+    left_out: list[LeftOut]
+    published_images: int | None
+    """How many images the set has as published; None for a set without a name."""
+    published: dict[str, dict[str, float]]
+    """The paper's numbers by backbone; empty for a set it does not report."""
+
+    @property
+    def title(self) -> str:
+        """Name and number of images, with a remark on what makes the scores mean something else.
+
+        That is a copy that is not the published one, and truths that are all empty.
+        """
+        title = f"{self.name}: {self.images} images"
+        if self.published_images not in {None, self.images}:
+            title += f" of the {self.published_images} published"
+        if self.empty_truths == self.images:
+            title += ", and nothing is salient in any truth"
+        return title
+
+    @property
+    def complete(self) -> bool:
+        """Whether every image of the set was scored."""
+        return not self.missing and not self.left_out
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        folder: Path,
+        images: dict[str, ImageScore],
+        *,
+        missing: list[str],
+        left_out: list[tuple[Path, str]],
+    ) -> SetResult:
+        """Score a set from its images, by stem, and put beside it what the paper says of it."""
+        score = score_set([*images.values()])
+        return cls(
+            name=name,
+            folder=str(folder),
+            images=len(images),
+            metrics=score.metrics,
+            precision=score.precision,
+            recall=score.recall,
+            scored=[
+                ScoredImage(
+                    stem=stem,
+                    mae=image.mae,
+                    weighted_f=image.weighted_f,
+                    s_measure=image.s_measure,
+                )
+                for stem, image in images.items()
+            ],
+            empty_truths=sum(image.empty_truth for image in images.values()),
+            missing=missing,
+            left_out=[LeftOut(file=str(path), reason=reason) for path, reason in left_out],
+            published_images=IMAGES.get(name),
+            published={
+                backbone: table[name]._asdict()
+                for backbone, table in PUBLISHED.items()
+                if name in table
+            },
+        )
+
+
+class Report(_Value):
+    """A run of `purnet evaluate`."""
+
+    maps: str
+    """Where the saliency maps came from: a folder, or the model's name, digest and device."""
+    sets: list[SetResult]
+    preparation: str = PREPARATION
+    conventions: dict[str, str] = {metric.key: metric.convention for metric in METRICS}
+    published_source: str = SOURCE
+
 
 def print_report(report: Report, console: Console) -> None:
-    """A table per data set, every number with its convention, and what was not scored."""
+    """A table per data set, what was not scored, and how each number is made; fits 80 columns."""
     console.print(f"Maps: {report.maps}", markup=False)
     console.print(report.preparation, markup=False)
     for result in report.sets:
         console.print(_table(result))
         _print_absent(result, console)
     if any(result.published for result in report.sets):
-        console.print(f"As published: {report.published_source}.", markup=False)
+        console.print(f"PurNet: as published: {report.published_source}.", markup=False)
+    conventions = Table.grid(padding=(0, 2))
+    for metric in METRICS:
+        conventions.add_row(_arrowed(metric), escape(report.conventions[metric.key]))
+    console.print(conventions)
 
 
-def write_report(report: Report, folder: Path, pictures: Mapping[str, Pictures]) -> list[Path]:
-    """Write report.md, report.json, precision-recall.png and a contact sheet per set.
-
-    `pictures` answers, by a set's name, with the pictures of one of its stems. The folder is made
-    when it is missing. Returns what was written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    plot = folder / "precision-recall.png"
-    precision_recall_plot(report.sets, plot)
-    sheets = [folder / _sheet_name(result) for result in report.sets]
-    for result, sheet in zip(report.sets, sheets, strict=True):
-        contact_sheet(result.scored, pictures[result.name], sheet)
-    markdown, json = folder / "report.md", folder / "report.json"
-    markdown.write_text(to_markdown(report), encoding="utf-8")
-    write_json(report, json)
-    return [markdown, json, plot, *sheets]
-
-
-def write_json(report: Report, path: Path) -> None:
+def to_json(report: Report) -> str:
     """The whole report, curves and every image included; `Report.model_validate_json` reads it."""
-    path.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return report.model_dump_json(indent=2) + "\n"
 
 
-def to_markdown(report: Report) -> str:
-    """The report as Markdown; its pictures are the ones `write_report` puts beside it."""
+def to_markdown(report: Report, sheets: Sequence[str]) -> str:
+    """The report as Markdown, beside `precision-recall.png` and the contact sheet of each set."""
     lines = ["# Evaluation", "", f"Maps: {report.maps}", "", report.preparation, ""]
-    for result in report.sets:
+    for result, sheet in zip(report.sets, sheets, strict=True):
         lines += [f"## {result.title}", ""]
-        lines += _markdown_table(_heads(result), _rows(result))
-        lines += _markdown_absent(result)
-        lines += [f"![{result.name}: best, median and worst]({_sheet_name(result)})", ""]
+        heads = [f"PurNet {backbone}, as published" for backbone in result.published]
+        lines += _markdown_table(
+            ["metric", result.name, *heads, "convention"],
+            [
+                [*row, report.conventions[metric.key]]
+                for metric, row in zip(METRICS, _rows(result), strict=True)
+            ],
+        )
+        absent = _absent(result)
+        if absent:
+            lines += [f"Not scored: {len(absent)}", ""]
+            lines += [*(f"- `{file}`: {reason}" for file, reason in absent), ""]
+        lines += [f"![{result.name}: best, median and worst]({sheet})", ""]
     lines += ["## Precision and recall", "", "![Precision over recall](precision-recall.png)", ""]
     if any(result.published for result in report.sets):
         lines += [f"As published: {report.published_source}.", ""]
     return "\n".join(lines)
 
 
-def _heads(result: SetResult) -> list[str]:
-    published = [f"PurNet {backbone}, as published" for backbone in result.published]
-    return ["metric", result.name, *published, "convention"]
+def _arrowed(metric: Metric) -> str:
+    return f"{metric.label} {'↓' if metric.better == 'lower' else '↑'}"
 
 
 def _rows(result: SetResult) -> list[list[str]]:
+    """Per metric its label, our number and the published ones."""
     rows = []
     for metric in METRICS:
         published = (numbers.get(metric.key) for numbers in result.published.values())
         rows.append(
             [
-                f"{metric.label} {'↓' if metric.better == 'lower' else '↑'}",
+                _arrowed(metric),
                 f"{result.metrics[metric.key]:.4f}",
                 *("" if number is None else f"{number:.3f}" for number in published),
-                metric.convention,
             ]
         )
     return rows
 
 
+def _absent(result: SetResult) -> list[tuple[str, str]]:
+    """What was not scored, and why."""
+    return [(stem, "no prediction") for stem in result.missing] + [
+        (out.file, out.reason) for out in result.left_out
+    ]
+
+
 def _table(result: SetResult) -> Table:
     table = Table(title=escape(result.title), title_justify="left")
-    first, *numbers, last = _heads(result)
-    table.add_column(first, no_wrap=True)
-    for head in numbers:
+    table.add_column("metric", no_wrap=True)
+    for head in (result.name, *(f"PurNet {backbone}" for backbone in result.published)):
         table.add_column(escape(head), justify="right")
-    table.add_column(last)
     for row in _rows(result):
         table.add_row(*map(escape, row))
     return table
 
 
 def _print_absent(result: SetResult, console: Console) -> None:
-    absent = [f"{stem}: no prediction" for stem in result.missing]
-    absent += [f"{out.file}: {out.reason}" for out in result.left_out]
+    absent = _absent(result)
     if not absent:
         return
     console.print(f"Not scored in {result.name}: {len(absent)}", style="bold red", markup=False)
-    for line in absent[:_NAMED_AT_MOST]:
-        console.print(f"  {line}", markup=False, soft_wrap=True)
+    for file, reason in absent[:_NAMED_AT_MOST]:
+        console.print(f"  {file}: {reason}", markup=False, soft_wrap=True)
     if len(absent) > _NAMED_AT_MOST:
         console.print(f"  and {len(absent) - _NAMED_AT_MOST} more (--json names them all)")
 
@@ -114,13 +282,3 @@ def _markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:
     # A bar inside a cell would end it.
     cells = [heads, aligned, *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return [*("| " + " | ".join(row) + " |" for row in cells), ""]
-
-
-def _markdown_absent(result: SetResult) -> list[str]:
-    absent = [f"- `{stem}`: no prediction" for stem in result.missing]
-    absent += [f"- `{out.file}`: {out.reason}" for out in result.left_out]
-    return [f"Not scored: {len(absent)}", "", *absent, ""] if absent else []
-
-
-def _sheet_name(result: SetResult) -> str:
-    return f"{result.name}-contact-sheet.png"

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from purnet.cli.evaluate import evaluate
 from purnet.errors import CheckpointError
-from purnet.evaluation.results import Report
+from purnet.evaluation.report import Report
 from purnet.inference import factory
 
 app = typer.Typer()
@@ -77,7 +77,8 @@ def test_saved_maps_are_scored_printed_and_written(disk, tmp_path):
     report = Report.model_validate_json(json.read_text())
     assert report.maps == str(disk.predictions)
     assert report.sets[0].metrics["purnet_f"] == pytest.approx(0.5)
-    assert re.search(r"F \(PurNet\) ↑ .* 0\.5000 .* threshold ⌊2·mean⌋", result.output)
+    assert re.search(r"F \(PurNet\) ↑ .* 0\.5000 ", result.output)
+    assert re.search(r"F \(PurNet\) ↑ +threshold ⌊2·mean⌋", result.output)
     assert {path.name for path in folder.iterdir()} == {
         "report.md",
         "report.json",
@@ -118,13 +119,13 @@ def test_the_model_predicts_a_data_set(telling, loaded, tmp_path):
 
 def test_several_sets_of_the_paper_are_scored_in_one_run(telling, loaded, tmp_path):
     telling.rename(tmp_path / "HKU-IS")
-    ecssd = tmp_path / "sets" / "ECSSD"
+    ecssd = tmp_path / "ECSSD"
     for part in ("image", "mask"):
         (ecssd / part).mkdir(parents=True)
         Image.open(tmp_path / "HKU-IS" / part / "good.png").save(ecssd / part / "a.png")
     folder = tmp_path / "report"
     result = run(
-        *("--dataset", "ecssd", "--dataset", "HKU-IS", "--root", tmp_path, "--report", folder)
+        *("--dataset", "ECSSD", "--dataset", "HKU-IS", "--root", tmp_path, "--report", folder)
     )
     assert result.exit_code == 0, result.output
     assert loaded == [(None, "auto")]
@@ -132,7 +133,7 @@ def test_several_sets_of_the_paper_are_scored_in_one_run(telling, loaded, tmp_pa
     assert [found.name for found in report.sets] == ["ECSSD", "HKU-IS"]
     assert [found.images for found in report.sets] == [1, 3]
     assert (folder / "HKU-IS-contact-sheet.png").exists()
-    assert "As published: Li, Su, Xia, Ma, Tian" in result.output
+    assert "as published: Li, Su, Xia, Ma, Tian" in result.output
 
 
 def test_a_broken_photo_is_named_and_the_rest_scored(telling, loaded):
@@ -175,11 +176,10 @@ def test_a_bad_checkpoint_is_one_line_of_error(telling, monkeypatch):
     assert result.stderr.strip() == "w.pth is truncated."
 
 
-def test_an_unknown_set_is_an_error_that_says_what_is_known(tmp_path, loaded):
+def test_a_set_that_is_not_there_is_an_error(tmp_path, loaded):
     result = run("--dataset", "XPIE", "--root", tmp_path)
     assert result.exit_code == 2
-    assert "XPIE was not found below" in result.stderr
-    assert "image/ + mask/" in result.stderr
+    assert "XPIE is not a folder" in result.stderr
     assert loaded == []
 
 
@@ -241,7 +241,7 @@ def test_a_full_disk_is_one_line_after_the_numbers(disk, tmp_path, monkeypatch, 
 
 def test_help_names_conventions_sets_and_exit_statuses():
     text = run("--help").output
-    for told in ("XPIE", "--resize", "Exits 0 when every image was scored", "current folder"):
+    for told in ("--resize", "Exits 0 when every image was scored", "current folder"):
         assert told in text
 
 

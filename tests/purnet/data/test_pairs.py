@@ -9,14 +9,7 @@ from folders import lock
 from photos import unknown_pixel_format
 from PIL import ExifTags, Image
 
-from purnet.data.pairs import (
-    LAYOUTS,
-    NAMED_SETS,
-    Layout,
-    canonical_name,
-    find_named,
-    find_pairs,
-)
+from purnet.data.pairs import LAYOUTS, Layout, find_pairs
 from purnet.errors import DatasetError
 
 SIZE = (6, 4)
@@ -180,77 +173,3 @@ def test_empty_folders_are_an_error(tmp_path):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(DatasetError, match="is not a folder"):
         find_pairs(tmp_path / "nowhere")
-
-
-@pytest.mark.parametrize(
-    ("name", "place", "layout"),
-    [
-        ("ECSSD", "ECSSD", Layout("images", "ground_truth_mask")),
-        ("ECSSD", ".", Layout("images", "ground_truth_mask")),
-        ("ECSSD", "sod/ecssd", Layout("image", "groundtruth")),
-        ("DUT-OMRON", ".", Layout("DUT-OMRON-image", "pixelwiseGT-new-PNG")),
-        ("DUT-OMRON", "DUT_OMRON", Layout("image", "mask")),
-        ("PASCAL-S", "salObj", Layout("datasets/imgs/pascal", "datasets/masks/pascal")),
-        ("PASCAL-S", "sets/PASCALS", Layout("image", "mask")),
-        ("HKU-IS", "downloads/HKU-IS", Layout("imgs", "gt")),
-        ("DUTS-TE", "DUTS/DUTS-TE", Layout("DUTS-TE-Image", "DUTS-TE-Mask")),
-        ("DUTS-TE", ".", Layout("DUTS-TE-Image", "DUTS-TE-Mask")),
-        ("XPIE", "XPIE/Test", Layout("images", "masks")),
-    ],
-)
-def test_a_named_set_is_found_where_it_was_unpacked(tmp_path, name, place, layout):
-    write_pairs(tmp_path / place, layout)
-    write_pairs(tmp_path / "other" / "DUTS-TR", Layout("DUTS-TR-Image", "DUTS-TR-Mask"))
-    write_pairs(tmp_path / "other" / "mine", Layout("image", "mask"))
-    assert find_named(name, tmp_path) == tmp_path / place
-
-
-def test_the_root_itself_may_be_the_named_set(tmp_path):
-    root = tmp_path / "HKU-IS"
-    write_pairs(root, Layout("imgs", "gt"))
-    assert find_named("hku_is", root) == root
-
-
-def test_a_folder_called_like_the_set_goes_before_a_telling_layout(tmp_path):
-    write_pairs(tmp_path / "a", Layout("images", "ground_truth_mask"))
-    write_pairs(tmp_path / "z" / "ECSSD", Layout("image", "mask"))
-    assert find_named("ECSSD", tmp_path) == tmp_path / "z" / "ECSSD"
-
-
-@pytest.mark.parametrize("place", ["locked", "sets/locked", "sets/XPIE", "HKU-IS/locked"])
-def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path, monkeypatch, place):
-    write_pairs(tmp_path / "HKU-IS", Layout("imgs", "gt"))
-    (tmp_path / place).mkdir(parents=True)
-    lock(tmp_path / place, monkeypatch)
-    assert find_named("HKU-IS", tmp_path) == tmp_path / "HKU-IS"
-    with pytest.raises(DatasetError, match="XPIE was not found below"):
-        find_named("XPIE", tmp_path)
-
-
-def test_a_root_that_cannot_be_read_is_an_error_that_says_so(tmp_path, monkeypatch):
-    lock(tmp_path, monkeypatch)
-    with pytest.raises(DatasetError, match="cannot be read: Permission denied"):
-        find_named("HKU-IS", tmp_path)
-
-
-def test_a_named_set_that_is_not_there_is_an_error(tmp_path):
-    write_pairs(tmp_path / "HKU-IS", Layout("imgs", "gt"))
-    with pytest.raises(DatasetError, match="XPIE was not found below"):
-        find_named("XPIE", tmp_path)
-
-
-def test_a_folder_of_the_right_name_and_unknown_layout_is_mentioned(tmp_path):
-    (tmp_path / "XPIE" / "pictures").mkdir(parents=True)
-    with pytest.raises(DatasetError, match="called like it but is in no known layout"):
-        find_named("XPIE", tmp_path)
-
-
-def test_an_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(DatasetError, match="ECSSD, DUT-OMRON, PASCAL-S, HKU-IS, DUTS-TE, XPIE"):
-        find_named("COCO", tmp_path)
-
-
-@pytest.mark.parametrize("name", NAMED_SETS)
-def test_names_are_recognised_in_any_spelling(name):
-    assert canonical_name(name.lower().replace("-", "_")) == name
-    assert canonical_name("sod226") is None

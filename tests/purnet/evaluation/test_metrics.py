@@ -6,12 +6,19 @@ from fractions import Fraction
 from math import floor
 
 import numpy as np
+import py_sod_metrics
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from purnet.evaluation.metrics import METRICS, Scorer, f_measure, purnet_precision_recall
+from purnet.evaluation.metrics import (
+    METRICS,
+    f_measure,
+    purnet_precision_recall,
+    score_image,
+    score_set,
+)
 
 
 def grey(*rows: list[int]) -> np.ndarray:
@@ -27,10 +34,7 @@ def square(side: int = 40, edge: int = 16) -> np.ndarray:
 
 
 def scores(*pairs: tuple[np.ndarray, np.ndarray]) -> dict[str, float]:
-    scorer = Scorer()
-    for saliency, truth in pairs:
-        scorer.add(saliency, truth)
-    return scorer.result().metrics
+    return score_set([score_image(saliency, truth) for saliency, truth in pairs]).metrics
 
 
 class TestPurNetConvention:
@@ -171,9 +175,7 @@ class TestPySODMetrics:
         assert scores((saliency, grey([0, 128, 129, 255])))["mae"] == 0
 
     def test_precision_and_recall_are_listed_by_rising_threshold(self):
-        scorer = Scorer()
-        scorer.add(grey([0, 100, 200, 255]), grey([0, 0, 255, 255]))
-        result = scorer.result()
+        result = score_set([score_image(grey([0, 100, 200, 255]), grey([0, 0, 255, 255]))])
         assert len(result.precision) == len(result.recall) == 256
         picked = [0, 50, 150, 230]
         assert [result.precision[t] for t in picked] == pytest.approx([1 / 2, 2 / 3, 1, 1])
@@ -181,13 +183,46 @@ class TestPySODMetrics:
 
     def test_sizes_must_agree(self):
         with pytest.raises(ValueError, match=r"[Ss]hape"):
-            Scorer().add(square(40), square(20, 8))
+            score_image(square(40), square(20, 8))
 
     def test_an_image_has_scores_of_its_own(self):
-        scorer = Scorer()
-        scorer.add(255 - square(), square())
-        one = scorer.add(square(), square())
-        assert one == pytest.approx((0, 1, 1))
+        one = score_image(square(), square())
+        assert (one.mae, one.weighted_f, one.s_measure) == pytest.approx((0, 1, 1))
+        assert score_image(square(), 0 * square()).empty_truth
+
+
+def test_a_set_scores_as_pysodmetrics_scores_it_in_one_go():
+    rng = np.random.default_rng(3)
+    pairs = []
+    for edge in (0, 4, 16, 30, 40):
+        truth = square(edge=edge)
+        noise = rng.integers(-60, 60, truth.shape)
+        pairs.append((np.clip(truth // 2 + 64 + noise, 0, 255).astype(np.uint8), truth))
+    measures = {
+        "mae": py_sod_metrics.MAE(),
+        "wfm": py_sod_metrics.WeightedFmeasure(beta=1),
+        "sm": py_sod_metrics.Smeasure(alpha=0.5),
+        "em": py_sod_metrics.Emeasure(),
+        "f": py_sod_metrics.FmeasureV2({"f": py_sod_metrics.FmeasureHandler(True, True, beta=0.3)}),
+    }
+    results = {}
+    for measure in measures.values():
+        for saliency, truth in pairs:
+            measure.step(saliency, truth)
+        results |= measure.get_results()
+    found = scores(*pairs)
+    wanted = {
+        "mae": results["mae"],
+        "weighted_f": results["wfm"],
+        "s_measure": results["sm"],
+        "max_e": results["em"]["curve"].max(),
+        "mean_e": results["em"]["curve"].mean(),
+        "adaptive_e": results["em"]["adp"],
+        "max_f": results["f"]["dynamic"].max(),
+        "mean_f": results["f"]["dynamic"].mean(),
+        "adaptive_f": results["f"]["adaptive"],
+    }
+    assert {key: found[key] for key in wanted} == pytest.approx(wanted, abs=1e-6)
 
 
 @settings(deadline=None)

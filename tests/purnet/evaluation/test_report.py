@@ -9,9 +9,18 @@ from PIL import Image
 from rich.console import Console
 
 from purnet.evaluation.metrics import METRICS, PREPARATION
-from purnet.evaluation.plots import CELL_PIXELS, PLOT_PIXELS, ranked, sheet_size
-from purnet.evaluation.report import print_report, to_markdown, write_json, write_report
-from purnet.evaluation.results import Report, ScoredImage
+from purnet.evaluation.plots import CELL_PIXELS, PLOT_PIXELS, ranked, sheet_size, write_report
+from purnet.evaluation.report import (
+    IMAGES,
+    PUBLISHED,
+    PublishedScore,
+    Report,
+    ScoredImage,
+    canonical_name,
+    print_report,
+    to_json,
+    to_markdown,
+)
 from purnet.evaluation.scoring import dataset_cases, folder_cases, score
 
 
@@ -42,22 +51,36 @@ def test_every_number_is_printed_with_its_convention(report):
     text = printed(report)
     assert PREPARATION in text
     for metric in METRICS:
-        line = next(line for line in text.splitlines() if f" {metric.label} " in line)
-        assert f"{report.sets[0].metrics[metric.key]:.4f}" in line
-        assert metric.convention in line
+        label = f"{metric.label} {'↓' if metric.better == 'lower' else '↑'} "
+        number, convention = (
+            line for line in text.splitlines() if line.strip("│ ").startswith(label)
+        )
+        assert f"{report.sets[0].metrics[metric.key]:.4f}" in number
+        assert metric.convention in convention
 
 
 def test_published_numbers_stand_beside_ours(published_report):
     text = printed(published_report)
-    assert "PurNet ResNet-50, as published" in text
+    assert "PurNet ResNet-50" in text
+    assert "PurNet: as published" in text
     assert "IEEE Transactions on Image Processing" in text
     line = next(line for line in text.splitlines() if "MAE" in line)
     assert [part.strip() for part in line.split("│")[2:5]] == ["0.0000", "0.035", "0.040"]
 
 
+def test_a_terminal_of_80_columns_is_wide_enough(published_report):
+    lines = printed(published_report, width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("PurNet VGG-16" in line for line in lines)
+    conventions = lines[-20:]
+    assert sum(len(line.split()) <= 2 for line in conventions) <= 2
+
+
 def test_a_copy_of_another_size_than_published_is_remarked_on(published_report):
     assert "ECSSD: 3 images of the 1000 published" in printed(published_report)
-    assert "## ECSSD: 3 images of the 1000 published" in to_markdown(published_report)
+    assert "## ECSSD: 3 images of the 1000 published" in to_markdown(
+        published_report, ["sheet.png"]
+    )
     whole = published_report.sets[0].model_copy(update={"images": 1000})
     assert whole.title == "ECSSD: 1000 images"
 
@@ -83,11 +106,9 @@ def test_markup_in_file_names_is_printed_as_it_is(report):
     assert "[b]set: 3 images" in text
 
 
-def test_json_reads_back_as_the_same_report(report, tmp_path):
-    path = tmp_path / "report.json"
-    write_json(report, path)
-    assert Report.model_validate_json(path.read_text()) == report
-    plain = json.loads(path.read_text())
+def test_json_reads_back_as_the_same_report(report):
+    assert Report.model_validate_json(to_json(report)) == report
+    plain = json.loads(to_json(report))
     assert plain["sets"][0]["metrics"]["mae"] == report.sets[0].metrics["mae"]
     assert set(plain["conventions"]) == set(plain["sets"][0]["metrics"])
     assert len(plain["sets"][0]["precision"]) == 256
@@ -121,7 +142,11 @@ def test_the_contact_sheet_shows_truth_and_map_in_their_own_shape(report, tmp_pa
 
 
 def test_markdown_tables_have_one_width_and_escaped_bars(published_report):
-    rows = [line for line in to_markdown(published_report).splitlines() if line.startswith("|")]
+    rows = [
+        line
+        for line in to_markdown(published_report, ["sheet.png"]).splitlines()
+        if line.startswith("|")
+    ]
     assert len(rows) == 2 + len(METRICS)
     assert {row.replace("\\|", "").count("|") for row in rows} == {6}
     assert "mean of \\|map - truth\\|" in rows[2]
@@ -129,7 +154,9 @@ def test_markdown_tables_have_one_width_and_escaped_bars(published_report):
 
 def test_markdown_names_what_was_not_scored(report):
     cut = report.sets[0].model_copy(update={"missing": ["a"]})
-    assert "- `a`: no prediction" in to_markdown(report.model_copy(update={"sets": [cut]}))
+    assert "- `a`: no prediction" in to_markdown(
+        report.model_copy(update={"sets": [cut]}), ["sheet.png"]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9, 40])
@@ -146,3 +173,27 @@ def test_best_median_and_worst_share_no_image(count):
         assert groups["worst"][0].stem == "00"
     if count == 40:
         assert [image.stem for image in groups["median"]] == ["21", "20", "19"]
+
+
+def test_both_backbones_report_the_six_named_sets_in_order():
+    assert list(PUBLISHED) == ["ResNet-50", "VGG-16"]
+    for table in PUBLISHED.values():
+        assert list(table) == list(IMAGES)
+
+
+def test_the_columns_are_metrics_of_ours():
+    assert set(PublishedScore._fields) <= {metric.key for metric in METRICS}
+
+
+def test_resnet_is_better_than_vgg_everywhere():
+    for name, resnet in PUBLISHED["ResNet-50"].items():
+        vgg = PUBLISHED["VGG-16"][name]
+        assert resnet.mae < vgg.mae
+        assert resnet.weighted_f > vgg.weighted_f
+        assert resnet.purnet_f > vgg.purnet_f
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_names_are_recognised_in_any_spelling(name):
+    assert canonical_name(name.lower().replace("-", "_")) == name
+    assert canonical_name("sod226") is None

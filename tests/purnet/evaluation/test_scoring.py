@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from folders import lock
 from PIL import Image
 
+from purnet.data.pairs import UnreadableError, read_truth
 from purnet.errors import DatasetError, EvaluationError
-from purnet.evaluation.scoring import dataset_cases, folder_cases, score
+from purnet.evaluation import scoring
+from purnet.evaluation.scoring import dataset_cases, fitted, folder_cases, score
 
 
 def test_saved_maps_are_scored_against_masks_of_the_same_stem(disk):
@@ -94,7 +98,8 @@ def test_resize_fits_the_map_to_its_truth(disk):
     path = disk.predictions / "good.png"
     Image.open(path).resize((80, 60), Image.Resampling.NEAREST).save(path)
     work, map_of = folder_cases(disk.predictions, disk.truth, resize=True)
-    assert map_of(work.cases[0]).shape == (30, 40)
+    truth = read_truth(work.cases[0].truth)
+    assert fitted(map_of(work.cases[0]), truth).shape == (30, 40)
     assert score(work, map_of).scored[0].mae == 0
 
 
@@ -154,13 +159,38 @@ def test_a_folder_called_like_a_set_of_the_paper_is_that_set(disk, tmp_path):
     assert result.published["ResNet-50"] == {"mae": 0.035, "weighted_f": 0.907, "purnet_f": 0.928}
 
 
-def test_a_set_of_the_paper_is_found_by_name(disk, tmp_path, monkeypatch):
-    folder = disk.dataset.rename(tmp_path / "pascal_s")
-    assert dataset_cases("PASCAL-S", tmp_path).folder == folder
-    monkeypatch.chdir(tmp_path)
-    assert dataset_cases("PASCAL-S", None).folder.resolve() == folder
+def test_a_data_set_that_is_not_there_is_an_error(disk):
+    with pytest.raises(DatasetError, match="XPIE is not a folder"):
+        dataset_cases("XPIE", disk.dataset)
 
 
 def test_a_set_without_published_numbers_has_none(disk):
     work, map_of = folder_cases(disk.predictions, disk.truth, resize=False)
     assert score(work, map_of).published == {}
+
+
+def test_scores_do_not_depend_on_the_number_of_processes(disk, monkeypatch):
+    work = dataset_cases(str(disk.dataset), None)
+    saliency = read_truth(disk.predictions / "middling.png")
+
+    def map_of(case):
+        if case.stem == "poor":
+            raise UnreadableError(case.photo, "has no map")
+        return saliency
+
+    alone = score(work, map_of)
+    assert [out.reason for out in alone.left_out] == ["has no map"]
+    monkeypatch.setattr(scoring, "_IMAGES_A_PROCESS", 1)
+    calls = []
+    assert score(work, map_of, processes=2, progress=lambda: calls.append(1)) == alone
+    assert len(calls) == 3
+    (disk.truth / "good.png").write_bytes(b"broken")
+    assert score(work, map_of, processes=2) == score(work, map_of)
+
+
+def test_a_process_that_is_killed_is_one_sentence(disk, monkeypatch):
+    monkeypatch.setattr(scoring, "_IMAGES_A_PROCESS", 1)
+    work = dataset_cases(str(disk.dataset), None)
+    monkeypatch.setattr(scoring, "_submit", lambda pool, case, map_of: pool.submit(os._exit, 9))
+    with pytest.raises(EvaluationError, match="ended from outside"):
+        score(work, lambda case: case.truth, processes=1)

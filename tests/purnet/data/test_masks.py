@@ -5,7 +5,7 @@ import pytest
 from photos import scene, unknown_pixel_format, with_orientation
 from PIL import Image
 
-from purnet.data.maps import UnreadableError, grey_levels, read_map, read_truth, size_of
+from purnet.data.pairs import UnreadableError, grey_levels, read_map, read_truth, size_of
 from purnet.errors import DatasetError
 
 RAMP = np.array([[0, 85], [170, 255]], np.uint8)
