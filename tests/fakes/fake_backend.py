@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from purnet_serve.errors import DeadlineError, ReloadError
-from purnet_serve.inference.backend import BackendStats, ModelInfo, Pixels, Prediction
+from purnet_serve.inference.backend import ModelInfo, Pixels, Prediction
 
 INPUT_SIZE = 32
 WAIT_S = 10.0
@@ -30,6 +30,7 @@ class FakeBackend:
         self.arrived: asyncio.Queue[None] = asyncio.Queue()
         self.cancelled = 0
         self.upstream = 0
+        self.queued = 0
         self.started = False
         self.became_ready = asyncio.Event()
         self.became_ready.set()
@@ -76,6 +77,3 @@ class FakeBackend:
 
     def unready_reason(self) -> str | None:
         return self.reason
-
-    def stats(self) -> BackendStats:
-        return BackendStats(queued=0, in_flight=0, capacity=0, oldest_s=0.0)

@@ -66,7 +66,7 @@ def router(service: ServiceContext) -> APIRouter:
         return Ready(
             model=None if info is None else info.version,
             requests_in_flight=service.admission.requests,
-            queued=service.backend.stats().queued,
+            queued=service.backend.queued,
         )
 
     @routes.get("/v1/models", responses=problem_responses("key_missing", "key_unknown", "internal"))

@@ -49,17 +49,6 @@ class Prediction:
     batch_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class BackendStats:
-    """A snapshot of the queue, read by `/readyz`."""
-
-    queued: int
-    in_flight: int
-    capacity: int
-    oldest_s: float
-    """Age of the oldest queued ticket in seconds; 0 when the queue is empty."""
-
-
 class Backend(Protocol):
     """Where predictions come from. All coroutines run on the server's event loop."""
 
@@ -100,8 +89,9 @@ class Backend(Protocol):
     def model(self) -> ModelInfo | None:
         """The model that answers now; None until the first load."""
 
+    @property
+    def queued(self) -> int:
+        """Images that wait for a device now."""
+
     def unready_reason(self) -> str | None:
         """None when predictions can be made, else the reason they cannot."""
-
-    def stats(self) -> BackendStats:
-        """Snapshot of the queue."""

@@ -37,18 +37,14 @@ class Ticket:
         """Whether anybody still waits for the answer."""
         return not self.future.done()
 
-    def answer(self, prediction: Prediction) -> bool:
-        """Resolve with a mask; false when the client had stopped waiting."""
+    def resolve(self, result: Prediction | ServiceError) -> bool:
+        """Hand out the answer or the error; false when the client had stopped waiting."""
         if self.future.done():
             return False
-        self.future.set_result(prediction)
-        return True
-
-    def fail(self, error: ServiceError) -> bool:
-        """Resolve with an error; false when the client had stopped waiting."""
-        if self.future.done():
-            return False
-        self.future.set_exception(error)
+        if isinstance(result, Prediction):
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(result)
         return True
 
 
@@ -175,13 +171,13 @@ class Batcher:
     def fail_queued(self, reason: str) -> None:
         """Fail what is in the queue with `NotReadyError`: no device can be expected to run it."""
         for ticket in self._waiting:
-            ticket.fail(NotReadyError(reason))
+            ticket.resolve(NotReadyError(reason))
 
     def close(self, reason: str) -> None:
         """Fail every open ticket, on a device or not, with `DrainingError`, and refuse new ones."""
         self._closed = reason
         for ticket in self._open:
-            ticket.fail(DrainingError(reason))
+            ticket.resolve(DrainingError(reason))
         if self._wait_timer is not None:
             self._wait_timer.cancel()
 
@@ -260,7 +256,7 @@ class Batcher:
 
     def _expire(self, ticket: Ticket) -> None:
         self._waiting.pop(ticket, None)
-        if ticket.fail(_deadline_error(ticket.location)):
+        if ticket.resolve(_deadline_error(ticket.location)):
             self.observer.expired(ticket.location)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import numpy as np
 
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
-from purnet_serve.inference.backend import BackendStats, ModelInfo, Pixels, Prediction
+from purnet_serve.inference.backend import ModelInfo, Pixels, Prediction
 from purnet_serve.inference.batcher import Batcher
 from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
-from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor, PendingExits
+from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor
 from purnet_serve.inference.worker_handle import Worker, WorkerSpec, load
 from purnet_serve.observability.cpus import available_cpus, engine_threads
 from purnet_serve.observability.inference_metrics import InferenceMetrics
@@ -39,7 +40,8 @@ class LocalBackend:
         self._factory = factory
         self._spawn = spawn
         self._devices: list[DeviceSupervisor] = []
-        self._exits = PendingExits()
+        self._exits: set[asyncio.Task[Any]] = set()
+        """Tasks that end when a worker process that was sent off is reaped."""
         self._batcher: Batcher | None = None
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
@@ -56,23 +58,9 @@ class LocalBackend:
         names = settings.device.split(",")
         threads = settings.engine_threads or engine_threads(len(names), available_cpus())
         for name in names:
-            spec = WorkerSpec(
-                factory=self._factory,
-                checkpoint=settings.checkpoint,
-                device=name,
-                max_batch=settings.max_batch,
-                threads=threads,
-                load_timeout_s=settings.load_timeout_s,
-                watchdog_s=settings.watchdog_s,
-            )
+            spec = WorkerSpec(settings, self._factory, name, threads, self._spawn)
             device = DeviceSupervisor(
-                spec,
-                self._spawn,
-                batcher,
-                metrics,
-                self._exits,
-                canary_s=settings.canary_s,
-                on_change=self._on_change,
+                spec, batcher, metrics, exits=self._exits, on_change=self._on_change
             )
             self._devices.append(device)
             batcher.executors.append(device)
@@ -112,7 +100,7 @@ class LocalBackend:
             await asyncio.wait([self._reloading])
         for device in self._devices:
             device.close()
-        await self._exits.wait()
+        await self._all_exits()
         if self._lag is not None:
             self._lag.stop()
 
@@ -120,8 +108,7 @@ class LocalBackend:
         """Load the configured checkpoint beside the running one, check it, swap between batches.
 
         The new model comes up in worker processes of its own, through the same checks as at the
-        start, so whatever is wrong with it cannot affect the running one. Needs the memory of both
-        for as long as that takes. Raises `ReloadError` and changes nothing otherwise.
+        start. Needs the memory of both for as long as that takes. See `Backend.reload`.
         """
         async with self._reload_lock:
             if self._stopping or self._batcher is None:
@@ -136,7 +123,7 @@ class LocalBackend:
             finally:
                 self._reloading = None
                 # Before another reload may need their memory.
-                await self._exits.wait()
+                await self._all_exits()
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask. See `Backend.predict`."""
@@ -164,13 +151,10 @@ class LocalBackend:
         """None when predictions can be made: some device has a worker, or will in a moment."""
         return STOPPING if self._stopping else self._devices_unready_reason()
 
-    def stats(self) -> BackendStats:
-        """Snapshot of the queue; may be taken from any thread."""
-        batcher = self._batcher
-        capacity = self._settings.max_requests_in_flight
-        if batcher is None:
-            return BackendStats(0, 0, capacity, 0.0)
-        return BackendStats(batcher.queued, batcher.in_flight, capacity, batcher.oldest_s)
+    @property
+    def queued(self) -> int:
+        """Images that wait for a device now."""
+        return 0 if self._batcher is None else self._batcher.queued
 
     def _devices_unready_reason(self) -> str | None:
         reasons = [device.unready_reason for device in self._devices]
@@ -189,6 +173,12 @@ class LocalBackend:
         self._metrics.ready(self.unready_reason() is None)
         self._changed.set()
 
+    async def _all_exits(self) -> None:
+        """Wait for the workers that were sent off. Cancelling this leaves them to be reaped."""
+        while self._exits:
+            done, _ = await asyncio.wait(self._exits)
+            self._exits -= done
+
     def _set_model(self, model: ModelInfo) -> None:
         self._model = model
         self._metrics.model(
@@ -203,7 +193,7 @@ class LocalBackend:
             model = await self._load_beside(loaded)
             batcher.pause()
             try:
-                await asyncio.gather(*(device.idle() for device in self._devices))
+                await asyncio.gather(*(device.idle.wait() for device in self._devices))
                 if not all(worker.accepts for worker in loaded):
                     raise ReloadError("The new worker ended before it could take over.")
                 for device, worker in zip(self._devices, loaded, strict=True):
@@ -213,15 +203,14 @@ class LocalBackend:
             finally:
                 batcher.resume()
         finally:
-            for worker in loaded:
-                self._exits.dismiss(worker)
+            self._exits.update(worker.dismiss() for worker in loaded)
         return model
 
     async def _load_beside(self, loaded: list[Worker]) -> ModelInfo:
         """Bring up one worker per device, into `loaded` as they come. Raises `ReloadError`."""
         for device in self._devices:
             try:
-                loaded.append(await load(device.spec, self._spawn))
+                loaded.append(await load(device.spec))
             except WorkerEndError as end:
                 raise ReloadError(end.detail) from end
         model = loaded[0].info

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from enum import Enum, auto
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from purnet_serve.errors import NonFiniteError, WorkerError
 from purnet_serve.inference.backend import Mask, ModelInfo, Prediction
 from purnet_serve.inference.batcher import Batch, Batcher, Ticket
 from purnet_serve.inference.protocol import Done, OutOfMemory
-from purnet_serve.inference.spawn import Spawn, WorkerEndError
+from purnet_serve.inference.spawn import WorkerEndError
 from purnet_serve.inference.worker_handle import Worker, WorkerSpec, load
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome
@@ -43,27 +44,6 @@ class DeviceState(Enum):
     CLOSED = auto()
 
 
-class PendingExits:
-    """Worker processes that were sent off and may not be reaped yet."""
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def dismiss(self, worker: Worker) -> None:
-        """Send off a worker."""
-        self.add(asyncio.create_task(worker.dismiss()))
-
-    def add(self, task: asyncio.Task[None]) -> None:
-        """Wait for a task too, which reaps a worker."""
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def wait(self) -> None:
-        """Return when all are reaped. Cancelling this leaves the reaping to go on."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-
 class DeviceSupervisor:
     """Runs batches on one device, through as many worker processes as that takes.
 
@@ -74,12 +54,10 @@ class DeviceSupervisor:
     def __init__(
         self,
         spec: WorkerSpec,
-        spawn: Spawn,
         batcher: Batcher,
         metrics: InferenceMetrics,
-        exits: PendingExits,
         *,
-        canary_s: float,
+        exits: set[asyncio.Task[Any]],
         on_change: Callable[[], None],
     ) -> None:
         self.spec = spec
@@ -90,16 +68,16 @@ class DeviceSupervisor:
         """The model that every worker must turn out to have loaded; None: any."""
         self.worker: Worker | None = None
         """The worker that serves now."""
-        self._spawn = spawn
         self._batcher = batcher
         self._metrics = metrics
         self._exits = exits
-        self._canary_s = canary_s
+        """Tasks that end when a worker process that was sent off is reaped."""
+        self._canary_s = spec.settings.canary_s
         self._on_change = on_change
         self._loop = batcher.loop
         self._consecutive_failures = 0
         """Ends of workers with no answer in between, without those an image alone caused."""
-        self._max_batch = spec.max_batch
+        self._max_batch = spec.settings.max_batch
         self._full_batches = 0
         """Since out of memory last changed `_max_batch`."""
         self._lifecycle: asyncio.Task[None] | None = None
@@ -107,8 +85,9 @@ class DeviceSupervisor:
         self._canary_timer: asyncio.TimerHandle | None = None
         self._last_batch_s = 0.0
         """When the device last became idle, on the loop's clock."""
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self.idle = asyncio.Event()
+        """Set while no batch is on the device."""
+        self.idle.set()
 
     # --- what the batcher sees
 
@@ -127,7 +106,7 @@ class DeviceSupervisor:
         """Run a batch."""
         if self.worker is None:
             raise RuntimeError("A batch was submitted to a device without a worker.")
-        self._idle.clear()
+        self.idle.clear()
         self.worker.run(batch)
 
     # --- what the backend does with it
@@ -135,10 +114,6 @@ class DeviceSupervisor:
     def start(self) -> None:
         """Begin to bring up a worker."""
         self._lifecycle = self._loop.create_task(self._run(None))
-
-    async def idle(self) -> None:
-        """Wait until no batch is on the device."""
-        await self._idle.wait()
 
     def adopt(self, worker: Worker) -> None:
         """Serve with a worker that was loaded beside, from now on; the device must be idle.
@@ -161,7 +136,7 @@ class DeviceSupervisor:
             self._lifecycle.cancel()
             self._exits.add(self._lifecycle)
         if self.worker is not None:
-            self._exits.dismiss(self.worker)
+            self._exits.add(self.worker.dismiss())
             self.worker = None
 
     # --- lifecycle
@@ -172,7 +147,7 @@ class DeviceSupervisor:
             try:
                 if worker is None:
                     self._enter(DeviceState.LOADING)
-                    worker = await self._load_expected()
+                    worker = await load(self.spec, expected=self.expected)
                     self._begin_serving(worker)
                 end = await worker.serve(self._on_answer)
             except WorkerEndError as error:
@@ -185,18 +160,6 @@ class DeviceSupervisor:
             worker = None
             await self._back_off()
 
-    async def _load_expected(self) -> Worker:
-        worker = await load(self.spec, self._spawn)
-        if self.expected is not None and worker.info.sha256 != self.expected.sha256:
-            self._exits.dismiss(worker)
-            await self._exits.wait()
-            raise WorkerEndError(
-                FailureKind.REFUSED,
-                f"The checkpoint file is no longer {self.expected.version} but "
-                f"{worker.info.version}: reload to take it.",
-            )
-        return worker
-
     def _begin_serving(self, worker: Worker) -> None:
         self.worker = worker
         self.state = DeviceState.SERVING
@@ -207,9 +170,9 @@ class DeviceSupervisor:
         # From now on exactly this device: `auto` must not end on the CPU when a GPU is lost.
         self.spec = replace(self.spec, device=worker.info.device)
         # The worker before may have been sent off with a canary that nobody waits for.
-        self._idle.set()
+        self.idle.set()
         self._log(logging.INFO, "worker up")
-        self._report_memory(worker)
+        self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
         self._set_max_batch(worker.max_batch)
         self._batcher.wake()
         self._on_change()
@@ -228,7 +191,7 @@ class DeviceSupervisor:
                 self._retry(batch, end)
             else:
                 self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
-        self._idle.set()
+        self.idle.set()
         self._metrics.failed(end.failure)
         if images_fault:
             # The end before, which this image may have caused too, was counted.
@@ -285,13 +248,16 @@ class DeviceSupervisor:
         if worker is None:
             raise RuntimeError("A worker answered that serves no more.")
         if isinstance(answer, OutOfMemory):
-            self._on_out_of_memory(batch)
+            # Half of it may fit: lower the limit and let the queue form smaller batches.
+            self._metrics.failed(FailureKind.OUT_OF_MEMORY)
+            self._set_max_batch(max(1, min(self._max_batch, len(batch) // 2)))
+            self._retry(batch, None)
         elif batch.canary:
             self._on_canary(worker, answer)
         else:
             self._on_masks(worker, batch, answer, masks)
         if not worker.unanswered:
-            self._idle.set()
+            self.idle.set()
             self._last_batch_s = self._loop.time()
         self._batcher.wake()
 
@@ -305,7 +271,7 @@ class DeviceSupervisor:
         self._count_execution(batch, answer.infer_s)
         for outcome in outcomes:
             self._metrics.outcome(outcome)
-        self._report_memory(worker)
+        self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
 
     def _answer(
         self, slot: int, worker: Worker, batch: Batch, answer: Done, masks: Mask
@@ -314,25 +280,18 @@ class DeviceSupervisor:
         if not answer.finite[slot]:
             self._metrics.failed(FailureKind.NON_FINITE)
             error = NonFiniteError("The network's output for this image is not a number.")
-            return Outcome.NON_FINITE if ticket.fail(error) else Outcome.LATE
+            return Outcome.NON_FINITE if ticket.resolve(error) else Outcome.LATE
         if not ticket.live:
             return Outcome.LATE
-        ticket.answer(
-            Prediction(
-                mask=masks[slot].copy(),
-                model=worker.info,
-                queue_s=batch.started_s - ticket.queued_s,
-                infer_s=answer.infer_s,
-                batch_size=len(batch),
-            )
+        prediction = Prediction(
+            mask=masks[slot].copy(),
+            model=worker.info,
+            queue_s=batch.started_s - ticket.queued_s,
+            infer_s=answer.infer_s,
+            batch_size=len(batch),
         )
+        ticket.resolve(prediction)
         return Outcome.MASK
-
-    def _on_out_of_memory(self, batch: Batch) -> None:
-        """Half of it may fit: lower the limit and let the queue form smaller batches."""
-        self._metrics.failed(FailureKind.OUT_OF_MEMORY)
-        self._set_max_batch(max(1, min(self._max_batch, len(batch) // 2)))
-        self._retry(batch, None)
 
     def _retry(self, batch: Batch, end: WorkerEndError | None) -> None:
         """Queue images again; if their worker ended, each alone, and only once."""
@@ -344,7 +303,7 @@ class DeviceSupervisor:
                 outcome = Outcome.LATE
             elif end is not None and ticket.alone:
                 outcome = Outcome.FAILED
-                ticket.fail(WorkerError(f"The worker failed twice on this image. {end.detail}"))
+                ticket.resolve(WorkerError(f"The worker failed twice on this image. {end.detail}"))
             else:
                 ticket.alone |= end is not None
                 again.append(ticket)
@@ -367,9 +326,6 @@ class DeviceSupervisor:
     def _count_execution(self, batch: Batch, infer_s: float | None) -> None:
         waits_s = [batch.started_s - ticket.queued_s for ticket in batch.tickets]
         self._metrics.executed(batch.reason, waits_s, infer_s)
-
-    def _report_memory(self, worker: Worker) -> None:
-        self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
 
     # --- canary: a device that fails while idle is noticed before a request needs it
 

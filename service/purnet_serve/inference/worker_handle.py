@@ -9,30 +9,21 @@ import os
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TypeVar
 
+from purnet_serve.inference import protocol
 from purnet_serve.inference import shared_memory as shared
 from purnet_serve.inference.backend import Mask, ModelInfo
 from purnet_serve.inference.batcher import Batch
-from purnet_serve.inference.protocol import (
-    Done,
-    EngineFailed,
-    Load,
-    Loaded,
-    LoadFailed,
-    Message,
-    OutOfMemory,
-    ProtocolError,
-    Ready,
-    Run,
-    Warmup,
-)
 from purnet_serve.inference.spawn import Spawn, WorkerConnection, WorkerEndError
 from purnet_serve.observability.labels import FailureKind
+from purnet_serve.settings import Settings
 
 log = logging.getLogger("purnet_serve.inference")
 
-OnAnswer = Callable[[Batch, Done | OutOfMemory, Mask], None]
+M = TypeVar("M")
+
+OnAnswer = Callable[[Batch, protocol.Done | protocol.OutOfMemory, Mask], None]
 """Called with a batch, its answer, and masks (N, S, S) in shared memory, valid during the call."""
 
 
@@ -40,14 +31,12 @@ OnAnswer = Callable[[Batch, Done | OutOfMemory, Mask], None]
 class WorkerSpec:
     """Everything it takes to bring up one worker, the first time or again."""
 
+    settings: Settings
     factory: str
-    checkpoint: Path | None
+    """`module:attribute` of what makes the predictor."""
     device: str
-    max_batch: int
     threads: int
-    load_timeout_s: float
-    watchdog_s: float | None
-    """Longest time of a batch; None: max(5 s, 20 times the slowest batch of the warm-up)."""
+    spawn: Spawn
 
 
 class Worker:
@@ -58,7 +47,7 @@ class Worker:
         connection: WorkerConnection,
         info: ModelInfo,
         batches: shared.SharedBatches,
-        ready: Ready,
+        ready: protocol.Ready,
         watchdog_s: float,
     ) -> None:
         self.info = info
@@ -66,7 +55,7 @@ class Worker:
         self.resident_bytes = ready.resident_bytes
         self.device_bytes = ready.device_bytes
         self._watchdog_s = watchdog_s
-        self._connection = connection
+        self.connection = connection
         self._shared = batches
         self._running: deque[tuple[int, int, Batch]] = deque()
         """Number, buffer and batch of all that was sent and not answered, oldest first."""
@@ -79,11 +68,6 @@ class Worker:
         self._watchdog: asyncio.TimerHandle | None = None
 
     @property
-    def pid(self) -> int:
-        """Process id."""
-        return self._connection.process.pid
-
-    @property
     def unanswered(self) -> tuple[Batch, ...]:
         """Batches sent and not answered. The first is running, the others have not begun."""
         return tuple(batch for _, _, batch in self._running)
@@ -91,7 +75,7 @@ class Worker:
     @property
     def accepts(self) -> bool:
         """Whether a buffer is free, and the process is there to run what is put into it."""
-        return bool(self._free_buffers) and not self._ending and not self._connection.closed
+        return bool(self._free_buffers) and not self._ending and not self.connection.closed
 
     def run(self, batch: Batch) -> None:
         """Send a batch; needs `accepts`."""
@@ -102,64 +86,61 @@ class Worker:
         self._running.append((self._sent, buffer, batch))
         if len(self._running) == 1:
             self._begin_first()
-        self._connection.send(Run(self._sent, buffer, len(batch)))
+        self.connection.send(protocol.Run(self._sent, buffer, len(batch)))
 
     def kill(self, failure: FailureKind, detail: str, trace: str = "") -> None:
         """End the process now. The first reason given is the one that `serve` returns."""
         self._ending = True
         if self._cause is None:
             self._cause = WorkerEndError(failure, detail, trace)
-        self._connection.kill()
+        self.connection.kill()
 
     async def serve(self, on_answer: OnAnswer) -> WorkerEndError:
-        """Give every answer to `on_answer` until the worker ends; returns how it ended.
+        """Give every answer to `on_answer` until the worker ends and is reaped.
 
-        Returns when the process is reaped. Cancelling this does not end the worker: `dismiss` does.
+        Returns how it ended. Cancelling this does not end the worker: `dismiss` does.
         """
-        await self._read_answers(on_answer)
-        return await self._end()
-
-    async def dismiss(self) -> None:
-        """Send off a worker that is not needed any more; returns when it is reaped."""
-        self._connection.hang_up()
-        await self._end()
-
-    async def _end(self) -> WorkerEndError:
-        self._ending = True
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        end = await self._connection.reap()
-        self._shared.close()
-        return self._cause or end
-
-    async def _read_answers(self, on_answer: OnAnswer) -> None:
         try:
-            while (message := await self._connection.receive()) is not None:
+            while (message := await self.connection.receive()) is not None:
                 self._handle(message, on_answer)
-        except (ProtocolError, OSError) as error:
+        except (protocol.ProtocolError, OSError) as error:
             self.kill(FailureKind.PROTOCOL, f"The worker broke the protocol: {error}")
         except Exception as error:
             # A fault of ours; the tickets of this batch still need their answers.
             log.exception("answer mishandled", extra={"device": self.info.device})
             self.kill(FailureKind.PROTOCOL, f"An answer was mishandled: {error!r}")
+        return await self._end()
 
-    def _handle(self, message: Message, on_answer: OnAnswer) -> None:
-        if isinstance(message, EngineFailed):
+    def dismiss(self) -> asyncio.Task[WorkerEndError]:
+        """Send off a worker that is not needed any more; the task ends when it is reaped."""
+        self.connection.hang_up()
+        return self._loop.create_task(self._end())
+
+    async def _end(self) -> WorkerEndError:
+        self._ending = True
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        end = await self.connection.reap()
+        self._shared.close()
+        return self._cause or end
+
+    def _handle(self, message: protocol.Message, on_answer: OnAnswer) -> None:
+        if isinstance(message, protocol.EngineFailed):
             self.kill(FailureKind.EXCEPTION, message.detail, message.trace)
             return
-        if not isinstance(message, Done | OutOfMemory) or not self._running:
-            raise ProtocolError(f"unexpected {type(message).__name__}")
+        if not isinstance(message, protocol.Done | protocol.OutOfMemory) or not self._running:
+            raise protocol.ProtocolError(f"unexpected {type(message).__name__}")
         number, buffer, batch = self._running[0]
         if message.number != number:
-            raise ProtocolError(f"batch {message.number} answered, {number} is running")
-        if isinstance(message, OutOfMemory) and len(batch) == 1:
+            raise protocol.ProtocolError(f"batch {message.number} answered, {number} is running")
+        if isinstance(message, protocol.OutOfMemory) and len(batch) == 1:
             # Nothing smaller can be tried. A fresh process has all of the device's memory.
             detail = "The device has no room for a single image."
             self.kill(FailureKind.OUT_OF_MEMORY, detail)
             return
-        if isinstance(message, Done):
+        if isinstance(message, protocol.Done):
             if len(message.finite) != len(batch):
-                raise ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
+                raise protocol.ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
             self.resident_bytes = message.resident_bytes
             self.device_bytes = message.device_bytes
         self._running.popleft()
@@ -178,29 +159,29 @@ class Worker:
             self._watchdog.cancel()
         if self._running:
             self._running[0][2].started_s = self._loop.time()
-            self._watchdog = self._loop.call_later(self._watchdog_s, self._kill_hung)
+            detail = f"No answer for {self._watchdog_s:.1f} s."
+            self._watchdog = self._loop.call_later(
+                self._watchdog_s, self.kill, FailureKind.HANG, detail
+            )
 
-    def _kill_hung(self) -> None:
-        self.kill(FailureKind.HANG, f"No answer for {self._watchdog_s:.1f} s.")
 
-
-async def load(spec: WorkerSpec, spawn: Spawn) -> Worker:
+async def load(spec: WorkerSpec, *, expected: ModelInfo | None = None) -> Worker:
     """Bring up a worker: load, check, share memory, warm up. Raises `WorkerEndError`.
 
-    Leaves nothing behind when it fails or is cancelled.
+    A model other than `expected` is refused. Leaves nothing behind when it fails or is cancelled.
     """
     with contextlib.ExitStack() as stack:
         try:
             segment_fd = shared.create()
             stack.callback(os.close, segment_fd)
-            connection = await spawn(segment_fd, spec.threads)
+            connection = await spec.spawn(segment_fd, spec.threads)
         except (OSError, RuntimeError) as error:
             # No process, descriptor, memory or thread can be had now; there may be later.
             detail = f"The worker could not be started: {error}"
             raise WorkerEndError(FailureKind.EXIT, detail) from error
         try:
-            async with asyncio.timeout(spec.load_timeout_s):
-                return await _load_and_warm_up(spec, connection, segment_fd)
+            async with asyncio.timeout(spec.settings.load_timeout_s):
+                return await _load_and_warm_up(spec, connection, segment_fd, expected)
         except BaseException as error:
             connection.kill()
             await connection.reap()
@@ -209,8 +190,8 @@ async def load(spec: WorkerSpec, spawn: Spawn) -> Worker:
             kind, detail = FailureKind.PROTOCOL, str(error)
             if isinstance(error, TimeoutError):
                 kind = FailureKind.HANG
-                detail = f"The model did not load within {spec.load_timeout_s:.0f} s."
-            elif not isinstance(error, ProtocolError | OSError):
+                detail = f"The model did not load within {spec.settings.load_timeout_s:.0f} s."
+            elif not isinstance(error, protocol.ProtocolError | OSError):
                 # Whatever it is, it ends this attempt and not the supervisor.
                 log.exception("loading mishandled", extra={"device": spec.device})
                 detail = f"Loading went wrong: {error!r}"
@@ -218,43 +199,47 @@ async def load(spec: WorkerSpec, spawn: Spawn) -> Worker:
 
 
 async def _load_and_warm_up(
-    spec: WorkerSpec, connection: WorkerConnection, segment_fd: int
+    spec: WorkerSpec, connection: WorkerConnection, segment_fd: int, expected: ModelInfo | None
 ) -> Worker:
-    checkpoint = None if spec.checkpoint is None else str(spec.checkpoint)
-    connection.send(Load(spec.factory, checkpoint, spec.device, spec.threads))
-    loaded = await connection.receive()
-    if not isinstance(loaded, Loaded):
-        raise await _not_loaded(connection, loaded)
+    settings = spec.settings
+    checkpoint = None if settings.checkpoint is None else str(settings.checkpoint)
+    connection.send(protocol.Load(spec.factory, checkpoint, spec.device, spec.threads))
+    loaded = await _receive(protocol.Loaded, connection)
     # `cuda` is any GPU, and `auto` any device; one with a number is that one.
     asked = spec.device if ":" in spec.device else _kind(spec.device)
     if asked not in ("auto", loaded.device, _kind(loaded.device)):
         detail = f"The model was asked onto {spec.device} and came up on {loaded.device}."
         raise WorkerEndError(FailureKind.REFUSED, detail)
+    info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
+    if expected is not None and info.sha256 != expected.sha256:
+        was, found = expected.version, info.version
+        detail = f"The checkpoint file is no longer {was} but {found}: reload to take it."
+        raise WorkerEndError(FailureKind.REFUSED, detail)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
     buffers = 2 if _kind(loaded.device) == "cuda" else 1
-    size = {"buffers": buffers, "max_batch": spec.max_batch, "input_size": loaded.input_size}
+    size = {"buffers": buffers, "max_batch": settings.max_batch, "input_size": info.input_size}
     try:
         shared.reserve(segment_fd, **size)
     except MemoryError as error:
         raise WorkerEndError(FailureKind.REFUSED, str(error)) from error
-    connection.send(Warmup(**size))
-    ready = await connection.receive()
-    if not isinstance(ready, Ready):
-        raise await _not_loaded(connection, ready)
+    connection.send(protocol.Warmup(**size))
+    ready = await _receive(protocol.Ready, connection)
     batches = shared.SharedBatches(segment_fd, **size)
-    info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
-    watchdog_s = spec.watchdog_s or max(5.0, 20 * ready.slowest_s)
+    watchdog_s = settings.watchdog_s or max(5.0, 20 * ready.slowest_s)
     return Worker(connection, info, batches, ready, watchdog_s)
 
 
-async def _not_loaded(connection: WorkerConnection, answer: Message | None) -> Exception:
-    """Why the model is not loaded, by what came instead of the expected answer."""
-    if answer is None:
-        return await connection.reap()
-    if isinstance(answer, LoadFailed):
-        return WorkerEndError(FailureKind.REFUSED, answer.detail, answer.trace)
-    return ProtocolError(f"unexpected {type(answer).__name__}")
+async def _receive(kind: type[M], connection: WorkerConnection) -> M:
+    """The next message, of this kind. Raises `WorkerEndError` or `ProtocolError` for any other."""
+    message = await connection.receive()
+    if isinstance(message, kind):
+        return message
+    if message is None:
+        raise await connection.reap()
+    if isinstance(message, protocol.LoadFailed):
+        raise WorkerEndError(FailureKind.REFUSED, message.detail, message.trace)
+    raise protocol.ProtocolError(f"unexpected {type(message).__name__}")
 
 
 def _kind(device: str) -> str:

@@ -17,30 +17,13 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from purnet.errors import ModelError, OutOfMemoryError
-from purnet.imaging import UInt8Array
-from purnet.inference.engine import Engine, EngineOutput
-from purnet_serve.inference.protocol import (
-    Done,
-    EngineFailed,
-    Load,
-    Loaded,
-    LoadFailed,
-    Message,
-    OutOfMemory,
-    ProtocolError,
-    Ready,
-    Run,
-    Warmup,
-    decode,
-    encode,
-)
+from purnet.inference.predictor import Predictor
+from purnet_serve.inference import protocol
 from purnet_serve.inference.shared_memory import SharedBatches
 
 MAX_TRACE = 8000
@@ -49,55 +32,42 @@ MAX_TRACE = 8000
 _PR_SET_PDEATHSIG = 1
 
 
-class WorkerPredictor(Protocol):
-    """What a worker needs of a predictor; `purnet.inference.predictor.Predictor` is one."""
-
-    variant: str
-    sha256: str
-    input_size: int
-    engine: Engine
-
-    def self_check(self) -> None:
-        """Raise `CheckpointError` unless a known photo gives the mask it should."""
-
-    def run(self, pixels: UInt8Array) -> EngineOutput:
-        """(N, S, S, 3) uint8 RGB -> N masks. Raises `OutOfMemoryError`."""
-
-
 class WorkerLoop:
     """A worker's answers, one message at a time, with no process or socket around them."""
 
     def __init__(self, segment_fd: int) -> None:
         self._segment_fd = segment_fd
-        self._predictor: WorkerPredictor | None = None
+        self._predictor: Predictor | None = None
         self._shared: SharedBatches | None = None
 
-    def handle(self, message: Message) -> Message:
+    def handle(self, message: protocol.Message) -> protocol.Message:
         """Answer one message. Raises `ProtocolError` for one that is out of order."""
-        match message:
-            case Load():
-                return _or_load_failed(lambda: self._load(message))
-            case Warmup():
-                return _or_load_failed(lambda: self._warm_up(message))
-            case Run():
-                return self._run(message)
-        raise ProtocolError(f"A worker is never sent {type(message).__name__}.")
+        if isinstance(message, protocol.Run):
+            return self._run(message)
+        if not isinstance(message, protocol.Load | protocol.Warmup):
+            raise protocol.ProtocolError(f"A worker is never sent {type(message).__name__}.")
+        try:
+            if isinstance(message, protocol.Load):
+                return self._load(message)
+            return self._warm_up(message)
+        except ModelError as error:
+            return protocol.LoadFailed(str(error))
+        except Exception as error:
+            return protocol.LoadFailed(f"{type(error).__name__}: {error}", _trace())
 
-    def _load(self, message: Load) -> Loaded:
+    def _load(self, message: protocol.Load) -> protocol.Loaded:
         module, _, path = message.factory.partition(":")
         factory = operator.attrgetter(path)(importlib.import_module(module))
         checkpoint = None if message.checkpoint is None else Path(message.checkpoint)
-        predictor: WorkerPredictor = factory(
-            checkpoint, device=message.device, threads=message.threads
-        )
+        predictor: Predictor = factory(checkpoint, device=message.device, threads=message.threads)
         predictor.self_check()
         self._predictor = predictor
         engine = predictor.engine
-        return Loaded(
+        return protocol.Loaded(
             predictor.variant, predictor.sha256, predictor.input_size, engine.device, engine.name
         )
 
-    def _warm_up(self, message: Warmup) -> Message:
+    def _warm_up(self, message: protocol.Warmup) -> protocol.Message:
         """Map the segment, then run every batch size once, so that no request pays for it."""
         predictor = self._loaded()
         shared = self._shared = SharedBatches(
@@ -116,44 +86,36 @@ class WorkerLoop:
             slowest_s = max(slowest_s, time.perf_counter() - began_s)
             max_batch = images
         if max_batch == 0:
-            return LoadFailed("The device has no room for a single image.")
-        return Ready(max_batch, slowest_s, _resident_bytes(), self._device_bytes())
+            return protocol.LoadFailed("The device has no room for a single image.")
+        return protocol.Ready(max_batch, slowest_s, _resident_bytes(), self._device_bytes())
 
-    def _run(self, message: Run) -> Message:
+    def _run(self, message: protocol.Run) -> protocol.Message:
         if self._shared is None:
-            raise ProtocolError("A batch came before the warm-up.")
+            raise protocol.ProtocolError("A batch came before the warm-up.")
         masks = self._shared.masks[message.buffer, : message.images]
         began_s = time.perf_counter()
         try:
             output = self._loaded().run(self._shared.pixels[message.buffer, : message.images])
             np.copyto(masks, output.masks, casting="no")
         except OutOfMemoryError:
-            return OutOfMemory(message.number)
+            return protocol.OutOfMemory(message.number)
         except Exception as error:
-            return EngineFailed(f"{type(error).__name__}: {error}", _trace())
+            return protocol.EngineFailed(f"{type(error).__name__}: {error}", _trace())
         infer_s = time.perf_counter() - began_s
         finite = [bool(flag) for flag in output.finite]
-        return Done(message.number, finite, infer_s, _resident_bytes(), self._device_bytes())
+        return protocol.Done(
+            message.number, finite, infer_s, _resident_bytes(), self._device_bytes()
+        )
 
-    def _loaded(self) -> WorkerPredictor:
+    def _loaded(self) -> Predictor:
         if self._predictor is None:
-            raise ProtocolError("The warm-up came before the model.")
+            raise protocol.ProtocolError("The warm-up came before the model.")
         return self._predictor
 
     def _device_bytes(self) -> int:
         """Engines that hold memory of their own device publish `memory_bytes()`."""
         memory_bytes = getattr(self._loaded().engine, "memory_bytes", None)
         return 0 if memory_bytes is None else int(memory_bytes())
-
-
-def _or_load_failed(step: Callable[[], Message]) -> Message:
-    """What keeps the model from coming up is sent as a message, whatever was raised."""
-    try:
-        return step()
-    except ModelError as error:
-        return LoadFailed(str(error))
-    except Exception as error:
-        return LoadFailed(f"{type(error).__name__}: {error}", _trace())
 
 
 def main() -> None:
@@ -169,9 +131,9 @@ def main() -> None:
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     loop = WorkerLoop(segment_fd)
     while True:
-        answer = loop.handle(decode(inbox.get()))
-        connection.sendall(encode(answer))
-        if isinstance(answer, LoadFailed | EngineFailed):
+        answer = loop.handle(protocol.decode(inbox.get()))
+        connection.sendall(protocol.encode(answer))
+        if isinstance(answer, protocol.LoadFailed | protocol.EngineFailed):
             os._exit(os.EX_SOFTWARE)
 
 

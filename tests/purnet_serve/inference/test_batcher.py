@@ -45,7 +45,7 @@ class FakeExecutor:
     def answer(self, batcher: Batcher) -> None:
         batch = self.held.pop(0)
         for ticket in batch.tickets:
-            ticket.answer(Prediction(ticket.pixels[:, :, 0], MODEL, 0.0, 0.0, len(batch)))
+            ticket.resolve(Prediction(ticket.pixels[:, :, 0], MODEL, 0.0, 0.0, len(batch)))
         batcher.wake()
 
     @property

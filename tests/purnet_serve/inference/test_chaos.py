@@ -42,7 +42,7 @@ def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
         if workers:
             deadly = chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGSTOP])
             with contextlib.suppress(ProcessLookupError):
-                os.kill(chance.choice(workers).pid, deadly)
+                os.kill(chance.choice(workers).connection.process.pid, deadly)
                 kills.append(deadly)
 
     async def client() -> None:

@@ -38,7 +38,7 @@ class Service:
     def pid(self) -> int:
         worker = self.backend._devices[0].worker
         assert worker is not None
-        return worker.pid
+        return worker.connection.process.pid
 
     def value(self, name: str, **labels: str) -> float:
         value = self.metrics.registry.get_sample_value(name, labels)
@@ -207,7 +207,7 @@ async def main():
     backend = LocalBackend(settings, Metrics().inference, factory=FACTORY)
     await backend.start()
     await backend.wait_ready()
-    print(backend._devices[0].worker.pid, flush=True)
+    print(backend._devices[0].worker.connection.process.pid, flush=True)
     if {state != "idle"}:
         await backend.predict(image(1), deadline_s=asyncio.get_running_loop().time() + 60)
     await asyncio.Event().wait()
