@@ -7,7 +7,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from purnet.data.dataset import Augmentation, SaliencyDataset
+from purnet.data.augment import Augmentation
+from purnet.data.dataset import SaliencyDataset, Sample, SampleKey
 from purnet.data.superpixels import Superpixels
 from purnet.network import released, variants
-from purnet.training.losses import LossWeights
-from purnet.training.recipe import Recipe, Source, Stage
+from purnet.training.recipe import LossWeights, Recipe, Source, Stage
 from purnet.training.sources import TrainingData, load_data
 
 
@@ -165,7 +165,7 @@ def recipe() -> Recipe:
         seed=3,
         epoch_samples=6,
         sources=[Source(folder=".")],
-        stages=[first, replace(first, attention=True, weights=everything)],
+        stages=[first, first.model_copy(update={"attention": True, "weights": everything})],
         superpixels=Superpixels(count=12),
         ema=0.5,
         held_out_percent=20,
@@ -177,24 +177,31 @@ def data(pristine: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactor
     return load_data(recipe, pristine, tmp_path_factory.mktemp("cache"))
 
 
+@dataclass(frozen=True)
+class Samples:
+    """Samples of one epoch, 64 pixels a side."""
+
+    dataset: SaliencyDataset
+    epoch: int
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[SampleKey(self.epoch, index, 64)]
+
+
 @pytest.fixture
-def samples(data: TrainingData) -> Callable[..., SaliencyDataset]:
-    """The training pairs as an augmentation varies them, 64 pixels a side.
+def samples(data: TrainingData) -> Callable[..., Samples]:
+    """The training pairs as an augmentation varies them.
 
     `regions` stand in for their superpixels.
     """
 
     def varied(
         augmentation: Augmentation, *, epoch: int = 0, regions: list[Path] | None = None
-    ) -> SaliencyDataset:
-        return SaliencyDataset(
-            data.train,
-            data.train_regions if regions is None else regions,
-            size=64,
-            augmentation=augmentation,
-            seed=1,
-            epoch=epoch,
+    ) -> Samples:
+        dataset = SaliencyDataset(
+            data.train, regions or data.regions, augmentation=augmentation, seed=1
         )
+        return Samples(dataset, epoch)
 
     return varied
 

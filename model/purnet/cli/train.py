@@ -1,13 +1,19 @@
-"""`purnet train`: its options. Imports nothing heavy by itself."""
+"""`purnet train`: a run from its options, with progress bars. Imports nothing heavy by itself."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from purnet.cli.errors import reported_errors
+
+if TYPE_CHECKING:
+    import torch
+
+    from purnet.training.recipe import Recipe
 
 
 def train(
@@ -35,27 +41,100 @@ def train(
         ),
     ] = None,
     processes: Annotated[
-        int, typer.Option(min=0, help="Processes that load samples beside the training one.")
-    ] = 0,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that load samples beside the training one. Default: none on a CPU, "
+            "one for each other CPU core on a GPU.",
+        ),
+    ] = None,
     stop_after: Annotated[
         float | None, typer.Option(min=0, help="Stop cleanly after this many MINUTES.")
     ] = None,
 ) -> None:
     """Train PurNet by a recipe of stages; run the same command again to go on."""
     with reported_errors(extra="train"):
-        from purnet.training.run import RunOptions, run
+        from rich.console import Console
+        from rich.progress import Progress
 
-        run(
-            RunOptions(
-                recipe=recipe,
-                data=data,
-                out=out,
-                cache_dir=cache_dir,
-                device=device,
-                stage=stage,
-                init=init,
-                backbone_weights=backbone_weights,
-                processes=processes,
-                stop_after_min=stop_after,
+        from purnet.errors import TrainingError
+        from purnet.inference.torch_engine import resolve_device
+        from purnet.io import make_folder
+        from purnet.training.recipe import load_recipe
+        from purnet.training.sources import initial_weights, load_data
+        from purnet.training.trainer import Trainer, TrainerOptions
+
+        console = Console(stderr=True)
+        settings = load_recipe(recipe)
+        stages = _chosen_stages(settings, stage, init)
+        for folder in (out, cache_dir):
+            if folder.resolve().is_relative_to(data.resolve()):
+                raise TrainingError(f"{folder} lies in the data folder, which is never written to")
+        for folder in (out, cache_dir):
+            make_folder(folder)
+        place = resolve_device(device)
+        loaders = _loader_processes(place) if processes is None else processes
+        weights, weights_sha256 = initial_weights(settings, init=init, backbone=backbone_weights)
+        with Progress(console=console) as progress:
+            pairs = load_data(
+                settings,
+                data,
+                cache_dir,
+                processes=loaders + 1,
+                progress=lambda paths, n: progress.track(paths, n, description="superpixels"),
             )
+        for path, reason in pairs.skipped:
+            console.print(f"skipped {path}: {reason}", markup=False)
+        console.print(
+            f"{settings.variant}: {len(pairs.train)} pairs to train on, {len(pairs.validation)} to "
+            f"validate, on {place}",
+            markup=False,
         )
+        with Progress(console=console) as progress:
+            bars = {
+                index: progress.add_task(
+                    f"stage {index + 1}", total=settings.stages[index].iterations
+                )
+                for index in stages
+            }
+
+            def listen(stage: int, iteration: int, loss: float | None) -> None:
+                text = f"stage {stage + 1}" + ("" if loss is None else f", loss {loss:.3f}")
+                progress.update(bars[stage], completed=iteration, description=text)
+
+            trainer = Trainer(
+                settings,
+                pairs,
+                TrainerOptions(
+                    out=out,
+                    device=place,
+                    loader_processes=loaders,
+                    stop_after_s=None if stop_after is None else stop_after * 60,
+                ),
+                listener=listen,
+            )
+            finished = trainer.run(stages=stages, init=weights, init_sha256=weights_sha256)
+        console.print(
+            f"done: {out}" if finished else f"stopped; the same command goes on: {out}",
+            markup=False,
+        )
+
+
+def _loader_processes(device: torch.device) -> int:
+    """A GPU outruns one process that decodes photos; a CPU is busy with training itself."""
+    return 0 if device.type == "cpu" else max(1, len(os.sched_getaffinity(0)) - 1)
+
+
+def _chosen_stages(recipe: Recipe, stage: int | None, init: Path | None) -> range:
+    from purnet.errors import TrainingError
+
+    everything = range(len(recipe.stages))
+    if stage is None:
+        return everything
+    if stage > len(everything):
+        raise TrainingError(f"there is no stage {stage}: the recipe has {len(everything)}")
+    if stage > 1 and init is None:
+        raise TrainingError(
+            f"stage {stage} alone needs --init: the checkpoint of stage {stage - 1}"
+        )
+    return everything[stage - 1 : stage]

@@ -1,4 +1,4 @@
-"""Photos, masks and superpixels, sampled and augmented: a pure function of seed, epoch and index.
+"""Photos, masks and superpixels as samples: a pure function of seed, epoch and number.
 
 Nothing here holds random state. The order of an epoch and the augmentation of a sample follow
 from numbers alone, so an interrupted run goes on exactly where it was, with any number of loader
@@ -9,36 +9,34 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
-from torchvision.transforms import v2
 
-from purnet.data.copy_paste import Layers, compose, cut_object, find_ground
+from purnet.data.augment import Augmentation, Regions, SoftMask
+from purnet.data.copy_paste import Layers, compose, cut_object, find_background
 from purnet.data.pairs import Pair, read_truth
-from purnet.data.ranges import Fraction, NotNegative
 from purnet.data.superpixels import IGNORE, load_regions
-from purnet.data.terse import TerseRepr
 from purnet.imaging import open_image
 
-GROUND_PHOTOS = 8
-"""Photos that are looked at for a composite's ground; about one in five has any."""
+BACKGROUND_PHOTOS = 8
+"""Photos that are looked at for a background to paste on; about one in five has any."""
 
 
-class Matte(tv_tensors.Image):  # type: ignore[misc]
-    """A grey mask: moved with the photo and interpolated like it, never recoloured."""
+class SampleKey(NamedTuple):
+    """Which sample: what a sampler gives and a data set is asked for."""
 
-
-class Regions(tv_tensors.Mask):  # type: ignore[misc]
-    """Superpixel labels: moved with the photo, nearest neighbour."""
+    epoch: int
+    number: int
+    """Of the pair in its data set."""
+    size: int
+    """Side S of the sample, in pixels."""
 
 
 class Sample(NamedTuple):
@@ -49,103 +47,55 @@ class Sample(NamedTuple):
     mask: Tensor
     """(1, S, S) uint8, 255 = salient."""
     regions: Tensor
-    """(1, S, S) int64 labels, `IGNORE` for pixels of no region."""
+    """(1, S, S) int64 labels, `IGNORE` for pixels of no region; (0, S, S) where the data set has
+    no superpixels."""
     number: Tensor
     """Which pair of its data set it is, int64."""
 
 
-@dataclass(frozen=True, repr=False)
-class Augmentation(TerseRepr):
-    """How training samples are varied. The defaults vary nothing."""
-
-    min_crop: Annotated[Fraction, Field(gt=0)] = 1.0
-    """Least part of the photo's area that a random crop keeps."""
-    flip: Fraction = 0.0
-    """Probability of a mirror image."""
-    rotate_deg: NotNegative = 0.0
-    """Rotations are drawn from ± this many degrees."""
-    brightness: NotNegative = 0.0
-    contrast: NotNegative = 0.0
-    saturation: NotNegative = 0.0
-    hue: Annotated[NotNegative, Field(le=0.5)] = 0.0
-    """A part of the colour circle; half of it either way is all of it."""
-    grey: Fraction = 0.0
-    """Probability of losing all colour."""
-    composite: Fraction = field(default=0.0, repr=False)
-    """Probability of laying the object on a part of another photo where nothing is salient."""
-
-    def geometry(self, size: int, *, region_fill: int = IGNORE) -> v2.Transform:
-        """What moves photo, mask and regions together, to (size, size).
-
-        `region_fill` labels the pixels that a rotation fills in.
-        """
-        steps: list[Any] = []
-        if self.rotate_deg:
-            steps.append(
-                v2.RandomRotation(
-                    self.rotate_deg,
-                    interpolation=v2.InterpolationMode.BILINEAR,
-                    fill={tv_tensors.Image: 127, Matte: 0, Regions: region_fill},
-                )
-            )
-        if self.min_crop < 1:
-            steps.append(v2.RandomResizedCrop(size, scale=(self.min_crop, 1), ratio=(0.7, 1.4)))
-        else:
-            steps.append(v2.Resize((size, size)))
-        if self.flip:
-            steps.append(v2.RandomHorizontalFlip(self.flip))
-        return v2.Compose(steps)
-
-    def colour(self) -> v2.Transform:
-        """What changes the photo alone."""
-        steps: list[Any] = [
-            v2.ColorJitter(self.brightness, self.contrast, self.saturation, self.hue)
-        ]
-        if self.grey:
-            steps.append(v2.RandomGrayscale(self.grey))
-        return v2.Compose(steps)
-
-
 class SaliencyDataset(Dataset[Sample]):
-    """Pairs with the paths of their superpixels, seen at one size in one epoch."""
+    """Pairs, with the paths of their superpixels where a loss needs these."""
 
     def __init__(
         self,
         pairs: Sequence[Pair],
-        regions: Sequence[Path],
+        regions: Sequence[Path] | None,
         *,
-        size: int,
         augmentation: Augmentation,
         seed: int,
-        epoch: int,
         region_fill: int = IGNORE,
     ) -> None:
         self.pairs = pairs
         self.regions = regions
+        self.augmentation = augmentation
         self.seed = seed
-        self.epoch = epoch
-        self._size = size
-        self._composite = augmentation.composite
-        self._geometry = augmentation.geometry(size, region_fill=region_fill)
+        self.region_fill = region_fill
         self._colour = augmentation.colour()
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Sample:
-        layers = self._layers(index)
+    def __getitem__(self, key: SampleKey) -> Sample:
+        layers = self._layers(key.number)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(zlib.crc32(f"{self.seed}/{self.epoch}/{index}".encode()))
-            composite = self._composed(layers) if self._composite else None
-            tensors = _tensors(layers if composite is None else composite)
-            if composite is None:
-                tensors = self._geometry(tensors)
+            # Not `torch.manual_seed`, which seeds CUDA devices too.
+            torch.default_generator.manual_seed(
+                zlib.crc32(f"{self.seed}/{key.epoch}/{key.number}".encode())
+            )
+            pasted = self._pasted(layers, key.size)
+            tensors = _tensors(layers if pasted is None else pasted)
+            if pasted is None:
+                geometry = self.augmentation.geometry(key.size, region_fill=self.region_fill)
+                tensors = geometry(tensors)
             photo = self._colour(tensors["image"])
+        regions = tensors.get("regions")
         return Sample(
             image=photo.as_subclass(Tensor),
             mask=tensors["mask"].as_subclass(Tensor),
-            regions=tensors["regions"].as_subclass(Tensor).long(),
-            number=torch.tensor(index),
+            regions=torch.empty((0, key.size, key.size), dtype=torch.long)
+            if regions is None
+            else regions.as_subclass(Tensor).long(),
+            number=torch.tensor(key.number),
         )
 
     def _mask(self, index: int) -> Image.Image:
@@ -154,28 +104,28 @@ class SaliencyDataset(Dataset[Sample]):
     def _layers(self, index: int, mask: Image.Image | None = None) -> Layers:
         """The layers of a pair; `mask` is its own, where it was read before."""
         photo = open_image(self.pairs[index].image)
-        # Pillow keeps 16-bit labels whole only in its 32-bit mode.
-        labels = Image.fromarray(load_regions(self.regions[index]).astype(np.int32))
-        return Layers(
-            photo=photo,
-            mask=self._mask(index) if mask is None else mask,
-            regions=labels.resize(photo.size, Image.Resampling.NEAREST),
-        )
+        labels = None
+        if self.regions is not None:
+            # Pillow keeps 16-bit labels whole only in its 32-bit mode.
+            labels = Image.fromarray(load_regions(self.regions[index]).astype(np.int32))
+            labels = labels.resize(photo.size, Image.Resampling.NEAREST)
+        return Layers(photo=photo, mask=self._mask(index) if mask is None else mask, regions=labels)
 
-    def _composed(self, layers: Layers) -> Layers | None:
-        """A composite, as often as the augmentation says and these photos allow; else None."""
-        if torch.rand(()) >= self._composite:
+    def _pasted(self, layers: Layers, size: int) -> Layers | None:
+        """The object on another photo, as often as the augmentation says and the photos allow."""
+        probability = self.augmentation.copy_paste
+        if not probability or torch.rand(()) >= probability:
             return None
         cutout = cut_object(layers)
         if cutout is None:
             return None
-        for other in torch.randint(len(self.pairs), (GROUND_PHOTOS,)).tolist():
+        for other in torch.randint(len(self.pairs), (BACKGROUND_PHOTOS,)).tolist():
             mask = self._mask(other)
-            box = find_ground(mask)
+            box = find_background(mask)
             if box is not None:
-                # Coloured apart from the ground, as objects and grounds are lit in all ways.
+                # Coloured apart from its background, as objects are lit in all ways.
                 cutout = cutout._replace(photo=self._colour(cutout.photo))
-                return compose(self._layers(other, mask).crop(box), cutout, self._size)
+                return compose(self._layers(other, mask).crop(box), cutout, size)
         return None
 
 
@@ -185,11 +135,10 @@ def _tensors(layers: Layers) -> dict[str, Tensor]:
     def plane(layer: Image.Image) -> Tensor:
         return torch.from_numpy(np.array(layer)).unsqueeze(0)
 
-    return {
-        "image": tv_tensors.Image(layers.photo),
-        "mask": Matte(plane(layers.mask)),
-        "regions": Regions(plane(layers.regions)),
-    }
+    tensors = {"image": tv_tensors.Image(layers.photo), "mask": SoftMask(plane(layers.mask))}
+    if layers.regions is not None:
+        tensors["regions"] = Regions(plane(layers.regions))
+    return tensors
 
 
 def epoch_order(
@@ -208,12 +157,12 @@ def epoch_order(
     start = 0
     for size, count in zip(sizes, counts, strict=True):
         rounds = -(-count // size)
-        draws = np.concatenate([rng.permutation(size) for _ in range(rounds)] or [np.empty(0, int)])
-        chosen.append(start + draws[:count])
+        orders = [rng.permutation(size) for _ in range(rounds)] or [np.empty(0, int)]
+        chosen.append(start + np.concatenate(orders)[:count])
         start += size
     return [int(index) for index in rng.permutation(np.concatenate(chosen))]
 
 
 def is_held_out(stem: str, *, percent: float) -> bool:
-    """Whether a pair belongs to the validation split: decided by its name, so for ever the same."""
+    """Whether a pair belongs to the validation split: decided by its name, so always the same."""
     return zlib.crc32(stem.encode()) % 10_000 < percent * 100

@@ -9,34 +9,32 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from purnet.data.ranges import Count, Positive
 from purnet.imaging import open_image
 from purnet.io import make_folder, write_atomically, writing
 
-IGNORE = 65535
+IGNORE = -1
 """Label of pixels that belong to no region, such as those a rotation fills in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Superpixels:
+class Superpixels(BaseModel):
     """How photos are divided; part of every cache key."""
 
-    count: Annotated[Count, Field(lt=IGNORE)] = 200
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    count: int = Field(default=200, ge=1, lt=65535)
     """Regions asked of SLIC for one photo; it returns roughly as many."""
-    compactness: Positive = 10.0
+    compactness: float = Field(default=10.0, gt=0)
     """SLIC's balance of colour against distance; scikit-image's default."""
-    max_side: Count = 256
+    max_side: int = Field(default=256, ge=1)
     """SLIC runs on a photo no longer than this, in pixels: edges at network resolution suffice."""
 
     def regions(self, image: Image.Image) -> NDArray[np.uint16]:
@@ -55,7 +53,7 @@ class Superpixels:
 
     def path(self, image: Path, cache_dir: Path) -> Path:
         """Where the regions of this very photo belong: named by its bytes and by these settings."""
-        digest = hashlib.sha256(repr(self).encode())
+        digest = hashlib.sha256(self.model_dump_json().encode())
         digest.update(image.read_bytes())
         return cache_dir / f"{digest.hexdigest()[:24]}.png"
 
@@ -83,7 +81,7 @@ class Superpixels:
         if processes <= 1:
             yield from map(work, images)
             return
-        # Forking a process whose libraries run threads can leave their locks held for ever.
+        # Forking a process whose libraries run threads can leave their locks held forever.
         with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             yield from pool.map(work, images, chunksize=8)
 

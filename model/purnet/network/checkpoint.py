@@ -12,7 +12,6 @@ tensors and plain containers only; what would run code is refused.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -219,20 +218,18 @@ def _info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
         raise CheckpointError(f"{path}: its metadata is incomplete: {error}") from error
 
 
-_RESUME_KEYS = frozenset({"recipe", "stage", "iteration", "averaged"})
-_RECIPE_VARIANT = re.compile(r"Recipe\(variant='([^']+)'")
+_RESUME_KEYS = frozenset({"variant", "stage", "iteration", "averaged"})
 
 
 def _from_resume(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """The averaged weights of an unfinished training run (`purnet.training.resume.RunState`)."""
     tensors = _tensors(path, state["averaged"])
-    variant = _RECIPE_VARIANT.match(str(state["recipe"]))
-    stage, iteration = state["stage"], state["iteration"]
-    if variant is None or not isinstance(stage, int):
+    variant, stage, iteration = state["variant"], state["stage"], state["iteration"]
+    if not isinstance(variant, str) or not isinstance(stage, int):
         raise CheckpointError(f"{path} does not say which variant was trained, and how far")
     info = CheckpointInfo(
-        variant=variant[1],
-        input_size=_input_size(path, variant[1]),
+        variant=variant,
+        input_size=_input_size(path, variant),
         attention=any(name.startswith("promotion.") for name in tensors),
         notes={"trained": f"stage {stage + 1}, iteration {iteration}"},
     )

@@ -54,6 +54,11 @@ class Variant:
     input_size: int = 320
     """Side of the square photos are resized to for prediction, in pixels."""
 
+    @property
+    def strides(self) -> tuple[int, ...] | None:
+        """Of each level, finest first; None where only the built backbone knows them (timm)."""
+        return getattr(self.backbone, "strides", None)
+
 
 VARIANTS = {
     variant.name: variant

@@ -1,37 +1,43 @@
-"""The paper's losses, as one criterion that returns named terms.
+"""The paper's losses, as one criterion that returns named terms; and scores of validation.
 
 Where we differ from the released training code, on purpose, a recipe can switch back: see
-`purnet.training.corrections`.
+`purnet.training.recipe.Corrections`. No loss reads a value back from the device, so that a step on
+a GPU need not wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from purnet.data.ranges import NotNegative
+from purnet.data.dataset import Sample
 from purnet.data.superpixels import IGNORE
-from purnet.network.purnet import PurNetOutput
+from purnet.network.purnet import PurNet, PurNetOutput
+from purnet.training.recipe import LossWeights
 
 LOG_FLOOR = 1e-6
 """1 + s_i - s_j is clamped here before its logarithm, which keeps gradients finite."""
 
 
-def region_means(values: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
+BOUNDARY_REACH = 0.09
+"""Side of the square that a pixel's boundary weight looks at, relative to the map's side."""
+
+
+def region_means(values: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Mean value of each region, by scatter-add.
 
-    values (N, 1, H, W) float, regions (N, 1, H, W) int64 from 0, `IGNORE` for pixels of none ->
-    means (N, K) float, 0 where absent, and present (N, K) bool; K is one more than the largest
-    label.
+    values (N, 1, H, W) float, regions (N, 1, H, W) int64 below `count`, `IGNORE` for pixels of
+    none -> means (N, count) float, 0 where absent, and present (N, count) bool.
     """
     labels = regions.flatten(1)
     valid = labels != IGNORE
     labels = torch.where(valid, labels, 0)
-    count = int(labels.max()) + 1
     weights = valid.to(values.dtype)
     shape = (values.shape[0], count)
     sums = values.new_zeros(shape).scatter_add(1, labels, values.flatten(1) * weights)
@@ -39,20 +45,22 @@ def region_means(values: Tensor, regions: Tensor) -> tuple[Tensor, Tensor]:
     return sums / sizes.clamp(min=1), sizes > 0
 
 
-def structural_similarity_loss(saliency: Tensor, truth: Tensor, regions: Tensor) -> Tensor:
-    """Kullback-Leibler divergence between how truth and prediction tell regions apart.
+def structural_similarity_loss(
+    saliency: Tensor, truth: Tensor, regions: Tensor, count: int
+) -> Tensor:
+    """Kullback-Leibler divergence between the differences of regions in truth and prediction.
 
-    saliency and truth (N, 1, H, W) in [0, 1], regions (N, 1, H, W) int64 -> scalar >= 0, the mean
-    over images. With g and s the region means of truth and prediction over R present regions, the
-    matrices (g_i - g_j + 1) / 2 and (s_i - s_j + 1) / 2 both sum to R^2 / 2, since differences
-    are antisymmetric; normalised, their divergence is
+    saliency and truth (N, 1, H, W) in [0, 1], regions (N, 1, H, W) int64 below `count` -> scalar
+    >= 0, the mean over images. With g and s the region means of truth and prediction over R
+    present regions, the matrices (g_i - g_j + 1) / 2 and (s_i - s_j + 1) / 2 both sum to R^2 / 2,
+    since differences are antisymmetric; normalised, their divergence is
 
         1 / R^2 * sum_ij (1 + g_ij) * (log(1 + g_ij) - log(1 + s_ij)).
 
     Paper, section III-D.
     """
-    s, present = region_means(saliency, regions)
-    g, _ = region_means(truth, regions)
+    s, present = region_means(saliency, regions, count)
+    g, _ = region_means(truth, regions, count)
     s_pairs = 1 + s.unsqueeze(2) - s.unsqueeze(1)
     g_pairs = 1 + g.unsqueeze(2) - g.unsqueeze(1)
     divergence = torch.xlogy(g_pairs, g_pairs) - g_pairs * s_pairs.clamp(min=LOG_FLOOR).log()
@@ -71,53 +79,67 @@ def iou_loss(saliency: Tensor, truth: Tensor) -> Tensor:
     return (1 - (both + 1) / (either + 1)).mean()
 
 
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """What each term counts in the sum; a term of weight 0 is not computed."""
+def boundary_weights(truth: Tensor, boundary: float) -> Tensor:
+    """How much each pixel counts: more near the object's boundary, 1 on average.
 
-    saliency: NotNegative = 1.0
-    structure: NotNegative = 0.0
-    iou: NotNegative = 0.0
-    promotion: NotNegative = 0.0
-    object: NotNegative = 0.0
-    error: NotNegative = 0.0
+    truth (N, 1, H, W) in [0, 1] -> 1 + boundary * |local mean - truth| over its mean, same shape.
+    """
+    height, width = truth.shape[-2:]
+    rows, columns = (max(1, round(side * BOUNDARY_REACH / 2)) for side in (height, width))
+    # The mean over a square, as a mean over rows of means over columns.
+    mean = truth
+    for kernel, padding in (((2 * rows + 1, 1), (rows, 0)), ((1, 2 * columns + 1), (0, columns))):
+        mean = F.avg_pool2d(mean, kernel, stride=1, padding=padding, count_include_pad=False)
+    weights = 1 + boundary * (mean - truth).abs()
+    return weights / weights.mean()
 
 
 class Criterion:
     """The training losses of one stage.
 
     Each term is the sum over levels, weighted by `levels` (finest first). Targets are brought to
-    each map's own size: the truth by averaging, regions by nearest neighbour. Without
-    `single_sigmoid` the structure term sees the sigmoid of saliency, as released.
+    each map's own size: the truth by averaging, regions by nearest neighbour. `boundary` is how
+    much more the saliency term counts pixels near the object's boundary. Without `single_sigmoid`
+    the structure term sees the sigmoid of saliency, as released.
     """
 
     def __init__(
-        self, *, weights: LossWeights, levels: Sequence[float], single_sigmoid: bool = True
+        self,
+        *,
+        weights: LossWeights,
+        levels: Sequence[float],
+        boundary: float = 0.0,
+        single_sigmoid: bool = True,
     ) -> None:
         self.weights = weights
         self.levels = tuple(levels)
+        self.boundary = boundary
         self.single_sigmoid = single_sigmoid
 
-    def __call__(self, output: PurNetOutput, truth: Tensor, regions: Tensor) -> dict[str, Tensor]:
-        """Compute the terms whose weight is not 0, not yet weighted.
+    def __call__(
+        self, output: PurNetOutput, truth: Tensor, regions: Tensor, region_count: int
+    ) -> dict[str, Tensor]:
+        """Compute the terms whose weight is not 0, not yet weighted, in float32.
 
-        truth (N, 1, H, W) float in [0, 1]; regions (N, 1, H, W) int64.
+        truth (N, 1, H, W) float32 in [0, 1]; regions (N, 1, H, W) int64 below `region_count`, of
+        which nothing is asked without the structure term.
         """
         losses: dict[str, Tensor] = {}
         for level, factor in enumerate(self.levels):
-            for name, loss in self._level(output, level, truth, regions).items():
+            for name, loss in self._level(output, level, truth, regions, region_count).items():
                 losses[name] = losses.get(name, truth.new_zeros(())) + factor * loss
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum of the terms: what is minimised."""
-        weights = asdict(self.weights)
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return torch.stack(
+            [getattr(self.weights, name) * loss for name, loss in losses.items()]
+        ).sum()
 
     def _level(
-        self, output: PurNetOutput, level: int, truth: Tensor, regions: Tensor
+        self, output: PurNetOutput, level: int, truth: Tensor, regions: Tensor, region_count: int
     ) -> dict[str, Tensor]:
-        logits = output.saliency[level]
+        logits = output.saliency[level].float()
         height, width = logits.shape[-2:]
         truth = F.adaptive_avg_pool2d(truth, (height, width))
         saliency = logits.sigmoid()
@@ -128,23 +150,93 @@ class Criterion:
         if weights.structure:
             nearest = F.interpolate(regions.to(truth.dtype), size=(height, width))
             compared = saliency if self.single_sigmoid else saliency.sigmoid()
-            losses["structure"] = structural_similarity_loss(compared, truth, nearest.long())
+            losses["structure"] = structural_similarity_loss(
+                compared, truth, nearest.long(), region_count
+            )
         if weights.iou:
             losses["iou"] = iou_loss(saliency, truth)
         if weights.promotion:
-            losses["promotion"] = F.binary_cross_entropy_with_logits(output.promotion[level], truth)
+            losses["promotion"] = F.binary_cross_entropy_with_logits(
+                output.promotion[level].float(), truth
+            )
         if weights.object:
-            losses["object"] = F.binary_cross_entropy_with_logits(output.object[level], truth)
+            losses["object"] = F.binary_cross_entropy_with_logits(
+                output.object[level].float(), truth
+            )
         if weights.error:
-            residual = truth - output.object[level].detach().sigmoid()
+            residual = truth - output.object[level].detach().float().sigmoid()
             # (tanh(x) + 1) / 2 = sigmoid(2 x): cross-entropy over [-1, 1] carried to [0, 1].
             losses["error"] = F.binary_cross_entropy_with_logits(
-                2 * output.error[level], (residual + 1) / 2
+                2 * output.error[level].float(), (residual + 1) / 2
             )
         return losses
 
-    @staticmethod
-    def _saliency(output: PurNetOutput, level: int, truth: Tensor) -> Tensor:
+    def _saliency(self, output: PurNetOutput, level: int, truth: Tensor) -> Tensor:
         """Cross-entropy, weighted by 1 + |predicted error| where there is an error head."""
-        weight = 1 + output.error[level].detach().tanh().abs() if output.error else None
-        return F.binary_cross_entropy_with_logits(output.saliency[level], truth, weight=weight)
+        weight = boundary_weights(truth, self.boundary) if self.boundary else None
+        if output.error:
+            error = 1 + output.error[level].detach().float().tanh().abs()
+            weight = error if weight is None else weight * error
+        logits = output.saliency[level].float()
+        return F.binary_cross_entropy_with_logits(logits, truth, weight=weight)
+
+
+# --- validation --------------------------------------------------------------------------------
+
+
+TRUTH_ABOVE = 128
+"""Grey level above which a pixel of a mask is salient to the F-measure, as in PySODMetrics."""
+BETA2 = 0.3
+"""β² of the F-measure: precision counts more than recall."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores over a validation set, at the size of its samples."""
+
+    mae: float
+    """Mean absolute error of maps in [0, 1] against grey masks."""
+    max_f: float
+    """Largest F (beta^2 = 0.3) over thresholds of the maps, averaged over images; masks are cut
+    as evaluation cuts them (PySODMetrics)."""
+
+
+@torch.inference_mode()
+def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -> Scores:
+    """Score a network in evaluation mode over batches of samples."""
+    errors: list[float] = []
+    curves: list[NDArray[np.float64]] = []
+    for batch in batches:
+        images = batch.image.to(device, non_blocking=True).float() / 255
+        maps = network.predict(images.contiguous(memory_format=torch.channels_last)).sigmoid()
+        truth = batch.mask.to(device, non_blocking=True).float() / 255
+        errors += (maps - truth).abs().mean(dim=(1, 2, 3)).tolist()
+        for saliency, mask in zip((maps * 255).byte().cpu().numpy(), batch.mask, strict=True):
+            curves.append(f_curve(saliency[0], mask[0].numpy() > TRUTH_ABOVE))
+    return Scores(mae=float(np.mean(errors)), max_f=float(np.mean(curves, axis=0).max()))
+
+
+def f_curve(saliency: NDArray[np.uint8], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """F (beta^2 = 0.3) of one map (H, W) at thresholds 255 down to 0 -> (256,).
+
+    The map is first brought to 0..255, unless it is constant. As PySODMetrics counts.
+    """
+    levels = np.arange(256) / 255
+    low, high = levels[saliency.min()], levels[saliency.max()]
+    if low != high:
+        levels = (levels - low) / (high - low)
+    scaled = (levels.clip(0, 1) * 255).astype(np.uint8)
+
+    def taken(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """How many pixels are at or above each threshold."""
+        counts = np.zeros(256, np.int64)
+        np.add.at(counts, scaled, np.bincount(pixels, minlength=256))
+        return counts[::-1].cumsum()
+
+    hits = taken(saliency[truth])
+    # With P = hits / taken and R = hits / salient, (1 + β²)PR / (β²P + R) is this.
+    below = BETA2 * truth.sum() + taken(saliency.ravel())
+    curve: NDArray[np.float64] = np.divide(
+        (1 + BETA2) * hits, below, out=np.zeros(256), where=below > 0
+    )
+    return curve

@@ -1,11 +1,12 @@
-"""The optimiser of a stage: which tensors share a learning rate, and how it falls."""
+"""The optimizer of a stage, how its learning rates fall, and the average of what it makes."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from purnet.network.purnet import PurNet
 from purnet.training.recipe import Part, Recipe, Stage
@@ -21,9 +22,9 @@ class _Terms(NamedTuple):
     weight_decay: float
 
 
-def make_optimiser(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim.Optimizer:
-    """An optimiser whose groups carry the `factor` their learning rate is multiplied with."""
-    options = recipe.optimiser
+def make_optimizer(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim.Optimizer:
+    """An optimizer whose groups carry the `factor` their learning rate is multiplied with."""
+    options = recipe.optimizer
     groups: dict[_Terms, list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         groups.setdefault(_terms(name, recipe, stage), []).append(parameter)
@@ -33,16 +34,15 @@ def make_optimiser(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim
     return torch.optim.AdamW(tables, lr=stage.learning_rate)
 
 
-def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, iteration: int) -> None:
+def set_rates(optimizer: torch.optim.Optimizer, stage: Stage, iteration: int) -> None:
     """Give every group its learning rate at an iteration of the stage, from 0."""
-    for group in optimiser.param_groups:
-        # A resume file may be older than the exception from the schedule.
-        left = stage.rate(iteration) if group.get("scheduled", True) else 1.0
+    for group in optimizer.param_groups:
+        left = stage.rate(iteration) if group["scheduled"] else 1.0
         group["lr"] = stage.learning_rate * group["factor"] * left
 
 
 def _terms(name: str, recipe: Recipe, stage: Stage) -> _Terms:
-    options = recipe.optimiser
+    options = recipe.optimizer
     part = name.split(".")[0]
     bias = name.endswith(".bias")
     factor = stage.factors.get(cast("Part", part), 1.0)
@@ -55,3 +55,33 @@ def _terms(name: str, recipe: Recipe, stage: Stage) -> _Terms:
         scheduled=recipe.corrections.every_group_decays or part == "backbone",
         weight_decay=0.0 if bias and not options.decay_biases else options.weight_decay,
     )
+
+
+_TensorList = tuple[Tensor, ...] | list[Tensor]
+
+
+class AveragedNetwork(AveragedModel):
+    """Exponential moving average of a network's tensors, running statistics included.
+
+    The decay rises to its full value: after t updates it is at most (1 + t) / (10 + t), and the
+    first update copies, so that what a stage starts from is soon forgotten, however short the
+    stage. Counters are copied. `module` is the averaged network, in evaluation mode.
+    """
+
+    module: PurNet
+
+    def __init__(self, network: PurNet, *, decay: float) -> None:
+        super().__init__(network, multi_avg_fn=self._move, use_buffers=True)
+        self.decay = decay
+        self.module.eval()
+
+    def _move(self, averages: _TensorList, tensors: _TensorList, _updates: Tensor | int) -> None:
+        # Not by the count that is given: it lies on the device, and reading it waits for that.
+        updates = int(self.n_averaged)
+        if tensors[0].is_floating_point():
+            decay = min(self.decay, (1 + updates) / (10 + updates))
+            move: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+            move(averages, tensors, updates)
+        else:
+            for average, tensor in zip(averages, tensors, strict=True):
+                average.copy_(tensor)

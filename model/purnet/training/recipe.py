@@ -7,34 +7,21 @@ many iterations and at which learning rate.
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
-from dataclasses import asdict, field
-from functools import cache
+from collections.abc import Sequence
+from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
-from pydantic import (
-    ConfigDict,
-    Field,
-    StrictBool,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
-from pydantic.dataclasses import dataclass
+from pydantic import Field, StrictBool, ValidationError, ValidationInfo, field_validator
 
-from purnet.data.dataset import Augmentation
-from purnet.data.ranges import Count, Fraction, NotNegative, Positive
+from purnet.data.augment import Augmentation, Count, Fraction, NotNegative, Positive, Settings
 from purnet.data.superpixels import Superpixels
-from purnet.data.terse import TerseRepr
 from purnet.errors import ModelError, TrainingError
 from purnet.network import variants
-from purnet.training.corrections import Corrections
-from purnet.training.losses import LossWeights
 
 Part = Literal["backbone", "purification", "promotion", "rectification"]
 
@@ -42,8 +29,32 @@ ATTENTION_LOSSES = ("promotion", "object", "error")
 """Weights of `LossWeights` whose heads a network without attentions lacks."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
-class Stage(TerseRepr):
+class LossWeights(Settings):
+    """What each term counts in the sum; a term of weight 0 is not computed."""
+
+    saliency: NotNegative = 1.0
+    structure: NotNegative = 0.0
+    iou: NotNegative = 0.0
+    promotion: NotNegative = 0.0
+    object: NotNegative = 0.0
+    error: NotNegative = 0.0
+
+
+class Corrections(Settings):
+    """What training corrects in the released code; false trains as the released code does."""
+
+    single_sigmoid: StrictBool = True
+    """The structural similarity loss compares region means of saliency. Released: of its sigmoid,
+    so that they lie between 0.5 and 0.73 and no prediction can separate regions as far as the
+    truth does."""
+    every_group_decays: StrictBool = True
+    """The schedule lowers every learning rate. Released: the backbone's alone; pyramids and heads
+    end a stage at the rate they began it with."""
+    fill_is_no_region: StrictBool = True
+    """Pixels that a rotation fills in belong to no region. Released: to region 0, a real one."""
+
+
+class Stage(Settings):
     """One stage of training."""
 
     attention: StrictBool
@@ -52,11 +63,19 @@ class Stage(TerseRepr):
     batch_size: Count
     image_size: Count
     """Side of the training squares, in pixels."""
+    min_image_size: Count | None = None
+    """With it, every batch has a side of its own, drawn from here to `image_size` in steps of the
+    coarsest stride."""
     learning_rate: Positive
     """At the stage's first iteration, of what no factor changes."""
     weights: LossWeights
+    boundary: NotNegative = 0.0
+    """How much more the saliency loss counts pixels near the object's boundary: their weight is
+    1 + boundary * |local mean of the truth - truth|, brought to a mean of 1."""
     isolate: StrictBool = False
     """Keep each loss to its own parts, as the paper does."""
+    freeze_backbone_statistics: StrictBool = False
+    """Normalise the backbone's features by ImageNet's statistics instead of the batch's."""
     schedule: Literal["cosine", "poly"] = "cosine"
     power: NotNegative = 0.9
     """Of the `poly` schedule."""
@@ -64,21 +83,32 @@ class Stage(TerseRepr):
     """Part of the learning rate that is left at the stage's last iteration."""
     warmup: Annotated[int, Field(ge=0)] = 0
     """Iterations over which the learning rate rises from 0."""
-    factors: dict[Part, NotNegative] = field(default_factory=dict, repr=False)
+    factors: dict[Part, NotNegative] = Field(default_factory=dict)
     """Learning rates of parts, relative to the stage's."""
-    augmentation: Augmentation | None = field(default=None, repr=False)
+    augmentation: Augmentation | None = None
     """In place of the recipe's."""
+
+    @field_validator("min_image_size")
+    @classmethod
+    def _not_above_the_largest(cls, size: int | None, info: ValidationInfo) -> int | None:
+        if size is not None and size > info.data.get("image_size", size):
+            raise ValueError(f"{size} is more than image_size")
+        return size
 
     @field_validator("weights")
     @classmethod
     def _trainable(cls, weights: LossWeights, info: ValidationInfo) -> LossWeights:
-        given = [name for name, weight in asdict(weights).items() if weight]
+        given = [name for name, weight in weights.model_dump().items() if weight]
         if not given:
             raise ValueError("no loss has a weight")
         headless = [name for name in ATTENTION_LOSSES if name in given]
         if headless and not info.data.get("attention", True):
             raise ValueError(f"there is no {headless[0]} without attention")
         return weights
+
+    def sizes(self, stride: int) -> list[int]:
+        """Sides that the stage's squares have, for a network of this coarsest stride."""
+        return list(range(self.min_image_size or self.image_size, self.image_size + 1, stride))
 
     def rate(self, iteration: int) -> float:
         """Learning-rate factor at an iteration of this stage, from 0."""
@@ -92,8 +122,7 @@ class Stage(TerseRepr):
         return self.final + (1 - self.final) * falling
 
 
-@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Source:
+class Source(Settings):
     """A data set to train on."""
 
     folder: str
@@ -102,9 +131,8 @@ class Source:
     """How much of every epoch comes from it, relative to the others' shares."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
-class Optimiser(TerseRepr):
-    """Which optimiser, and how learning rate and decay differ between tensors."""
+class Optimizer(Settings):
+    """Which optimizer, and how learning rate and decay differ between tensors."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     weight_decay: NotNegative = 1e-4
@@ -116,12 +144,11 @@ class Optimiser(TerseRepr):
     """Learning rate of biases, relative to their weights."""
     clip_norm: Positive | None = None
     """Gradients are scaled down to this norm where theirs is larger."""
-    decay_biases: StrictBool = field(default=True, repr=False)
+    decay_biases: StrictBool = True
     """Whether weight decay pulls at biases too."""
 
 
-@dataclass(frozen=True, kw_only=True, repr=False, config=ConfigDict(extra="forbid"))
-class Recipe(TerseRepr):
+class Recipe(Settings):
     """Everything a training run depends on besides its data."""
 
     variant: str
@@ -130,23 +157,25 @@ class Recipe(TerseRepr):
     """Samples between two validations; 0 is every pair once."""
     sources: list[Source]
     stages: Annotated[list[Stage], Field(min_length=1)]
-    optimiser: Optimiser = field(default_factory=Optimiser)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    superpixels: Superpixels = field(default_factory=Superpixels)
-    level_weights: list[NotNegative] = field(default_factory=list)
+    optimizer: Optimizer = Optimizer()
+    augmentation: Augmentation = Augmentation()
+    superpixels: Superpixels = Superpixels()
+    level_weights: list[NotNegative] = Field(default_factory=list)
     """Weight of each level's losses, finest first; empty is 1 everywhere."""
     ema: Fraction = 0.0
     """Decay of the averaged weights that are validated and exported; 0 is no averaging."""
     held_out_percent: Annotated[NotNegative, Field(le=100)] = 4.0
     """Part of the pairs that is kept for validation."""
-    corrections: Corrections = field(default_factory=Corrections, repr=False)
+    cuda_precision: Literal["bfloat16", "float32"] = "bfloat16"
+    """What convolutions compute in on a CUDA device; a CPU computes in float32."""
+    corrections: Corrections = Corrections()
     """Where training departs from the released code."""
 
     @field_validator("variant")
     @classmethod
     def _known(cls, variant: str) -> str:
         try:
-            _strides(variant)
+            variants.get(variant)
         except ModelError as error:
             raise ValueError(error) from None
         return variant
@@ -161,35 +190,58 @@ class Recipe(TerseRepr):
     @field_validator("stages")
     @classmethod
     def _divisible(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
-        if "variant" in info.data:
-            stride = _strides(info.data["variant"])[-1]
-            for number, stage in enumerate(stages, 1):
-                if stage.image_size % stride:
-                    raise ValueError(
-                        f"image_size {stage.image_size} of stage {number} is not a multiple of "
-                        f"{stride}"
-                    )
+        _check_sizes(stages, _strides(info))
         return stages
 
     @field_validator("level_weights")
     @classmethod
     def _levelled(cls, weights: list[float], info: ValidationInfo) -> list[float]:
-        if weights and "variant" in info.data:
-            levels = len(_strides(info.data["variant"]))
-            if len(weights) != levels:
-                raise ValueError(
-                    f"{len(weights)} weights, but {info.data['variant']} has {levels} levels"
-                )
         if weights and not any(weights):
             raise ValueError("no level has a weight")
+        _check_levels(weights, _strides(info))
         return weights
 
+    @property
+    def needs_superpixels(self) -> bool:
+        """Whether any stage compares regions."""
+        return any(stage.weights.structure for stage in self.stages)
 
-@cache
-def _strides(variant: str) -> tuple[int, ...]:
-    """Of each level of a variant. Raises `ModelError` for an unknown one."""
-    with torch.random.fork_rng(devices=[]):
-        return variants.get(variant).backbone().strides
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all settings, those left at their defaults included."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return sha256(text.encode()).hexdigest()
+
+    def check_network(self, strides: Sequence[int]) -> None:
+        """Raise `TrainingError` where the strides of a network's levels do not suit the recipe.
+
+        Reading a recipe does the same for variants whose strides are known without building them.
+        """
+        try:
+            _check_sizes(self.stages, strides)
+            _check_levels(self.level_weights, strides)
+        except ValueError as error:
+            raise TrainingError(f"the recipe does not suit {self.variant}: {error}") from None
+
+
+def _strides(info: ValidationInfo) -> Sequence[int]:
+    """Of the variant's levels; empty where they are not known yet."""
+    return variants.get(info.data["variant"]).strides or () if "variant" in info.data else ()
+
+
+def _check_sizes(stages: Sequence[Stage], strides: Sequence[int]) -> None:
+    for number, stage in enumerate(stages, 1):
+        for name in ("image_size", "min_image_size"):
+            size = getattr(stage, name)
+            if strides and size is not None and size % strides[-1]:
+                raise ValueError(
+                    f"{name} {size} of stage {number} is not a multiple of {strides[-1]}"
+                )
+
+
+def _check_levels(weights: Sequence[float], strides: Sequence[int]) -> None:
+    if weights and strides and len(weights) != len(strides):
+        raise ValueError(f"{len(weights)} weights for a network of {len(strides)} levels")
 
 
 def bundled_recipes() -> dict[str, Path]:
@@ -205,8 +257,7 @@ def load_recipe(name: str | Path) -> Recipe:
     """
     path = bundled_recipes().get(str(name), Path(name))
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-        return TypeAdapter(Recipe).validate_python(table)
+        return Recipe.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         known = ", ".join(bundled_recipes())
         raise TrainingError(f"no recipe {name}: neither a file nor one of {known}") from None
@@ -217,5 +268,5 @@ def load_recipe(name: str | Path) -> Recipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        told = first["msg"].removeprefix("Value error, ")
-        raise TrainingError(f"{path}: {where}: {told}") from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise TrainingError(f"{path}: {where}: {reason}") from None

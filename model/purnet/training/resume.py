@@ -1,13 +1,14 @@
-"""What a training run is at one moment, kept in a file it can go on from exactly."""
+"""What a run keeps on disk: the state it can go on from exactly, its log, and curves of that."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from purnet.errors import TrainingError, WriteError
 from purnet.io import write_atomically, writing
@@ -15,67 +16,41 @@ from purnet.io import write_atomically, writing
 Tensors = dict[str, Tensor]
 
 
-class AveragedWeights:
-    """Exponential moving average of a network's tensors, running statistics included.
-
-    The decay rises to its full value: after t updates it is at most (1 + t) / (10 + t), so that
-    what a stage starts from is soon forgotten, however short the stage.
-    """
-
-    def __init__(self, network: nn.Module, *, decay: float) -> None:
-        self.decay = decay
-        self.tensors: Tensors = {
-            name: tensor.detach().clone() for name, tensor in network.state_dict().items()
-        }
-
-    @torch.no_grad()
-    def update(self, network: nn.Module, *, updates: int) -> None:
-        """Move towards the network's tensors, `updates` moves having been made before.
-
-        Counters are copied.
-        """
-        decay = min(self.decay, (1 + updates) / (10 + updates))
-        for name, tensor in network.state_dict().items():
-            if tensor.is_floating_point():
-                self.tensors[name].lerp_(tensor, 1 - decay)
-            else:
-                self.tensors[name].copy_(tensor)
-
-
 @dataclass(slots=True)
 class RunState:
     """Position and tensors of a run. All else follows from the recipe and the data."""
 
     recipe: str
-    """The recipe's text form: a run is resumed with the recipe it was started with."""
-    pairs: str
-    """Digest of the training pairs' names, which the order of samples depends on."""
+    """Digest of the recipe: a run is resumed with the recipe it was started with."""
+    variant: str
+    """The recipe's, for who reads weights out of this file."""
+    data: str
+    """Digest of the names and sizes of all photos and masks, in order."""
+    stages: list[int]
+    """Indices of the stages that were asked for, from 0."""
+    init: str
+    """SHA-256 of the file the run starts from, empty for none."""
     stage: int
-    """Index of the stage, from 0."""
+    """Index of the stage that is being trained."""
     iteration: int
     """Iterations of this stage that are done."""
     best_mae: float
     """Lowest validation MAE of this stage so far."""
     network: Tensors
     averaged: Tensors
-    optimiser: dict[str, Any]
+    optimizer: dict[str, Any]
     rng: list[Tensor]
     """State of torch's generators: the CPU's, then each CUDA device's."""
-    stages: list[int] | None = None
-    """Indices of the stages that were asked for; None in a file older than this field."""
-    init: str | None = None
-    """SHA-256 of the file the run starts from, empty for none; None as above."""
-    files: str | None = None
-    """Digest of names and sizes of all photos and masks; None as above."""
 
     def save(self, path: Path) -> None:
         """Write the state; a kill at any moment leaves the file before or the file after.
 
         Raises `WriteError` where it cannot be written.
         """
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
         try:
             with writing(path):
-                write_atomically(path, lambda part: torch.save(asdict(self), part))
+                write_atomically(path, lambda part: torch.save(content, part))
         except RuntimeError as error:  # torch's writer says neither what failed nor for which file
             raise WriteError(f"{path} cannot be written; is the disk full?") from error
 
@@ -100,3 +75,88 @@ def restore_rng(state: list[Tensor]) -> None:
     torch.set_rng_state(state[0])
     if torch.cuda.is_available() and len(state) > 1:
         torch.cuda.set_rng_state_all(state[1:])
+
+
+# --- the log -----------------------------------------------------------------------------------
+
+Entry = dict[str, Any]
+
+
+class RunLog:
+    """One JSON object a line, `{"stage", "iteration", ...}`, in a file that only grows.
+
+    Only a resumed run shortens it, to where it goes on. Raises `WriteError` where it cannot be
+    written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, entry: Entry) -> None:
+        """Add one line."""
+        with writing(self.path), self.path.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def entries(self) -> list[Entry]:
+        """Every whole line; a line that a kill cut short is left out."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text().splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return found
+
+    def rewind(self, stage: int, iteration: int) -> None:
+        """Drop what was logged after this point: a resumed run writes it again."""
+        kept = [e for e in self.entries() if (e["stage"], e["iteration"]) <= (stage, iteration)]
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        with writing(self.path):
+            write_atomically(self.path, lambda part: part.write_text(text))
+
+
+def plot_curves(entries: list[Entry], path: Path) -> None:
+    """Draw training losses and validation scores over iterations into a PNG.
+
+    Draws nothing where matplotlib is not installed. Raises `WriteError` where the file cannot be
+    written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    training, validation = figure.subplots(1, 2)
+    starts = _stage_starts(entries)
+
+    def at(entry: Entry) -> int:
+        return int(starts[entry["stage"]] + entry["iteration"])
+
+    steps = [entry for entry in entries if "losses" in entry]
+    for name in sorted({name for entry in steps for name in entry["losses"]}):
+        points = [(at(e), e["losses"][name]) for e in steps if name in e["losses"]]
+        training.plot(*zip(*points, strict=True), label=name, linewidth=0.8)
+    checks = [entry for entry in entries if "mae" in entry]
+    for name in ("mae", "max_f"):
+        validation.plot([at(e) for e in checks], [e[name] for e in checks], marker=".", label=name)
+    for axes, title in ((training, "training losses"), (validation, "validation")):
+        axes.set(title=title, xlabel="iteration")
+        if axes.lines:
+            axes.legend()
+        for start in list(starts.values())[1:]:
+            axes.axvline(start, color="grey", linewidth=0.6, linestyle=":")
+        axes.grid(alpha=0.3)
+    with writing(path):
+        figure.savefig(path, dpi=110)
+
+
+def _stage_starts(entries: list[Entry]) -> dict[int, int]:
+    """Iterations done before each stage, from the last iteration seen of those before it."""
+    starts: dict[int, int] = {}
+    done = 0
+    for stage in sorted({entry["stage"] for entry in entries}):
+        starts[stage] = done
+        done += max(entry["iteration"] for entry in entries if entry["stage"] == stage)
+    return starts

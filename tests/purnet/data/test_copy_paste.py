@@ -1,26 +1,24 @@
-"""Composites lay an object where the mask says, on ground where nothing else is salient."""
+"""Copy-paste lays an object where the mask says, where nothing else is salient."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from purnet.data.augment import Augmentation
 from purnet.data.copy_paste import (
     LENGTH,
     MOST_SALIENT,
     Layers,
     compose,
     cut_object,
-    find_ground,
+    find_background,
 )
-from purnet.data.dataset import Augmentation, SaliencyDataset
-from purnet.data.terse import TerseRepr
-from purnet.training.recipe import Recipe, Stage
+from purnet.data.dataset import Sample
 from purnet.training.sources import TrainingData
 
 RED, GREEN = (250, 0, 0), (0, 200, 0)
@@ -33,7 +31,7 @@ def seeded() -> None:
 
 
 def photo_of(box: tuple[int, int, int, int] | None, *, size: tuple[int, int] = (100, 80)) -> Layers:
-    """A red object in a box on green, its pixels one region and the ground another."""
+    """A red object in a box on green, its pixels one region and the background another."""
     layers = Layers(Image.new("RGB", size, GREEN), Image.new("L", size), Image.new("I", size))
     if box is not None:
         corners = (box[0], box[1], box[2] - 1, box[3] - 1)
@@ -66,9 +64,9 @@ def test_a_teachers_soft_border_becomes_crisp() -> None:
     assert cutout.mask.getpixel((0, 10)) == 255
 
 
-def test_a_ground_has_nothing_salient() -> None:
+def test_a_background_has_nothing_salient() -> None:
     mask = photo_of((0, 0, 50, 80)).mask
-    boxes = [box for _ in range(20) if (box := find_ground(mask)) is not None]
+    boxes = [box for _ in range(20) if (box := find_background(mask)) is not None]
     assert boxes
     for box in boxes:
         part = np.asarray(mask.crop(box))
@@ -77,11 +75,11 @@ def test_a_ground_has_nothing_salient() -> None:
     assert len(set(boxes)) > 1
 
 
-def test_an_object_that_fills_its_photo_leaves_no_ground() -> None:
-    assert find_ground(photo_of((5, 5, 95, 75)).mask) is None
+def test_an_object_that_fills_its_photo_leaves_no_background() -> None:
+    assert find_background(photo_of((5, 5, 95, 75)).mask) is None
 
 
-def test_photo_mask_and_regions_of_a_composite_agree() -> None:
+def test_photo_mask_and_regions_agree_after_pasting() -> None:
     cutout = cut_object(photo_of((20, 10, 70, 60)))
     assert cutout is not None
     sizes = []
@@ -90,7 +88,7 @@ def test_photo_mask_and_regions_of_a_composite_agree() -> None:
         assert {layer.size for layer in made} == {(96, 96)}
         mask, regions = np.asarray(made.mask), np.asarray(made.regions)
         red = np.asarray(made.photo)[..., 0]
-        # The photo is the ground where nothing is salient, and the object where it surely is.
+        # The photo is the background where nothing is salient, and the object where it surely is.
         assert (red[mask == 0] == GREEN[0]).all()
         assert (red[mask == 255] > 200).all()
         assert set(np.unique(regions[mask < 128])) == {0}
@@ -101,7 +99,7 @@ def test_photo_mask_and_regions_of_a_composite_agree() -> None:
     assert max(sizes) <= LENGTH[1] ** 2
 
 
-def test_a_cutouts_own_transparency_blends_into_the_ground() -> None:
+def test_a_cutouts_own_transparency_blends_into_the_background() -> None:
     cutout = cut_object(photo_of((20, 10, 70, 60)))
     assert cutout is not None
     half = cutout._replace(mask=cutout.mask.point(lambda _level: 128))
@@ -111,23 +109,29 @@ def test_a_cutouts_own_transparency_blends_into_the_ground() -> None:
     assert abs(int(red[mask == 128].max()) - RED[0] * 128 / 255) <= 1
 
 
-def test_as_many_samples_are_composites_as_asked(
-    samples: Callable[..., SaliencyDataset], data: TrainingData
+def test_layers_without_regions_are_pasted_alike() -> None:
+    made = []
+    for regions in (True, False):
+        torch.manual_seed(5)
+        photo, background = photo_of((20, 10, 70, 60)), photo_of(None)
+        if not regions:
+            photo, background = photo._replace(regions=None), background._replace(regions=None)
+        cutout = cut_object(photo)
+        assert cutout is not None
+        made.append(compose(background, cutout, 96))
+    assert made[1].regions is None
+    assert np.array_equal(made[0].photo, made[1].photo)
+    assert np.array_equal(made[0].mask, made[1].mask)
+
+
+def test_as_many_samples_are_pasted_as_asked(
+    samples: Callable[..., Sequence[Sample]], data: TrainingData
 ) -> None:
     plain = samples(Augmentation())
-    none = samples(Augmentation(composite=0.0))
-    always = samples(Augmentation(composite=1.0))
+    none = samples(Augmentation(copy_paste=0.0))
+    always = samples(Augmentation(copy_paste=1.0))
     changed = 0
     for index in range(len(data.train)):
         assert torch.equal(plain[index].image, none[index].image)
         changed += not torch.equal(plain[index].image, always[index].image)
     assert changed >= len(data.train) - 2
-
-
-def test_a_recipe_without_composites_reads_as_it_did_before_there_were_any(
-    recipe: Recipe,
-) -> None:
-    assert issubclass(Stage, TerseRepr)
-    assert "composite" not in repr(recipe)
-    with_some = replace(recipe, augmentation=Augmentation(composite=0.4))
-    assert "composite=0.4" in repr(with_some)

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +10,11 @@ import skimage.data
 import torch
 from PIL import Image
 
-from purnet.data.dataset import Augmentation, SaliencyDataset, epoch_order, is_held_out
+from purnet.data.augment import Augmentation
+from purnet.data.dataset import SaliencyDataset, Sample, SampleKey, epoch_order, is_held_out
 from purnet.data.superpixels import IGNORE, Superpixels, load_regions
 from purnet.errors import DatasetError, WriteError
-from purnet.training.recipe import Recipe, Source
+from purnet.training.recipe import LossWeights, Recipe, Source
 from purnet.training.sources import TrainingData, load_data
 
 EVERYTHING = Augmentation(
@@ -30,7 +30,7 @@ EVERYTHING = Augmentation(
 
 
 def test_a_sample_has_its_documented_shapes_and_ranges(
-    samples: Callable[..., SaliencyDataset],
+    samples: Callable[..., Sequence[Sample]],
 ) -> None:
     sample = samples(EVERYTHING)[0]
     assert sample.image.shape == (3, 64, 64)
@@ -46,12 +46,12 @@ def test_a_sample_has_its_documented_shapes_and_ranges(
     "augmentation",
     [
         EVERYTHING,
-        Augmentation(composite=1.0, brightness=0.3, hue=0.1),
+        Augmentation(copy_paste=1.0, brightness=0.3, hue=0.1),
     ],
-    ids=["everything", "composite"],
+    ids=["everything", "copy_paste"],
 )
 def test_augmentation_follows_from_seed_epoch_and_index_alone(
-    samples: Callable[..., SaliencyDataset], augmentation: Augmentation, index: int
+    samples: Callable[..., Sequence[Sample]], augmentation: Augmentation, index: int
 ) -> None:
     first, again = samples(augmentation)[index], samples(augmentation)[index]
     torch.manual_seed(99)
@@ -64,7 +64,7 @@ def test_augmentation_follows_from_seed_epoch_and_index_alone(
 
 
 def test_loading_a_sample_leaves_the_global_generator_alone(
-    samples: Callable[..., SaliencyDataset],
+    samples: Callable[..., Sequence[Sample]],
 ) -> None:
     before = torch.get_rng_state()
     samples(EVERYTHING)[0]
@@ -72,7 +72,7 @@ def test_loading_a_sample_leaves_the_global_generator_alone(
 
 
 def test_photo_mask_and_regions_move_together(
-    samples: Callable[..., SaliencyDataset], data: TrainingData, tmp_path: Path
+    samples: Callable[..., Sequence[Sample]], data: TrainingData, tmp_path: Path
 ) -> None:
     # The photo's disc is bright where the mask is set, and a region of its own here; geometry must
     # keep it so.
@@ -99,7 +99,7 @@ def test_photo_mask_and_regions_move_together(
 
 @pytest.mark.parametrize("setting", ["brightness", "contrast", "saturation", "hue"])
 def test_colours_change_by_each_setting_and_nothing_else_does(
-    setting: str, samples: Callable[..., SaliencyDataset]
+    setting: str, samples: Callable[..., Sequence[Sample]]
 ) -> None:
     plain = samples(Augmentation())[0]
     changed = samples(Augmentation(**{setting: 0.5}))[0]
@@ -109,7 +109,7 @@ def test_colours_change_by_each_setting_and_nothing_else_does(
 
 
 def test_grey_photos_come_as_often_as_asked(
-    samples: Callable[..., SaliencyDataset], data: TrainingData
+    samples: Callable[..., Sequence[Sample]], data: TrainingData
 ) -> None:
     def is_grey(augmentation: Augmentation, index: int) -> bool:
         image = samples(augmentation)[index].image
@@ -122,7 +122,7 @@ def test_grey_photos_come_as_often_as_asked(
 
 
 def test_rotation_fills_regions_with_the_ignore_label_and_the_mask_with_nothing(
-    samples: Callable[..., SaliencyDataset],
+    samples: Callable[..., Sequence[Sample]],
 ) -> None:
     sample = samples(Augmentation(rotate_deg=30))[1]
     filled = sample.regions == IGNORE
@@ -132,7 +132,7 @@ def test_rotation_fills_regions_with_the_ignore_label_and_the_mask_with_nothing(
 
 
 def test_without_augmentation_a_sample_is_the_resized_pair(
-    samples: Callable[..., SaliencyDataset], data: TrainingData
+    samples: Callable[..., Sequence[Sample]], data: TrainingData
 ) -> None:
     sample = samples(Augmentation())[0]
     mask = Image.open(data.train[0].mask).resize((64, 64), Image.Resampling.BILINEAR)
@@ -171,7 +171,37 @@ def test_loading_splits_and_writes_only_into_the_cache(
     assert len(data.train) + len(data.validation) == 10
     assert {p.stem for p in data.train}.isdisjoint(p.stem for p in data.validation)
     assert sorted(folder.rglob("*")) == before
-    assert len(list((tmp_path / "cache").iterdir())) == 10
+    assert len(list((tmp_path / "cache").iterdir())) == len(data.train)
+
+
+def test_superpixels_are_computed_only_where_a_stage_compares_regions(
+    folder: Path, recipe: Recipe, tmp_path: Path
+) -> None:
+    stage = recipe.stages[0].model_copy(update={"weights": LossWeights(iou=1)})
+    data = load_data(recipe.model_copy(update={"stages": [stage]}), folder, tmp_path / "cache")
+    assert data.regions is None
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_data_set_without_superpixels_gives_no_regions_and_the_same_photos(
+    data: TrainingData,
+) -> None:
+    augmentation = EVERYTHING.model_copy(update={"copy_paste": 0.5})
+    with_regions, without = (
+        SaliencyDataset(data.train, regions, augmentation=augmentation, seed=1)
+        for regions in (data.regions, None)
+    )
+    for index in range(4):
+        one, other = (dataset[SampleKey(0, index, 64)] for dataset in (with_regions, without))
+        assert other.regions.shape == (0, 64, 64)
+        assert torch.equal(one.image, other.image)
+        assert torch.equal(one.mask, other.mask)
+
+
+def test_samples_have_the_size_that_is_asked_for(data: TrainingData) -> None:
+    dataset = SaliencyDataset(data.train, data.regions, augmentation=EVERYTHING, seed=1)
+    for size in (32, 96):
+        assert dataset[SampleKey(0, 0, size)].image.shape == (3, size, size)
 
 
 def test_superpixels_are_computed_once(folder: Path, tmp_path: Path) -> None:
@@ -252,7 +282,7 @@ def test_a_folder_without_pairs_says_which_layouts_are_known(
     recipe: Recipe, tmp_path: Path
 ) -> None:
     (tmp_path / "empty").mkdir()
-    elsewhere = replace(recipe, sources=[Source(folder="empty")])
+    elsewhere = recipe.model_copy(update={"sources": [Source(folder="empty")]})
     with pytest.raises(DatasetError, match="image/ \\+ mask/"):
         load_data(elsewhere, tmp_path, tmp_path / "cache")
 
@@ -261,4 +291,4 @@ def test_a_split_that_leaves_nothing_to_validate_is_an_error(
     folder: Path, recipe: Recipe, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match="held_out_percent"):
-        load_data(replace(recipe, held_out_percent=0), folder, tmp_path / "cache")
+        load_data(recipe.model_copy(update={"held_out_percent": 0}), folder, tmp_path / "cache")

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from purnet.data.superpixels import IGNORE
 from purnet.network.purnet import PurNetOutput
+from purnet.network.variants import build
 from purnet.training.losses import (
     Criterion,
-    LossWeights,
+    boundary_weights,
     iou_loss,
     region_means,
     structural_similarity_loss,
 )
+from purnet.training.recipe import LossWeights
 
 
 def random_case(seed: int, regions: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -24,6 +26,11 @@ def random_case(seed: int, regions: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     truth = (torch.rand((2, 1, 12, 10), generator=generator) > 0.6).float()
     labels = torch.randint(0, regions, (2, 1, 12, 10), generator=generator)
     return saliency, truth, labels
+
+
+def loss_of(saliency: Tensor, truth: Tensor, labels: Tensor) -> Tensor:
+    """The loss, given more labels than there are."""
+    return structural_similarity_loss(saliency, truth, labels, 120)
 
 
 def dense_reference(saliency: Tensor, truth: Tensor, labels: Tensor) -> float:
@@ -49,7 +56,7 @@ def dense_reference(saliency: Tensor, truth: Tensor, labels: Tensor) -> float:
 def test_region_means_of_a_hand_made_case() -> None:
     values = torch.tensor([[[[0.0, 1.0], [0.5, 0.9]]]])
     labels = torch.tensor([[[[0, 0], [2, IGNORE]]]])
-    means, present = region_means(values, labels)
+    means, present = region_means(values, labels, 3)
     assert means.tolist() == [[0.5, 0.0, 0.5]]
     assert present.tolist() == [[True, False, True]]
 
@@ -57,26 +64,24 @@ def test_region_means_of_a_hand_made_case() -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_structure_loss_equals_the_dense_definition(seed: int) -> None:
     case = random_case(seed)
-    assert structural_similarity_loss(*case).item() == pytest.approx(
-        dense_reference(*case), rel=1e-4, abs=1e-7
-    )
+    assert loss_of(*case).item() == pytest.approx(dense_reference(*case), rel=1e-4, abs=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_structure_loss_is_not_negative_and_zero_for_equal_differences(seed: int) -> None:
     saliency, truth, labels = random_case(seed)
-    assert structural_similarity_loss(saliency, truth, labels) >= 0
+    assert loss_of(saliency, truth, labels) >= 0
     # A constant offset leaves every difference between regions as it is.
     offset = 0.5 * truth + 0.25
     half = 0.5 * truth
-    assert structural_similarity_loss(offset, half, labels).item() == pytest.approx(0, abs=1e-6)
+    assert loss_of(offset, half, labels).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_structure_loss_does_not_depend_on_the_names_of_regions() -> None:
     saliency, truth, labels = random_case(1)
     renamed = torch.tensor([40, 3, 17, 0, 99, 5, 28])[labels]
-    assert structural_similarity_loss(saliency, truth, renamed).item() == pytest.approx(
-        structural_similarity_loss(saliency, truth, labels).item(), rel=1e-5
+    assert loss_of(saliency, truth, renamed).item() == pytest.approx(
+        loss_of(saliency, truth, labels).item(), rel=1e-5
     )
 
 
@@ -85,23 +90,21 @@ def test_ignored_pixels_have_no_say() -> None:
     labels[:, :, :4] = IGNORE
     changed = saliency.clone()
     changed[:, :, :4] = 1 - changed[:, :, :4]
-    assert structural_similarity_loss(changed, truth, labels) == structural_similarity_loss(
-        saliency, truth, labels
-    )
+    assert loss_of(changed, truth, labels) == loss_of(saliency, truth, labels)
     labels[:] = IGNORE
-    assert structural_similarity_loss(saliency, truth, labels) == 0
+    assert loss_of(saliency, truth, labels) == 0
 
 
 def test_an_inverted_map_has_finite_gradients_that_lead_back() -> None:
     labels = torch.arange(4).repeat_interleave(4).view(1, 1, 4, 4)
     truth = (labels >= 2).float()
     logits = torch.where(truth > 0, -20.0, 20.0).requires_grad_()
-    loss = structural_similarity_loss(logits.sigmoid(), truth, labels)
+    loss = loss_of(logits.sigmoid(), truth, labels)
     loss.backward()
     assert loss > 1
     assert logits.grad is not None
     assert logits.grad.isfinite().all()
-    milder = structural_similarity_loss((logits * 0.1).sigmoid(), truth, labels)
+    milder = loss_of((logits * 0.1).sigmoid(), truth, labels)
     assert milder < loss
 
 
@@ -132,7 +135,7 @@ def targets() -> tuple[Tensor, Tensor]:
 
 def test_criterion_returns_just_the_terms_that_have_weight() -> None:
     criterion = Criterion(weights=LossWeights(saliency=1, structure=2), levels=[1, 0.5])
-    losses = criterion(output_of(8, attention=False), *targets())
+    losses = criterion(output_of(8, attention=False), *targets(), 5)
     assert set(losses) == {"saliency", "structure"}
     total = losses["saliency"] + 2 * losses["structure"]
     assert criterion.total(losses).item() == pytest.approx(total.item())
@@ -143,7 +146,7 @@ def test_every_level_counts_by_its_weight() -> None:
     output = output_of(8, attention=True)
 
     def losses(*levels: float) -> dict[str, Tensor]:
-        return Criterion(weights=weights, levels=levels)(output, *targets())
+        return Criterion(weights=weights, levels=levels)(output, *targets(), 5)
 
     fine, coarse, mixed = losses(1, 0), losses(0, 1), losses(2, 0.25)
     for name, loss in mixed.items():
@@ -155,7 +158,7 @@ def test_every_term_reaches_its_own_head() -> None:
     weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     output = output_of(8, attention=True)
     criterion = Criterion(weights=weights, levels=[1, 1])
-    losses = criterion(output, *targets())
+    losses = criterion(output, *targets(), 5)
     heads = {"saliency": "saliency", "structure": "saliency", "iou": "saliency"}
     for name in ("saliency", "structure", "iou", "promotion", "object", "error"):
         own = heads.get(name, name)
@@ -175,13 +178,13 @@ def test_the_error_head_learns_the_signed_residual() -> None:
     error = torch.zeros(1, 1, 4, 4, requires_grad=True)
     output = PurNetOutput(saliency=[objects], promotion=[objects], object=[objects], error=[error])
     criterion = Criterion(weights=LossWeights(saliency=0, error=1), levels=[1])
-    optimiser = torch.optim.Adam([error], lr=0.05)
+    optimizer = torch.optim.Adam([error], lr=0.05)
     for _ in range(300):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         criterion.total(
-            criterion(output, truth, torch.zeros(1, 1, 4, 4, dtype=torch.long))
+            criterion(output, truth, torch.zeros(1, 1, 4, 4, dtype=torch.long), 1)
         ).backward()
-        optimiser.step()
+        optimizer.step()
     residual = 1 - torch.sigmoid(torch.tensor(-1.0))
     assert torch.allclose(error.tanh(), residual.expand_as(error), atol=0.01)
 
@@ -196,6 +199,47 @@ def test_saliency_counts_more_where_an_error_is_expected() -> None:
         error=[torch.zeros_like(logits) for logits in output.error],
     )
     criterion = Criterion(weights=LossWeights(saliency=1), levels=[1, 1])
-    assert (
-        criterion(output, truth, regions)["saliency"] > criterion(quiet, truth, regions)["saliency"]
-    )
+    plain = criterion(quiet, truth, regions, 5)["saliency"]
+    assert criterion(output, truth, regions, 5)["saliency"] > plain
+
+
+def test_pixels_near_the_boundary_count_more_and_all_together_the_same() -> None:
+    truth = torch.zeros(1, 1, 40, 40)
+    truth[..., 10:30, 10:30] = 1
+    weights = boundary_weights(truth, 4.0)
+    assert weights.mean().item() == pytest.approx(1)
+    assert weights[0, 0, 10, 20] > 2 * weights[0, 0, 20, 20]
+    assert weights[0, 0, 9, 20] > 2 * weights[0, 0, 0, 0]
+    # Nothing lies beyond the border: a truth without a boundary weighs alike up to it.
+    assert torch.allclose(boundary_weights(torch.ones(1, 1, 40, 40), 4.0), torch.ones(()))
+
+
+def test_a_fault_at_the_boundary_costs_more_by_the_boundary_weight() -> None:
+    truth = torch.zeros(1, 1, 40, 40)
+    truth[..., 10:30, 10:30] = 1
+    regions = torch.zeros(1, 0, 40, 40, dtype=torch.long)
+
+    def cost(fault: tuple[slice, slice], boundary: float) -> float:
+        logits = torch.where(truth > 0, 3.0, -3.0)
+        logits[0, 0][fault] *= -1
+        criterion = Criterion(weights=LossWeights(), levels=[1], boundary=boundary)
+        return criterion(PurNetOutput(saliency=[logits]), truth, regions, 0)["saliency"].item()
+
+    edge, inside = (slice(10, 12), slice(15, 25)), (slice(19, 21), slice(15, 25))
+    assert cost(edge, 0.0) == pytest.approx(cost(inside, 0.0))
+    assert cost(edge, 4.0) > 1.3 * cost(inside, 4.0)
+
+
+def test_a_step_reads_nothing_back_from_the_device() -> None:
+    """Tensors on the meta device have no values: reading one raises."""
+    weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
+    criterion = Criterion(weights=weights, levels=[1] * 4, boundary=4.0)
+    with torch.device("meta"):
+        network = build("purnet-lite0")
+        images, truth = torch.empty(2, 3, 64, 64), torch.empty(2, 1, 64, 64)
+        regions = torch.empty(2, 1, 64, 64, dtype=torch.long)
+        total = criterion.total(criterion(network(images), truth, regions, 30))
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+    with pytest.raises(RuntimeError):
+        total.item()

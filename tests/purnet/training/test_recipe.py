@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from purnet.errors import TrainingError
 from purnet.training.recipe import bundled_recipes, load_recipe
@@ -19,7 +20,7 @@ seed = 1
 epoch_samples = 0
 level_weights = [1, 1, 1, 1]
 sources = [{ folder = "." }]
-optimiser = {}
+optimizer = {}
 augmentation = {}
 superpixels = {}
 corrections = {}
@@ -63,7 +64,6 @@ def _toml(value: Any) -> str:
     ("key", "value"),
     [
         ("variant", '"purnet-lite9"'),
-        ("variant", '"timm/no_such_model"'),
         ("seed", "-1"),
         ("seed", "9223372036854775808"),
         ("epoch_samples", "-5"),
@@ -87,6 +87,12 @@ def _toml(value: Any) -> str:
         ("stages.0.batch_size", "0"),
         ("stages.0.image_size", "0"),
         ("stages.0.image_size", "-64"),
+        ("stages.0.min_image_size", "0"),
+        ("stages.0.min_image_size", "96"),
+        ("stages.0.boundary", "-1"),
+        ("stages.0.freeze_backbone_statistics", "1"),
+        ("stages.0.no_such_setting", "1"),
+        ("cuda_precision", '"float16"'),
         ("stages.0.learning_rate", "-0.1"),
         ("stages.0.learning_rate", "0"),
         ("stages.0.learning_rate", "nan"),
@@ -102,14 +108,14 @@ def _toml(value: Any) -> str:
         ("stages.0.weights.iou", "-1"),
         ("stages.0.weights.structure", "nan"),
         ("stages.0.factors.backbone", "-1"),
-        ("optimiser.weight_decay", "-1"),
-        ("optimiser.momentum", "-0.1"),
-        ("optimiser.momentum", "1.5"),
-        ("optimiser.backbone_factor", "-1"),
-        ("optimiser.bias_factor", "-1"),
-        ("optimiser.clip_norm", "-1.0"),
-        ("optimiser.clip_norm", "0"),
-        ("optimiser.decay_biases", "1"),
+        ("optimizer.weight_decay", "-1"),
+        ("optimizer.momentum", "-0.1"),
+        ("optimizer.momentum", "1.5"),
+        ("optimizer.backbone_factor", "-1"),
+        ("optimizer.bias_factor", "-1"),
+        ("optimizer.clip_norm", "-1.0"),
+        ("optimizer.clip_norm", "0"),
+        ("optimizer.decay_biases", "1"),
         ("augmentation.min_crop", "-1"),
         ("augmentation.min_crop", "0"),
         ("augmentation.min_crop", "2"),
@@ -121,8 +127,8 @@ def _toml(value: Any) -> str:
         ("augmentation.hue", "3"),
         ("augmentation.hue", "-0.1"),
         ("augmentation.grey", "5"),
-        ("augmentation.composite", "40"),
-        ("augmentation.composite", "-1"),
+        ("augmentation.copy_paste", "40"),
+        ("augmentation.copy_paste", "-1"),
         ("superpixels.count", "0"),
         ("superpixels.count", "65535"),
         ("superpixels.compactness", "0"),
@@ -142,6 +148,47 @@ def test_squares_that_do_not_fit_the_variant_are_named(tmp_path: Path) -> None:
     path = written(tmp_path, "stages.0.image_size", "65")
     with pytest.raises(TrainingError, match=r"stages: image_size 65 of stage 1 .* multiple of 32"):
         load_recipe(path)
+    path = written(tmp_path, "stages.0.min_image_size", "33")
+    with pytest.raises(TrainingError, match=r"stages: min_image_size 33 of stage 1 .* of 32"):
+        load_recipe(path)
+
+
+def test_what_only_the_built_network_knows_is_checked_when_it_is_built(tmp_path: Path) -> None:
+    path = written(tmp_path, "variant", '"timm/test_resnet"')
+    recipe = load_recipe(path)
+    with pytest.raises(TrainingError, match="timm/test_resnet: 4 weights for a network of 5 lev"):
+        recipe.check_network([2, 4, 8, 16, 32])
+    with pytest.raises(TrainingError, match="image_size 64 of stage 1 is not a multiple of 128"):
+        recipe.check_network([4, 8, 16, 128])
+    recipe.check_network([4, 8, 16, 32])
+
+
+def test_reading_a_recipe_builds_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise AssertionError("a module was built")
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", refuse)
+    for name in bundled_recipes():
+        load_recipe(name)
+
+
+def test_a_recipe_is_identified_by_all_its_settings_however_they_are_written(
+    tmp_path: Path,
+) -> None:
+    plain = load_recipe(written(tmp_path, "seed", "1"))
+    assert load_recipe(written(tmp_path, "stages.0.power", "0.9")).digest == plain.digest
+    assert load_recipe(written(tmp_path, "stages.0.learning_rate", "1.0")).digest == plain.digest
+    assert load_recipe(written(tmp_path, "stages.0.power", "0.8")).digest != plain.digest
+    assert load_recipe(written(tmp_path, "corrections.single_sigmoid", "false")).digest != (
+        plain.digest
+    )
+
+
+def test_sizes_of_a_stage_are_multiples_of_the_stride(tmp_path: Path) -> None:
+    path = written(tmp_path, "stages.0.min_image_size", "32")
+    stage = load_recipe(path).stages[0].model_copy(update={"image_size": 128})
+    assert stage.sizes(32) == [32, 64, 96, 128]
+    assert stage.model_copy(update={"min_image_size": None}).sizes(32) == [128]
 
 
 @pytest.mark.parametrize(
@@ -149,16 +196,18 @@ def test_squares_that_do_not_fit_the_variant_are_named(tmp_path: Path) -> None:
     [
         ("seed", "0"),
         ("sources", '[{ folder = "a" }, { folder = "b", share = 0 }]'),
+        ("variant", '"timm/no_such_model"'),
+        ("stages.0.min_image_size", "64"),
         ("stages.0.warmup", "100"),
         ("stages.0.power", "0"),
         ("stages.0.final", "1"),
         ("stages.0.factors", "{ backbone = 0 }"),
         ("stages.0.weights", "{ saliency = 0, iou = 1 }"),
-        ("optimiser.clip_norm", "1"),
-        ("optimiser.momentum", "0"),
+        ("optimizer.clip_norm", "1"),
+        ("optimizer.momentum", "0"),
         ("augmentation.min_crop", "0.01"),
         ("augmentation.hue", "0.5"),
-        ("augmentation.composite", "1"),
+        ("augmentation.copy_paste", "1"),
         ("level_weights", "[1, 0, 0, 0]"),
         ("level_weights", "[]"),
     ],

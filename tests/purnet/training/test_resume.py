@@ -11,8 +11,7 @@ import torch
 
 from purnet.errors import TrainingError, WriteError
 from purnet.io import write_atomically
-from purnet.training.log import RunLog, plot_curves
-from purnet.training.resume import RunState
+from purnet.training.resume import RunLog, RunState, plot_curves
 
 WRITER = """
 import sys, torch
@@ -22,7 +21,8 @@ from purnet.training.resume import RunState
 
 for number in count():
     tensors = {"w": torch.full((400_000,), float(number))}
-    RunState("r", "p", 0, number, 0.5, tensors, tensors, {}, []).save(Path(sys.argv[1]))
+    state = RunState("r", "v", "d", [0], "", 0, number, 0.5, tensors, tensors, {}, [])
+    state.save(Path(sys.argv[1]))
     print(number, flush=True)
 """
 
@@ -68,7 +68,7 @@ def test_a_foreign_resume_file_is_refused_by_name(tmp_path: Path, content: bytes
 
 def state() -> RunState:
     tensors = {"w": torch.zeros(100_000)}
-    return RunState("r", "p", 0, 1, 0.5, tensors, tensors, {}, [])
+    return RunState("r", "v", "d", [0], "", 0, 1, 0.5, tensors, tensors, {}, [])
 
 
 @pytest.mark.parametrize(
@@ -111,3 +111,11 @@ def test_a_log_is_rewound_to_where_a_run_goes_on(tmp_path: Path) -> None:
         file.write('{"stage": 2, "iter')
     log.rewind(2, 20)
     assert [(e["stage"], e["iteration"]) for e in log.entries()] == [(1, 20), (1, 40), (2, 20)]
+
+
+def test_without_matplotlib_no_curves_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    plot_curves([], tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())

@@ -7,29 +7,30 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 
-from purnet.data.dataset import Augmentation, Sample
+from purnet.data.augment import Augmentation
+from purnet.data.dataset import Sample
 from purnet.errors import TrainingError, WriteError
 from purnet.network import checkpoint
 from purnet.network.purnet import PurNet
 from purnet.network.variants import build
 from purnet.training import trainer as trainer_module
-from purnet.training.optimizer import make_optimiser
-from purnet.training.recipe import Optimiser, Recipe, Stage
-from purnet.training.resume import AveragedWeights, RunState, Tensors
+from purnet.training.losses import Criterion, Scores
+from purnet.training.optimizer import AveragedNetwork, make_optimizer
+from purnet.training.recipe import LossWeights, Optimizer, Recipe, Stage
+from purnet.training.resume import RunState, Tensors
 from purnet.training.sources import TrainingData
 from purnet.training.trainer import Trainer, TrainerOptions
-from purnet.training.validation import Scores
 
 CPU = torch.device("cpu")
 
 
-def make(recipe: Recipe, data: TrainingData, out: Path, **options: float) -> Trainer:
+def make(recipe: Recipe, data: TrainingData, out: Path, **options: Any) -> Trainer:
     """A trainer whose clock ticks once a reading: time is counted in iterations."""
     ticks = count()
     return Trainer(
@@ -86,9 +87,9 @@ def test_an_interrupted_run_equals_a_whole_one_bit_for_bit(
     for state in ("network", "averaged"):
         for name, tensor in getattr(mine, state).items():
             assert torch.equal(tensor, getattr(theirs, state)[name]), name
-    for index, slots in mine.optimiser["state"].items():
+    for index, slots in mine.optimizer["state"].items():
         for name, value in slots.items():
-            assert torch.equal(value, theirs.optimiser["state"][index][name])
+            assert torch.equal(value, theirs.optimizer["state"][index][name])
     for a, b in zip(mine.rng, theirs.rng, strict=True):
         assert torch.equal(a, b)
 
@@ -115,7 +116,7 @@ def test_resuming_with_another_recipe_or_other_data_is_refused(
     whole: Path, recipe: Recipe, data: TrainingData
 ) -> None:
     with pytest.raises(TrainingError, match="another recipe"):
-        make(replace(recipe, seed=4), data, whole).run()
+        make(recipe.model_copy(update={"seed": 4}), data, whole).run()
     with pytest.raises(TrainingError, match="other data"):
         make(recipe, replace(data, train=data.train[1:]), whole).run()
 
@@ -141,17 +142,6 @@ def test_resuming_with_photos_that_were_replaced_is_refused(
         mask.write(b"more")
     with pytest.raises(TrainingError, match="other data: names or sizes"):
         make(recipe, replace(data, train=moved), whole).run()
-
-
-def test_a_resume_file_older_than_these_checks_is_taken(
-    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
-) -> None:
-    again = Path(shutil.copytree(whole, tmp_path / "again"))
-    fields = torch.load(again / "resume.pt", weights_only=True)
-    for name in ("stages", "init", "files"):
-        del fields[name]
-    torch.save(fields, again / "resume.pt")
-    assert make(recipe, data, again).run(stages=[1], init_sha256="0" * 64)
 
 
 def test_weights_that_cannot_be_written_are_named(
@@ -200,7 +190,7 @@ def test_weights_of_another_network_are_refused(
 
 
 class FakeValidation:
-    """Stands for `validate`: gives the scores it was told and keeps what it was shown."""
+    """Stands for `validate`: gives the scores it was made with and keeps what it was shown."""
 
     def __init__(self, *maes: float) -> None:
         self.weights: list[Tensors] = []
@@ -247,11 +237,13 @@ def test_gradients_are_clipped_to_the_recipes_norm(
     recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer_module, "validate", FakeValidation(0.5))
-    plain = replace(
-        recipe,
-        ema=0,
-        stages=[replace(recipe.stages[0], iterations=1, learning_rate=1)],
-        optimiser=Optimiser(name="sgd", momentum=0, weight_decay=0, clip_norm=0.01),
+    stage = recipe.stages[0].model_copy(update={"iterations": 1, "learning_rate": 1})
+    plain = recipe.model_copy(
+        update={
+            "ema": 0,
+            "stages": [stage],
+            "optimizer": Optimizer(name="sgd", momentum=0, weight_decay=0, clip_norm=0.01),
+        }
     )
     network = build(recipe.variant, attention=False)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -261,24 +253,33 @@ def test_gradients_are_clipped_to_the_recipes_norm(
     assert torch.cat(steps).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
-def test_training_lowers_the_loss(recipe: Recipe, data: TrainingData, tmp_path: Path) -> None:
-    stage = replace(recipe.stages[0], iterations=15, learning_rate=3e-3)
-    heard: list[float] = []
-    Trainer(
-        replace(recipe, stages=[stage]),
-        data,
-        TrainerOptions(out=tmp_path / "run", device=CPU),
-        listener=lambda _stage, _iteration, loss: heard.append(loss),
-    ).run()
-    assert sum(heard[-5:]) < 0.85 * sum(heard[:5])
+def losses_of(
+    stage: Stage, recipe: Recipe, data: TrainingData, out: Path, patch: pytest.MonkeyPatch
+) -> list[float]:
+    """The loss of every iteration of a run of one stage."""
+    patch.setattr(trainer_module, "LOG_EVERY", 1)
+    make(recipe.model_copy(update={"stages": [stage]}), data, out).run()
+    lines = [json.loads(line) for line in (out / "run.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def test_training_lowers_the_loss(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = recipe.stages[0].model_copy(update={"iterations": 15, "learning_rate": 3e-3})
+    losses = losses_of(stage, recipe, data, tmp_path, monkeypatch)
+    assert len(losses) == 15
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
 
 
 def test_learning_rates_follow_the_schedule_in_every_group(recipe: Recipe) -> None:
-    slow = replace(recipe.optimiser, backbone_factor=0.1, bias_factor=2)
+    slow = Optimizer(backbone_factor=0.1, bias_factor=2)
     network = build(recipe.variant, attention=False)
-    optimiser = make_optimiser(network, replace(recipe, optimiser=slow), recipe.stages[0])
+    optimizer = make_optimizer(
+        network, recipe.model_copy(update={"optimizer": slow}), recipe.stages[0]
+    )
     named = {id(p): name for name, p in network.named_parameters()}
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
             name = named.pop(id(parameter))
             expected = (0.1 if name.startswith("backbone.") else 1) * (
@@ -313,31 +314,29 @@ def test_schedules_have_their_known_values() -> None:
 
 
 def test_a_stage_may_vary_its_samples_in_its_own_way(
-    recipe: Recipe, data: TrainingData, tmp_path: Path
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heard: dict[str, float] = {}
+    first: dict[str, float] = {}
     for name, augmentation in {"plain": None, "mirrored": Augmentation(flip=1.0)}.items():
-        stage = replace(recipe.stages[0], iterations=1, augmentation=augmentation)
-        Trainer(
-            replace(recipe, stages=[stage]),
-            data,
-            TrainerOptions(out=tmp_path / name, device=CPU),
-            listener=lambda _stage, _iteration, loss, name=name: heard.update({name: loss}),
-        ).run()
-    assert heard["plain"] != heard["mirrored"]
+        stage = recipe.stages[0].model_copy(update={"iterations": 1, "augmentation": augmentation})
+        (first[name],) = losses_of(stage, recipe, data, tmp_path / name, monkeypatch)
+    assert first["plain"] != first["mirrored"]
 
 
-def test_averaged_weights_move_by_their_decay() -> None:
-    layer = nn.BatchNorm1d(1)
-    averaged = AveragedWeights(layer, decay=0.9)
+def test_an_average_moves_by_its_decay_and_copies_counters() -> None:
+    network = build("purnet-lite0", attention=False)
+    averaged = AveragedNetwork(network, decay=0.9)
+    averaged.n_averaged.fill_(1000)
+    normalisation = network.backbone.stem[2]
     with torch.no_grad():
-        layer.weight.fill_(2.0)
-        layer.running_mean.fill_(1.0)
-        layer.num_batches_tracked.fill_(7)
-    averaged.update(layer, updates=1000)
-    assert averaged.tensors["weight"].item() == pytest.approx(1.1)
-    assert averaged.tensors["running_mean"].item() == pytest.approx(0.1)
-    assert averaged.tensors["num_batches_tracked"].item() == 7
+        normalisation.weight.fill_(2.0)
+        normalisation.running_mean.fill_(1.0)
+        normalisation.num_batches_tracked.fill_(7)
+    averaged.update_parameters(network)
+    mine = averaged.module.backbone.stem[2]
+    assert mine.weight.tolist() == pytest.approx([1.1] * 32)
+    assert mine.running_mean.tolist() == pytest.approx([0.1] * 32)
+    assert mine.num_batches_tracked.item() == 7
 
 
 def test_parts_that_a_stage_adds_are_known_by_name() -> None:
@@ -348,12 +347,132 @@ def test_parts_that_a_stage_adds_are_known_by_name() -> None:
     )
 
 
-def test_averaged_weights_soon_forget_what_a_stage_started_from() -> None:
-    layer = nn.Linear(1, 1)
-    averaged = AveragedWeights(layer, decay=0.998)
-    before = averaged.tensors["weight"].clone()
+def test_an_average_soon_forgets_what_a_stage_started_from() -> None:
+    network = build("purnet-lite0", attention=False)
+    averaged = AveragedNetwork(network, decay=0.998)
+    weight = averaged.module.backbone.stem[1].weight
+    before = weight.clone()
     with torch.no_grad():
-        layer.weight.add_(1)
-    for updates in range(50):
-        averaged.update(layer, updates=updates)
-    assert (averaged.tensors["weight"] - before).item() > 0.999
+        network.backbone.stem[1].weight.add_(1)
+    for _ in range(50):
+        averaged.update_parameters(network)
+    assert (weight - before).min().item() > 0.999
+
+
+def test_loader_processes_change_nothing(
+    whole: Path, recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    out = tmp_path / "pieces"
+    while not make(recipe, data, out, stop_after_s=5, loader_processes=2).run():
+        pass
+    assert_same(out / "stage2.safetensors", whole / "stage2.safetensors")
+    assert (out / "run.jsonl").read_text() == (whole / "run.jsonl").read_text()
+
+
+def seen_by(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    """The batches a trainer makes its steps with."""
+    batches: list[Sample] = []
+    step = Trainer._step
+
+    def watched(self: Trainer, run: Any, batch: Sample) -> None:
+        batches.append(batch)
+        step(self, run, batch)
+
+    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(trainer_module, "validate", lambda *_: Scores(mae=0.5, max_f=0.5))
+    trainer.run()
+    return batches
+
+
+def test_every_batch_has_a_size_of_its_own_wherever_a_run_was_stopped(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = recipe.stages[0].model_copy(
+        update={"min_image_size": 64, "image_size": 128, "iterations": 8, "batch_size": 1}
+    )
+    small = recipe.model_copy(update={"stages": [stage]})
+    batches = seen_by(make(small, data, tmp_path / "whole"), monkeypatch)
+    sides = [batch.image.shape[-1] for batch in batches]
+    assert set(sides) == {64, 96, 128}
+    pieces: list[int] = []
+    finished = False
+    while not finished:
+        trainer = make(small, data, tmp_path / "pieces", stop_after_s=4)
+        pieces += [batch.image.shape[-1] for batch in seen_by(trainer, monkeypatch)]
+        finished = RunState.load(tmp_path / "pieces" / "resume.pt").iteration == 8
+    assert pieces == sides
+
+
+def test_only_a_stage_with_the_structure_loss_loads_regions(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = recipe.stages[0].model_copy(update={"weights": LossWeights(iou=1), "iterations": 1})
+    with_structure = recipe.stages[1].model_copy(update={"iterations": 1})
+    both = recipe.model_copy(update={"stages": [plain, with_structure]})
+    first, second = seen_by(make(both, data, tmp_path / "run"), monkeypatch)
+    assert first.regions.shape == (2, 0, 64, 64)
+    assert second.regions.shape == (2, 1, 64, 64)
+
+
+def test_frozen_statistics_of_the_backbone_stay_while_its_weights_learn(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    stage = recipe.stages[0].model_copy(update={"freeze_backbone_statistics": True})
+    network = build(recipe.variant, attention=False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    make(recipe.model_copy(update={"stages": [stage]}), data, tmp_path / "run").run(init=before)
+    _, after = checkpoint.read(tmp_path / "run" / "stage1.safetensors")
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    statistics = {name for name in after if name.endswith(("running_mean", "running_var"))}
+    assert {name.split(".")[0] for name in changed & statistics} == {"purification"}
+    assert "backbone.stem.1.weight" in changed
+
+
+def test_losses_are_read_where_they_are_logged_and_the_iteration_is_named_that_failed(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer_module, "LOG_EVERY", 3)
+    total = Criterion.total
+    calls = count()
+
+    def failing(self: Criterion, losses: Tensors) -> torch.Tensor:
+        return total(self, losses) * (float("inf") if next(calls) == 1 else 1.0)
+
+    monkeypatch.setattr(Criterion, "total", failing)
+    with pytest.raises(TrainingError, match="the loss is inf in stage 1 at iteration 1 "):
+        make(recipe.model_copy(update={"epoch_samples": 100}), data, tmp_path / "run").run()
+    assert next(calls) == 3
+    assert not (tmp_path / "run" / "resume.pt").exists()
+
+
+def test_a_network_trains_in_bfloat16_where_its_device_does(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    trainer = make(recipe, data, tmp_path / "run")
+    assert not trainer._autocast
+    trainer._autocast = True
+    assert trainer.run()
+    _, weights = checkpoint.read(tmp_path / "run" / "stage2.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_training_on_a_gpu_waits_for_nothing_in_a_step(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer._step
+
+    def guarded(self: Trainer, run: Any, batch: Sample) -> None:
+        torch.cuda.set_sync_debug_mode("error" if run.iteration else "default")
+        try:
+            step(self, run, batch)
+            run.averaged.update_parameters(run.network)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(Trainer, "_step", guarded)
+    options = TrainerOptions(
+        out=tmp_path / "run", device=torch.device("cuda:0"), loader_processes=2
+    )
+    assert Trainer(recipe, data, options).run()
+    assert checkpoint.load(tmp_path / "run" / "stage2.safetensors").promotion is not None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
+from py_sod_metrics import FmeasureHandler, FmeasureV2
 from torch import Tensor, nn
 
 from purnet.data.dataset import Sample
-from purnet.training.validation import Scores, validate
+from purnet.training.losses import TRUTH_ABOVE, Scores, f_curve, validate
 
 pytestmark = pytest.mark.needs_torch
 
@@ -43,7 +45,7 @@ def scores(maps: Sequence[Map], masks: Sequence[Map], *, batch_size: int) -> Sco
         )
         for part in truth.split(batch_size)
     ]
-    return validate(Oracle(maps), batches, torch.device("cpu"))  # type: ignore[arg-type]
+    return validate(Oracle(maps).eval(), batches, torch.device("cpu"))  # type: ignore[arg-type]
 
 
 HALF = [[1, 1], [0, 0]]
@@ -83,3 +85,19 @@ def test_every_image_counts_alike_however_they_are_batched(batch_size: int) -> N
     found = scores([HALF] * 3, [ONE, ONE, [[255, 255], [0, 0]]], batch_size=batch_size)
     assert found.mae == pytest.approx(0.5 / 3, abs=1e-6)
     assert found.max_f == pytest.approx((2 * 0.65 / 1.15 + 1) / 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_f_at_every_threshold_is_that_of_pysodmetrics(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    low, high = sorted(rng.integers(0, 256, 2))
+    saliency = rng.integers(low, high + 1, (30, 40)).astype(np.uint8)
+    mask = rng.integers(0, 256, (30, 40)).astype(np.uint8)
+    if seed == 0:
+        saliency[:] = 77
+    if seed == 1:
+        mask[:] = 0
+    theirs = FmeasureV2({"f": FmeasureHandler(True, False, beta=0.3)})
+    theirs.step(saliency, mask)
+    expected = theirs.get_results()["f"]["dynamic"]
+    assert f_curve(saliency, mask > TRUTH_ABOVE) == pytest.approx(expected, abs=1e-12)

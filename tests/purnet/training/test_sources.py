@@ -15,7 +15,7 @@ from torch import nn
 from purnet.errors import CheckpointError, ModelError, TrainingError
 from purnet.network import variants
 from purnet.network.backbones import EfficientNetLite0, load_imagenet_lite0
-from purnet.training.initial import with_imagenet_backbone
+from purnet.training.sources import with_imagenet_backbone
 
 pytestmark = pytest.mark.needs_torch
 
