@@ -2,7 +2,7 @@
 
 It runs inside real worker processes. Its "checkpoint" is a JSON file (see `Behaviour`); what an
 image does is written into its first pixels (see `image`). Nothing here waits for time: a gated
-predictor reports each batch on one FIFO and goes on when told to on another.
+predictor reports each batch on one FIFO and goes on when a byte comes from another.
 """
 
 from __future__ import annotations

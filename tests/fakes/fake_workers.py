@@ -21,13 +21,13 @@ class FakeProcess:
         self.returncode: int | None = None
         self.stopped = False
         self.unkillable = False
-        """Stuck where no signal reaches it."""
+        """Signals have no effect, as for a process stuck in a driver."""
         self.inbox: deque[bytes] = deque()
         self.reader = asyncio.StreamReader()
         self.begun: list[int] = []
         """Sizes of the batches it ran."""
         self.on_batch: Callable[[list[int]], None] = lambda numbers: None
-        """Told the numbers of the images in every batch it is sent."""
+        """Called with the numbers of the images in every batch it is sent."""
         self._segment_fd = os.dup(segment_fd)
         self._loop: WorkerLoop | None = WorkerLoop(self._segment_fd)
         self._gone = asyncio.Event()
@@ -55,7 +55,7 @@ class FakeProcess:
             self.on_batch(self._numbers(message))
 
     def hang_up(self) -> None:
-        """The other end of the pipe closes; a worker that runs notices and leaves."""
+        """The service closes its end of the pipe; a worker that runs then exits."""
         if not self.stopped and not self.unkillable and self.returncode is None:
             self.die(os.EX_OK)
         self._end_of_file()
@@ -94,7 +94,7 @@ class FakeProcess:
         self._gone.set()
 
     def lose_pipe(self) -> None:
-        """Its end of the pipe closes; it lives on."""
+        """It closes its end of the pipe and goes on running."""
         self._end_of_file()
 
     def _numbers(self, message: Run) -> list[int]:

@@ -116,7 +116,7 @@ class BackendHarness:
                 self.loop.advance(1)
         assert stop.done()
         stop.result()
-        # What is left at this very moment: later the worst leak would have healed.
+        # What is left at this moment: some leaks end by themselves later.
         alive, timers = self.workers.alive, self.loop.timers
         left = asyncio.all_tasks(self.loop)
         for task in left:

@@ -5,10 +5,10 @@ Label values are closed sets, created at 0; devices are added as their workers c
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Callable, Iterable
 from enum import StrEnum
+from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 
@@ -40,7 +40,6 @@ class InferenceMetrics:
             return Histogram(name, text, buckets=buckets, registry=registry)
 
         def counter(name: str, text: str, label: str, values: type[StrEnum]) -> Counter:
-            """By one closed set of label values, each of them present from the start."""
             made = Counter(name, text, [label], registry=registry)
             for value in values:
                 made.labels(value)
@@ -52,72 +51,40 @@ class InferenceMetrics:
         )
         self._capacity = gauge("purnet_queue_capacity", "Images that may wait for an answer.")
         self._oldest = gauge("purnet_queue_oldest_seconds", "Age of the oldest image in the queue.")
-        self._queue_wait = histogram(
-            "purnet_queue_wait_seconds",
-            "Time from entering the queue to the start of the batch, by execution.",
-            _QUEUE_BUCKETS_S,
-        )
-        self._inference = histogram(
-            "purnet_inference_seconds", "Time of a batch in its worker.", _INFERENCE_BUCKETS_S
-        )
-        self._batch_size = histogram(
-            "purnet_batch_size",
-            "Images of each batch a worker began; the sum counts executions.",
-            _BATCH_BUCKETS,
-        )
-        self._batches = counter(
-            "purnet_batches",
-            "Batches begun, by why they left the queue.",
-            "reason",
-            DispatchReason,
-        )
-        self._outcomes = counter(
-            "purnet_executions",
-            "Executed images by outcome; all but `retried` are answers.",
-            "outcome",
-            Outcome,
-        )
-        self._expired = counter(
-            "purnet_expired",
-            "Deadlines that passed, by where the image was.",
-            "place",
-            TicketLocation,
-        )
-        self._cancelled = counter(
-            "purnet_cancelled",
-            "Clients that went away, by where the image was.",
-            "place",
-            TicketLocation,
-        )
-        self._failures = counter(
-            "purnet_failures", "Failures of workers, batches and images.", "kind", FailureKind
-        )
-        self._restarts = Counter(
-            "purnet_worker_restarts", "Workers started after another's end.", registry=registry
-        )
-        self._canaries = counter(
-            "purnet_canaries", "Checks of idle workers, by result.", "result", CheckResult
-        )
-        self._reloads = counter(
-            "purnet_reloads", "Attempts to change the model, by result.", "result", CheckResult
-        )
+        text = "Time from entering the queue to the start of the batch, by execution."
+        self._queue_wait = histogram("purnet_queue_wait_seconds", text, _QUEUE_BUCKETS_S)
+        text = "Time of a batch in its worker."
+        self._inference = histogram("purnet_inference_seconds", text, _INFERENCE_BUCKETS_S)
+        text = "Images of each batch a worker began; the sum counts executions."
+        self._batch_size = histogram("purnet_batch_size", text, _BATCH_BUCKETS)
+        text = "Batches begun, by why they left the queue."
+        self._batches = counter("purnet_batches", text, "reason", DispatchReason)
+        text = "Executed images by outcome; all but `retried` are answers."
+        self._outcomes = counter("purnet_executions", text, "outcome", Outcome)
+        text = "Deadlines that passed, by where the image was."
+        self._expired = counter("purnet_expired", text, "place", TicketLocation)
+        text = "Clients that went away, by where the image was."
+        self._cancelled = counter("purnet_cancelled", text, "place", TicketLocation)
+        text = "Failures of workers, batches and images."
+        self._failures = counter("purnet_failures", text, "kind", FailureKind)
+        text = "Workers started after another's end."
+        self._restarts = Counter("purnet_worker_restarts", text, registry=registry)
+        text = "Checks of idle workers, by result."
+        self._canaries = counter("purnet_canaries", text, "result", CheckResult)
+        text = "Attempts to change the model, by result."
+        self._reloads = counter("purnet_reloads", text, "result", CheckResult)
         self._ready = gauge("purnet_ready", "1 while predictions can be made.")
         self._draining = gauge("purnet_draining", "1 once shutdown has begun.")
-        self._lag = histogram(
-            "purnet_event_loop_lag_seconds",
-            "By how much the event loop's regular turns were late.",
-            _LAG_BUCKETS_S,
-        )
+        text = "By how much the event loop's regular turns were late."
+        self._lag = histogram("purnet_event_loop_lag_seconds", text, _LAG_BUCKETS_S)
         self._max_batch = gauge("purnet_max_batch", "Largest batch a worker takes now.", "device")
-        self._resident = gauge(
-            "purnet_worker_resident_bytes", "Memory a worker process has in RAM.", "device"
-        )
-        self._device = gauge(
-            "purnet_worker_device_bytes", "Memory a worker holds on its device.", "device"
-        )
+        text = "Memory a worker process has in RAM."
+        self._resident = gauge("purnet_worker_resident_bytes", text, "device")
+        text = "Memory a worker holds on its device."
+        self._device = gauge("purnet_worker_device_bytes", text, "device")
         self._model = Info("purnet_model", "The model that answers now.", registry=registry)
         Info("purnet_build", "The running code.", registry=registry).info(
-            {"version": _version(), "python": platform.python_version()}
+            {"version": version("purnet-serve"), "python": platform.python_version()}
         )
 
     def watch(
@@ -206,10 +173,3 @@ class InferenceMetrics:
         self._model.info(
             {"name": name, "sha256": sha256, "engine": engine, "input_size": str(input_size)}
         )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("purnet-serve")
-    except importlib.metadata.PackageNotFoundError:
-        return "source"

@@ -1,7 +1,7 @@
-"""Whatever happens, in whatever order: each image gets one answer, its own, and nothing leaks.
+"""Events in any order: each image gets one answer, its own, and nothing leaks.
 
-The real batcher, lanes, protocol, worker_loop and shared memory; fake are the engine, the clock and
-the fact that workers are processes.
+Batcher, supervisors, protocol, worker loop and shared memory are real; engine, clock and worker
+processes are fake.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class AnyOrder(RuleBasedStateMachine):
             "missing": root / "missing.json",
         }
         self.harness = BackendHarness(checkpoint, device="cuda:0,cuda:1", max_batch=4)
-        self.harness.workers.on_batch = self.begins
+        self.harness.workers.on_batch = self.on_batch
         self.harness.start()
         self.harness.work()
         self.sent: dict[int, Sent] = {}
@@ -80,20 +80,20 @@ class AnyOrder(RuleBasedStateMachine):
         self.one_operator = asyncio.Lock()
         self.stop: asyncio.Task | None = None
 
-    def begins(self, numbers: list[int]) -> None:
+    def on_batch(self, numbers: list[int]) -> None:
         """A batch goes to a worker."""
         if numbers == [CANARY]:
             return
         assert numbers == sorted(numbers), "first in, first out"
         for number in numbers:
             sent = self.sent[number]
-            assert not sent.call.done(), "nobody waits for this image any more"
+            assert not sent.call.done(), "no client waits for this image any more"
             assert self.harness.loop.now < sent.deadline_s
             sent.begun += 1
 
     @property
-    def hopeless(self) -> bool:
-        """Whether a worker may have been refused, failed often, or submitted long to come back."""
+    def may_be_unready(self) -> bool:
+        """Whether a worker may have been refused, failed often, or have taken long to come back."""
         found = self.harness.series()
         ends = [found["purnet_failures_total", (kind,)] for kind in FailureKind]
         refused = found["purnet_failures_total", ("refused",)] > 0
@@ -104,14 +104,14 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         act=st.sampled_from([Act.NOTHING] * 4 + [Act.CROWDED, Act.RAISE, Act.NON_FINITE]),
-        patience_s=st.sampled_from([0.5, 3, 1000]),
+        timeout_s=st.sampled_from([0.5, 3, 1000]),
         images=st.integers(1, 6),
     )
-    def send(self, act: Act, patience_s: float, images: int) -> None:
+    def send(self, act: Act, timeout_s: float, images: int) -> None:
         loop = self.harness.loop
         for _ in range(images):
             number = len(self.sent) + 1
-            deadline_s = loop.now + patience_s
+            deadline_s = loop.now + timeout_s
             call = loop.create_task(self.harness.predict(number, act, deadline_s))
             self.sent[number] = Sent(call, act, deadline_s)
         loop.settle()
@@ -142,11 +142,11 @@ class AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.harness.workers.alive)
     @rule(
         data=st.data(),
-        fate=st.sampled_from(["exit", "signal", "pipe", "stop", "go on", "nonsense"]),
+        event=st.sampled_from(["exit", "signal", "pipe", "stop", "go on", "nonsense"]),
     )
-    def worker_meets_its_fate(self, data: st.DataObject, fate: str) -> None:
+    def something_happens_to_a_worker(self, data: st.DataObject, event: str) -> None:
         process = data.draw(st.sampled_from(self.harness.workers.alive))
-        match fate:
+        match event:
             case "exit":
                 process.die(os.EX_SOFTWARE)
             case "signal":
@@ -212,9 +212,9 @@ class AnyOrder(RuleBasedStateMachine):
             elif isinstance(sent.error, DrainingError):
                 assert self.stop is not None
             elif isinstance(sent.error, NotReadyError):
-                assert self.hopeless
+                assert self.may_be_unready
             elif isinstance(sent.error, WorkerError):
-                assert sent.begun >= 2, "it had its second chance"
+                assert sent.begun >= 2, "it was retried"
             else:
                 assert sent.cancelled
 
@@ -233,7 +233,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert counted == sum(map(matches, calls))
         in_flight = sum(not sent.call.done() for sent in calls)
         assert found["purnet_queue_in_flight", ()] == in_flight
-        assert found["purnet_queue_depth", ()] <= in_flight, "nobody queues for nothing"
+        assert found["purnet_queue_depth", ()] <= in_flight, "every queued image has a client"
 
     @invariant()
     def workers_are_bounded(self) -> None:

@@ -192,7 +192,7 @@ def test_the_wait_ends_when_the_awaited_image_fails_to_decode(loop, batcher, exe
     answer_all(loop, batcher, executor)
 
 
-def test_a_full_batch_waits_for_nobody(loop, batcher, executor, send):
+def test_a_full_batch_does_not_wait(loop, batcher, executor, send):
     batcher.expect(5)
     send(*range(16))
     assert executor.reasons == [DispatchReason.FULL]
@@ -237,7 +237,7 @@ def test_a_deadline_that_has_passed_is_not_queued(loop, batcher, executor, send,
     assert counts.expirations == [TicketLocation.QUEUE]
 
 
-def test_a_deadline_of_this_very_moment_keeps_off_the_device(loop, batcher, executor, send, counts):
+def test_an_image_that_expires_now_never_reaches_a_device(loop, batcher, executor, send, counts):
     send(0)
     (late,) = send(1, deadline_s=1)
     loop.now = 1.0  # the worker comes free in the turn in which the deadline passes
@@ -259,7 +259,7 @@ def test_a_client_gone_from_the_queue_never_reaches_a_device(loop, batcher, exec
     assert stays.result()
 
 
-def test_a_client_gone_from_the_device_does_not_hurt_its_neighbours(
+def test_a_client_gone_from_the_device_does_not_affect_its_batch(
     loop, batcher, executor, send, counts
 ):
     gone, stays = send(1, 2)
@@ -270,7 +270,7 @@ def test_a_client_gone_from_the_device_does_not_hurt_its_neighbours(
     assert stays.result().batch_size == 2
 
 
-def test_a_busy_worker_with_room_is_fed_ahead_with_full_batches_only(loop, batcher, executor, send):
+def test_a_busy_worker_with_a_free_buffer_gets_full_batches_only(loop, batcher, executor, send):
     executor.depth = 2
     send(0)
     send(*range(1, 16))
@@ -303,7 +303,7 @@ def test_a_retried_image_keeps_its_place_and_runs_alone(loop, batcher, executor,
     assert all(call.result() for call in calls)
 
 
-def test_an_image_that_runs_alone_is_nobodys_company(loop, batcher, executor, send):
+def test_an_image_that_runs_alone_ends_the_batch_before_it(loop, batcher, executor, send):
     send(1, 2, 3)
     lost = executor.held.pop()
     lost.tickets[1].alone = True
@@ -325,7 +325,7 @@ def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
     answer_all(loop, batcher, executor)
 
 
-def test_held_batches_leave_when_the_hold_ends(loop, batcher, executor, send):
+def test_batches_leave_again_after_a_pause(loop, batcher, executor, send):
     batcher.pause()
     send(1, 2)
     assert executor.sizes == []
@@ -342,10 +342,10 @@ def test_closing_fails_everything_and_refuses_more(loop, batcher, executor, send
     (refused,) = send(3)
     for call in (on_device, queued, refused):
         assert isinstance(call.exception(), DrainingError)
-    answer_all(loop, batcher, executor)  # too late, and nobody minds
+    answer_all(loop, batcher, executor)  # too late for every ticket
 
 
-def test_giving_up_fails_the_queue_and_leaves_the_device_alone(loop, batcher, executor, send):
+def test_failing_the_queue_leaves_the_device_alone(loop, batcher, executor, send):
     on_device, queued = *send(1), *send(2)
     batcher.fail_queued("no device")
     loop.settle()
@@ -354,7 +354,7 @@ def test_giving_up_fails_the_queue_and_leaves_the_device_alone(loop, batcher, ex
     assert on_device.result()
 
 
-def test_depth_and_age_tell_of_the_queue(loop, batcher, executor, send):
+def test_depth_and_age_of_the_queue(loop, batcher, executor, send):
     send(0)
     assert (batcher.queued, batcher.in_flight, batcher.oldest_s) == (0, 1, 0.0)
     (gone,) = send(1)

@@ -23,7 +23,7 @@ SEED = 20_240_229
 TIMEOUT_S = 120.0
 
 
-def test_nobody_gets_anothers_mask_and_nobody_is_lost(checkpoint):
+def test_every_image_gets_its_own_mask_while_workers_are_killed(checkpoint):
     Behaviour(device="cuda").save(checkpoint)
     registry = CollectorRegistry()
     backend = LocalBackend(

@@ -45,7 +45,7 @@ def test_a_demanded_device_is_never_replaced_by_another(make_harness, checkpoint
     assert str(waiting.exception()) == f"The model was asked onto {asked} and came up on {found}."
 
 
-def test_what_was_found_automatically_stays(make_harness, checkpoint):
+def test_the_device_that_auto_found_stays(make_harness, checkpoint):
     Behaviour(device="cuda:0").save(checkpoint)
     harness = make_harness()
     harness.bring_up()
@@ -231,12 +231,12 @@ def test_a_model_that_cannot_be_loaded_again_makes_it_unready_with_the_reason(ha
     assert harness.backend.unready_reason() is None
 
 
-def test_a_short_restart_is_not_unreadiness_but_a_hopeless_one_is(harness):
+def test_it_stays_ready_through_short_restarts_but_not_through_many_failures(harness):
     call = harness.send(1)
-    for strike in range(FAILED_AFTER):
-        assert harness.backend.unready_reason() is None, strike
+    for failure in range(FAILED_AFTER):
+        assert harness.backend.unready_reason() is None, failure
         harness.workers.last.die(-signal.SIGKILL)
-        harness.loop.advance(2**strike if strike < FAILED_AFTER - 1 else 0)
+        harness.loop.advance(2**failure if failure < FAILED_AFTER - 1 else 0)
     assert f"{FAILED_AFTER} times in a row" in harness.backend.unready_reason()
     assert harness.value("purnet_ready") == 0
     assert isinstance(call.exception(), NotReadyError)

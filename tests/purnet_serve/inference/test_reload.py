@@ -7,6 +7,7 @@ import pytest
 from fake_predictor import Act, Behaviour
 
 from purnet_serve.errors import ReloadError
+from purnet_serve.inference.worker_handle import load
 
 
 @pytest.fixture
@@ -114,7 +115,7 @@ def test_a_worker_that_dies_during_the_swap_loses_no_image(harness, other):
     assert call.result().model.name == "other"
 
 
-def test_a_worker_that_is_restarting_is_overtaken_by_the_new_one(harness, other):
+def test_a_reload_replaces_a_worker_that_is_restarting(harness, other):
     harness.workers.last.die(-signal.SIGKILL)
     harness.loop.settle()
     restarting = harness.workers.last
@@ -129,7 +130,7 @@ def test_a_worker_that_is_restarting_is_overtaken_by_the_new_one(harness, other)
     assert call.result().model.name == "other"
 
 
-def test_a_reload_heals_a_service_whose_checkpoint_was_lost(harness, other):
+def test_a_reload_makes_a_service_ready_whose_checkpoint_was_lost(harness, other):
     harness.checkpoint.unlink()
     harness.workers.last.die(-signal.SIGKILL)
     harness.work()
@@ -253,3 +254,16 @@ def test_the_old_worker_is_gone_when_the_reload_is_over(harness, other):
     harness.loop.advance(2)
     assert reload.done()
     assert old not in harness.workers.alive
+
+
+def test_stopping_in_the_turn_of_the_swap_leaves_no_worker(harness):
+    (device,) = harness.backend._devices
+    loaded = harness.loop.begin(load(device.spec))
+    harness.bring_up_last()
+
+    async def swap_and_stop() -> None:
+        device.adopt(loaded.result())
+        await harness.backend.stop()
+
+    harness.loop.finish(swap_and_stop())
+    assert not harness.workers.alive

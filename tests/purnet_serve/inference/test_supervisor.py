@@ -10,7 +10,12 @@ from purnet_serve.errors import (
     NonFiniteError,
     WorkerError,
 )
-from purnet_serve.inference.supervisor import FIRST_BACKOFF_S, RECOVERY_BATCHES
+from purnet_serve.inference.supervisor import (
+    FIRST_BACKOFF_S,
+    MAX_BACKOFF_S,
+    RECOVERY_BATCHES,
+    DeviceState,
+)
 
 DONE = (
     b'{"kind": "Done", "number": 1, "finite": [true], "infer_s": 0.5,'
@@ -26,7 +31,7 @@ def test_each_gets_its_own_mask(harness):
     assert harness.executions() == {"mask": 40}
 
 
-def test_an_answer_tells_the_model_and_where_the_time_went(harness):
+def test_an_answer_names_the_model_and_where_the_time_went(harness):
     first, second = harness.send(1), harness.send(2)
     harness.loop.advance(0.5)
     harness.work()
@@ -83,7 +88,7 @@ def test_the_batch_of_a_dead_worker_is_retried_image_by_image(harness):
     assert harness.value("purnet_worker_restarts_total") == 1
 
 
-def test_a_poisonous_image_fails_alone(harness):
+def test_an_image_that_ends_workers_fails_alone(harness):
     harness.send(0)
     calls = [harness.send(n, Act.RAISE if n == 7 else Act.NOTHING) for n in range(1, 17)]
     harness.work()
@@ -92,7 +97,7 @@ def test_a_poisonous_image_fails_alone(harness):
     assert harness.value("purnet_failures_total", kind="exception") == 2
 
 
-def test_the_log_tells_where_the_engine_raised(harness, caplog):
+def test_the_log_says_where_the_engine_raised(harness, caplog):
     harness.send(1, Act.RAISE)
     harness.work()
     lost = next(record for record in caplog.records if record.getMessage() == "worker lost")
@@ -100,7 +105,7 @@ def test_the_log_tells_where_the_engine_raised(harness, caplog):
     assert "fake_predictor.py" in lost.trace
 
 
-def test_a_lone_image_gets_its_second_chance_too(harness):
+def test_a_lone_image_is_retried_too(harness):
     call = harness.send(1)
     harness.workers.last.die(-signal.SIGKILL)
     harness.work()
@@ -159,7 +164,7 @@ def test_a_worker_without_its_pipe_is_killed(harness):
         b'"device_bytes": 0}\n',
     ],
 )
-def test_a_worker_that_talks_nonsense_is_replaced(harness, line):
+def test_a_worker_that_breaks_the_protocol_is_replaced(harness, line):
     call = harness.send(1)
     harness.workers.last.say(line)
     harness.work()
@@ -187,7 +192,7 @@ def test_out_of_memory_halves_the_batch_and_keeps_the_worker(harness):
     harness.executions()
 
 
-def test_the_ceiling_recovers_slowly(harness):
+def test_the_largest_batch_recovers_slowly(harness):
     harness.send(0)
     for n in range(1, 17):
         harness.send(n, Act.CROWDED)
@@ -259,11 +264,11 @@ def test_a_worker_that_loads_for_ever_is_ended(make_harness):
     assert len(harness.workers.processes) == 2
 
 
-def test_a_worker_that_died_in_its_sleep_is_found_by_its_canary(harness):
-    sleeping = harness.workers.last
-    sleeping.stopped = True
+def test_an_idle_worker_that_hangs_is_found_by_its_canary(harness):
+    idle = harness.workers.last
+    idle.stopped = True
     harness.loop.advance(35)
-    assert not sleeping.alive
+    assert not idle.alive
     assert harness.value("purnet_canaries_total", result="failed") == 1
     call = harness.send(1)
     harness.work()
@@ -310,3 +315,30 @@ def test_a_worker_that_cannot_be_started_is_tried_again(harness, monkeypatch, er
     assert not refusals
     assert harness.numbers([call]) == [1]
     assert harness.value("purnet_failures_total", kind="exit") == 2
+
+
+def test_the_state_says_what_the_supervisor_does(make_harness, checkpoint):
+    harness = make_harness()
+    (device,) = harness.backend._devices
+    assert device.state is DeviceState.LOADING
+    harness.bring_up()
+    assert device.state is DeviceState.SERVING
+    harness.workers.last.die(1)
+    harness.loop.settle()
+    assert device.state is DeviceState.LOADING, "the first restart comes at once"
+    harness.workers.last.die(1)
+    harness.loop.settle()
+    assert device.state is DeviceState.BACKING_OFF
+    assert device.unready_reason is None, "it counts as ready for a while"
+    good = checkpoint.read_bytes()
+    checkpoint.write_text("rubbish")
+    harness.loop.advance(FIRST_BACKOFF_S)
+    harness.work()
+    assert device.state is DeviceState.FAILED
+    checkpoint.write_bytes(good)
+    harness.loop.advance(MAX_BACKOFF_S)
+    assert device.state is DeviceState.FAILED, "until a worker serves again"
+    harness.work()
+    assert device.state is DeviceState.SERVING
+    harness.loop.finish(harness.backend.stop())
+    assert device.state is DeviceState.CLOSED

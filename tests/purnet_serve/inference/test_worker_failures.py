@@ -1,4 +1,4 @@
-"""How workers end, what that costs whom, and what is counted of it."""
+"""How workers end, which images that affects, and what is counted of it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def send_together(harness, *numbers: int, act: Act = Act.NOTHING):
     return calls
 
 
-# --- who is handed work
+# --- which worker gets a batch
 
 
 @pytest.mark.parametrize("end", ["lose_pipe", "kill"])
-def test_a_worker_that_is_ending_is_handed_nothing(harness, end):
+def test_a_worker_that_is_ending_gets_no_batch(harness, end):
     ending = harness.workers.last
     ending.unkillable = True
     if end == "kill":
@@ -78,7 +78,7 @@ def test_an_image_is_not_blamed_for_a_worker_that_never_began_it(make_harness, c
     assert harness.executions() == {"retried": 1, "mask": 1}
 
 
-def test_what_a_replaced_worker_still_writes_is_in_nobodys_mask(harness):
+def test_what_a_replaced_worker_still_writes_is_in_no_mask(harness):
     stuck = harness.workers.last
     stuck.unkillable = True  # in a driver, say
     call = harness.send(1)
@@ -99,7 +99,7 @@ def test_what_a_replaced_worker_still_writes_is_in_nobodys_mask(harness):
 
 
 @pytest.mark.parametrize("field", ["input_size", "device"])
-def test_a_worker_that_introduces_itself_wrongly_is_replaced(harness, field):
+def test_a_worker_that_reports_its_model_wrongly_is_replaced(harness, field):
     harness.workers.last.die(-signal.SIGKILL)
     harness.loop.settle()
     loaded = encode(Loaded("fake", "0" * 64, 16, "cpu", "fake"))
@@ -114,7 +114,7 @@ def test_a_worker_that_introduces_itself_wrongly_is_replaced(harness, field):
 
 
 def test_a_load_that_goes_wrong_in_an_unknown_way_is_tried_again(harness, monkeypatch):
-    faults = [LookupError("nobody foresaw this")]
+    faults = [LookupError("unforeseen")]
     reserve = shared.reserve
 
     def fail_once(*arguments, **sizes):
@@ -133,7 +133,7 @@ def test_a_load_that_goes_wrong_in_an_unknown_way_is_tried_again(harness, monkey
     assert harness.numbers([call]) == [1]
 
 
-def test_an_answer_that_is_mishandled_costs_nobody_theirs(harness, monkeypatch):
+def test_a_mishandled_answer_loses_no_image(harness, monkeypatch):
     answer = DeviceSupervisor._answer
     faults = [MemoryError()]
 
@@ -238,7 +238,7 @@ def test_the_watchdog_waits_for_twenty_of_the_slowest_batches(make_harness, monk
 # --- out of memory
 
 
-def test_it_is_half_of_the_batch_that_may_fit_not_half_of_the_ceiling(harness):
+def test_out_of_memory_halves_the_batch_that_did_not_fit(harness):
     harness.send(0)
     for number in range(1, 5):
         harness.send(number, Act.CROWDED)
@@ -257,7 +257,7 @@ def test_no_room_for_a_single_image_restarts_the_worker(harness):
     assert harness.executions() == {"retried": 1, "mask": 1}
 
 
-def test_batches_that_are_not_full_show_nothing_of_the_memory(harness):
+def test_batches_that_are_not_full_do_not_raise_the_largest_batch(harness):
     harness.send(0)
     for number in range(1, 5):
         harness.send(number, Act.CROWDED)
@@ -268,7 +268,7 @@ def test_batches_that_are_not_full_show_nothing_of_the_memory(harness):
     assert harness.value("purnet_max_batch", device="cpu") == CROWD
 
 
-def test_out_of_memory_ends_the_calm(harness):
+def test_out_of_memory_starts_the_count_of_full_batches_again(harness):
     harness.send(0)
     for number in range(1, 5):
         harness.send(number, Act.CROWDED)
@@ -289,7 +289,7 @@ def test_out_of_memory_ends_the_calm(harness):
 # --- canaries
 
 
-def test_every_idle_while_has_its_canary_and_nothing_else_changes(harness):
+def test_each_idle_period_has_one_canary_and_nothing_else_changes(harness):
     before = harness.series()
     for _ in range(2):
         harness.loop.advance(30)
@@ -300,7 +300,7 @@ def test_every_idle_while_has_its_canary_and_nothing_else_changes(harness):
     assert harness.value("purnet_canaries_total", result="ok") == 2
 
 
-def test_a_canary_that_comes_back_as_nonsense_replaces_the_worker(harness):
+def test_a_canary_with_a_non_finite_mask_replaces_the_worker(harness):
     sick = harness.workers.last
     harness.loop.advance(30)
     sick.inbox.clear()

@@ -83,7 +83,7 @@ def gated(tmp_path, gate) -> Path:
     return Behaviour(gate=str(gate.folder)).save(tmp_path / "gated.json")
 
 
-def test_one_held_and_fifteen_meanwhile_are_batches_of_1_and_15(gate, gated):
+def test_fifteen_images_that_come_while_one_runs_are_one_batch(gate, gated):
     async def scenario() -> None:
         async with running(gated) as service:
             first = asyncio.create_task(service.send(0))
@@ -136,7 +136,7 @@ def test_out_of_memory_loses_nobody(checkpoint):
     asyncio.run(scenario())
 
 
-def test_a_replaced_worker_that_is_continued_writes_into_nobodys_mask(gate, gated):
+def test_a_replaced_worker_that_is_continued_writes_into_no_mask(gate, gated):
     async def scenario() -> None:
         async with running(gated, watchdog_s=1) as service:
             first = asyncio.create_task(service.send(1))

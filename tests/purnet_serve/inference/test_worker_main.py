@@ -47,7 +47,7 @@ def batches(segment):
     batches.close()
 
 
-def test_a_load_tells_what_was_loaded(segment, checkpoint):
+def test_a_load_reports_what_was_loaded(segment, checkpoint):
     loaded = WorkerLoop(segment).handle(Load(FACTORY, str(checkpoint), "cpu", 2))
     assert isinstance(loaded, Loaded)
     assert (loaded.name, loaded.input_size, loaded.device) == ("fake", 16, "cpu")
@@ -63,7 +63,7 @@ def test_a_load_tells_what_was_loaded(segment, checkpoint):
         ("fake_predictor:nothing", Behaviour(), "AttributeError"),
     ],
 )
-def test_a_load_that_fails_is_refused_in_words(segment, checkpoint, factory, behaviour, why):
+def test_a_load_that_fails_says_why(segment, checkpoint, factory, behaviour, why):
     behaviour.save(checkpoint)
     refused = WorkerLoop(segment).handle(Load(factory, str(checkpoint), "cpu", 2))
     assert isinstance(refused, LoadFailed)
@@ -91,7 +91,7 @@ def test_no_room_for_one_image_is_refused(segment, checkpoint):
     assert isinstance(worker_loop.handle(WARMUP), LoadFailed)
 
 
-def test_a_batch_is_answered_in_its_bank(worker_loop, batches):
+def test_a_batch_is_answered_in_its_buffer(worker_loop, batches):
     for slot in range(3):
         act = Act.NON_FINITE if slot == 1 else Act.NOTHING
         batches.pixels[0, slot] = image(slot + 10, act)
@@ -104,20 +104,20 @@ def test_a_batch_is_answered_in_its_bank(worker_loop, batches):
     assert done.device_bytes == 4096
 
 
-def test_out_of_memory_is_told_and_survived(worker_loop, batches):
+def test_out_of_memory_is_reported_and_survived(worker_loop, batches):
     batches.pixels[0, :4] = image(1, Act.CROWDED)
     assert worker_loop.handle(Run(1, 0, 4)) == OutOfMemory(1)
     assert isinstance(worker_loop.handle(Run(2, 0, 2)), Done)
 
 
-def test_an_exception_is_a_fault(worker_loop, batches):
+def test_an_exception_is_reported_as_engine_failed(worker_loop, batches):
     batches.pixels[0, 0] = image(1, Act.RAISE)
     fault = worker_loop.handle(Run(1, 0, 1))
     assert isinstance(fault, EngineFailed)
     assert "illegal memory access" in fault.detail
 
 
-def test_masks_of_another_kind_are_a_fault(worker_loop, batches, monkeypatch):
+def test_masks_of_another_type_are_reported_as_engine_failed(worker_loop, batches, monkeypatch):
     from fake_predictor import EngineOutput, FakePredictor
 
     floats = EngineOutput(np.zeros((1, 16, 16)), np.ones(1, np.bool_))
