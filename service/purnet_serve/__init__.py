@@ -1,1 +1,1 @@
-"""PurNet Serve: the network of `model` behind an HTTP door, batched, bounded and measured."""
+"""PurNet Serve: PurNet over HTTP, batched, within bounds of memory and time, and measured."""

@@ -66,12 +66,7 @@ def serve(
 
     Every setting is also read from the environment as PURNET_<NAME>; a flag wins.
     """
-    flags: dict[str, object] = {
-        "host": host,
-        "port": port,
-        "checkpoint": checkpoint,
-        "device": device,
-    }
+    flags = {"host": host, "port": port, "checkpoint": checkpoint, "device": device}
     settings = _settings({name: value for name, value in flags.items() if value is not None}, more)
 
     from purnet_serve.errors import OperatorError
@@ -131,10 +126,8 @@ def config(more: Set = None) -> None:
     from purnet_serve.settings import MIB, environment_name
 
     settings = _settings({}, more)
-    typer.echo(
-        f"# memory of the API process: at most {memory_ceiling_bytes(settings) // MIB} MiB; "
-        "the workers come on top",
-    )
+    most = memory_ceiling_bytes(settings) // MIB
+    typer.echo(f"# memory of the API process: at most {most} MiB; the workers come on top")
     for name, value in settings.model_dump(mode="json").items():
         shown = ",".join(value) if isinstance(value, list) else "" if value is None else value
         typer.echo(f"{environment_name(name)}={shown}")
@@ -154,25 +147,17 @@ def _settings(flags: dict[str, object], more: list[str] | None) -> Settings:
     try:
         return Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, problem['loc'])) or 'settings'}: {problem['msg']}"
-            for problem in error.errors(include_url=False)
-        ]
-        _fail("\n".join(lines), code=2)
+        named = [(".".join(map(str, bad["loc"])) or "settings", bad) for bad in error.errors()]
+        _fail("\n".join(f"{name}: {bad['msg']}" for name, bad in named), code=2)
 
 
 def _announce(url: str) -> None:
-    typer.echo(f"PurNet is ready at {url} — its documentation is at {url}/docs")
-    typer.echo(f"Try: curl -F image=@{_sample()} {url}/v1/mask -o mask.png")
-
-
-def _sample() -> Path:
-    """The photo this package ships, as a path to paste into a shell."""
     import purnet
 
-    path = Path(purnet.__file__).parent / "weights" / "self_check.png"
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    photo, here = Path(purnet.__file__).parent / "weights" / "self_check.png", Path.cwd()
+    photo = photo.relative_to(here) if photo.is_relative_to(here) else photo
+    typer.echo(f"PurNet is ready at {url} — its documentation is at {url}/docs")
+    typer.echo(f"Try: curl -F image=@{photo} {url}/v1/mask -o mask.png")
 
 
 def _fail(message: str, *, code: int) -> NoReturn:

@@ -1,4 +1,4 @@
-"""Every error a client can be told about. Each class owns its HTTP status and its stable code.
+"""Every error that a client can be answered with. Each class owns its HTTP status and its code.
 
 ServiceError
 ├── BadRequestError             400  bad_request
@@ -28,8 +28,8 @@ ServiceError
 └── DeadlineError               504  deadline
 
 OperatorError, for the person who runs the service; no client sees it
-├── ReloadError                 the new checkpoint was refused; the old one goes on
-└── StartupError                the service cannot come up at all
+├── ReloadError                 the new checkpoint was refused; the old one stays in use
+└── StartupError                the service cannot start at all
 
 `purnet_serve.http.problem_details` turns any ServiceError into an RFC 9457 problem document. The
 first line of each docstring is the "when" of the table in docs/api.md.
@@ -37,20 +37,21 @@ first line of each docstring is the "when" of the table in docs/api.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 
 class ServiceError(Exception):
     """Base of every error that reaches a client.
 
-    `detail` says what was wrong in one sentence a stranger understands; `limit` and `actual`
-    name the bound and the value where there is one; `retry_after_s` becomes `Retry-After`.
+    `detail` says what was wrong in one sentence that any client understands; `limit` and `actual`
+    are the bound and the value where there is one; `retry_after_s` becomes `Retry-After`.
     """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal"
     title: ClassVar[str] = "Internal error"
+    setting: ClassVar[str | None] = None
+    """The setting that is the `limit`, if one is."""
 
     def __init__(
         self,
@@ -129,12 +130,13 @@ class UploadTimeoutError(ServiceError):
     """The body did not arrive within the time for uploads."""
 
     status, code, title = 408, "upload_timeout", "Upload too slow"
+    setting = "upload_timeout_s"
 
 
 class BodyTooLargeError(ServiceError):
     """The body is larger than the limit, as announced or as counted."""
 
-    status, code, title = 413, "body_too_large", "Body too large"
+    status, code, title, setting = 413, "body_too_large", "Body too large", "max_body_bytes"
 
 
 class UnsupportedMediaError(ServiceError):
@@ -158,13 +160,13 @@ class ImageError(ServiceError):
 class TooManyPixelsError(ImageError):
     """The image has more pixels than the limit, by its header."""
 
-    code, title = "too_many_pixels", "Too many pixels"
+    code, title, setting = "too_many_pixels", "Too many pixels", "max_pixels"
 
 
 class SideTooLongError(ImageError):
     """The image is wider or higher than the limit, by its header."""
 
-    code, title = "side_too_long", "Side too long"
+    code, title, setting = "side_too_long", "Side too long", "max_side"
 
 
 class TooManyScansError(ImageError):
@@ -177,16 +179,17 @@ class BusyError(ServiceError):
     """As many requests as the service holds are in flight; come again after `Retry-After`."""
 
     status, code, title = 429, "too_many_requests", "Too many requests in flight"
+    setting = "max_requests_in_flight"
 
 
 class TooManyBytesError(BusyError):
     """As many upload bytes as the service holds are in flight; come again after `Retry-After`."""
 
-    code, title = "too_many_bytes", "Too many bytes in flight"
+    code, title, setting = "too_many_bytes", "Too many bytes in flight", "max_bytes_in_flight"
 
 
 class InternalError(ServiceError):
-    """Our fault; the log has the reason under the request's id."""
+    """The service failed; its log has the reason under the request's id."""
 
 
 class WorkerError(InternalError):
@@ -216,11 +219,11 @@ class DrainingError(ServiceError):
 class DeadlineError(ServiceError):
     """The request's time (`X-Timeout-Ms`) was over before its answer was ready."""
 
-    status, code, title = 504, "deadline", "Deadline passed"
+    status, code, title, setting = 504, "deadline", "Deadline passed", "timeout_s"
 
 
 class OperatorError(Exception):
-    """Base of what the person who runs the service is told; its text is one sentence."""
+    """Base of the errors for the person who runs the service; the text is one sentence."""
 
 
 class ReloadError(OperatorError):
@@ -228,18 +231,13 @@ class ReloadError(OperatorError):
 
 
 class StartupError(OperatorError):
-    """The service cannot come up: a device that is not there, a checkpoint that does not load."""
+    """The service cannot start: a device is not there, or a checkpoint does not load."""
 
 
-def tree(base: type[ServiceError] = ServiceError) -> Iterator[type[ServiceError]]:
-    """Every class of the tree that answers a request, by status, then in order of definition."""
-    classes: list[type[ServiceError]] = []
-    stack = list(reversed(base.__subclasses__()))
-    while stack:
-        kind = stack.pop()
-        classes.append(kind)
-        stack.extend(reversed(kind.__subclasses__()))
-    yield from sorted(classes, key=lambda kind: kind.status)
+def tree(base: type[ServiceError] = ServiceError) -> list[type[ServiceError]]:
+    """Every class below `base`, by status, then in order of definition."""
+    found = [kind for child in base.__subclasses__() for kind in (child, *tree(child))]
+    return sorted(found, key=lambda kind: kind.status)
 
 
 def when(kind: type[ServiceError]) -> str:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 DAY_S = 86_400
-"""No duration is longer: one that is was meant in other units."""
+"""No duration is longer; a larger number was meant in other units."""
 MIB = 1024 * 1024
 
 
@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "",
         description="Addresses or networks, comma-separated, whose `X-Forwarded-*` headers are "
-        "believed, `*` for everybody's; by default nobody's.",
+        "trusted, or `*` for all; by default none.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         description="`auto`, `cpu`, `cuda` or a list such as `cuda:0,cuda:1`: one worker each.",
     )
 
-    # --- door (limits of uploads and requests)
+    # --- limits of uploads and requests
     api_keys_file: Path | None = Field(
         None,
         description="File with the sha256 (hex) of one API key a line, read again on SIGHUP; by "
@@ -100,7 +100,7 @@ class Settings(BaseSettings):
         1024 * MIB,
         ge=1,
         description="Bytes of decoded pixels in all threads at one time; huge images wait for each "
-        "other, one larger than this is decoded alone.",
+        "other, and one that takes more than this is decoded alone.",
     )
     max_requests_in_flight: int = Field(
         128,
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(
         1,
         ge=1,
-        description="Seconds in `Retry-After` of 429 and 503: a full queue has room again by then.",
+        description="Seconds in `Retry-After` of 429 and 503; a full queue has places by then.",
     )
     decode_threads: int | None = Field(
         None,
@@ -159,7 +159,7 @@ class Settings(BaseSettings):
         25.0,
         ge=0,
         le=DAY_S,
-        description="Seconds accepted requests get to finish after that; the rest is told 503.",
+        description="Seconds accepted requests get to finish after that; the rest get 503.",
     )
 
     # --- queue and workers
@@ -167,8 +167,8 @@ class Settings(BaseSettings):
         16,
         ge=1,
         le=256,
-        description="Most images in one batch. More raise the time of the first one in it and the "
-        "memory; out of memory lowers it by itself.",
+        description="Most images in one batch. More of them raise the latency of the first one and "
+        "the memory; when memory runs out, the service lowers the number by itself.",
     )
     batch_wait_s: float = Field(
         0.002,
@@ -200,8 +200,8 @@ class Settings(BaseSettings):
         30.0,
         gt=0,
         le=DAY_S,
-        description="Seconds of idleness after which a worker is sent an image of our own, so that "
-        "a device lost meanwhile is found before a client finds it.",
+        description="Seconds without work after which a worker is sent a test image, so that a "
+        "lost device is noticed before a client's image is sent to it.",
     )
 
     @field_validator("trusted_proxies")
@@ -209,10 +209,10 @@ class Settings(BaseSettings):
     def _check_networks(cls, value: str) -> str:
         parts = [part.strip() for part in value.split(",") if part.strip()]
         if "*" in parts and len(parts) > 1:
-            raise ValueError("* is everybody: say it alone")
+            raise ValueError("* means all addresses and must stand alone")
         for part in parts:
             if part != "*":
-                ip_network(part)  # its ValueError says what is wrong
+                ip_network(part)  # raises ValueError with the reason
         return ",".join(parts)
 
     @field_validator("cors_origins", mode="before")
@@ -240,18 +240,18 @@ def environment_name(field: str) -> str:
 
 
 def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
-    """Variables named like settings that are none, each with the setting it may be meant for.
+    """Variables with our prefix that are no setting, each with the setting it may be meant for.
 
-    They are no error: a cluster sets such names for a service called `purnet` by itself.
+    They are no error: Kubernetes sets such names by itself for a service called `purnet`.
     """
     prefix = environment_name("")
-    fields = {name: name.removeprefix(prefix).lower() for name in sorted(environment)}
-    found: dict[str, str | None] = {}
-    for name, field in fields.items():
+    unknown: dict[str, str | None] = {}
+    for name in sorted(environment):
+        field = name.removeprefix(prefix).lower()
         if name.startswith(prefix) and field not in Settings.model_fields:
             close = get_close_matches(field, Settings.model_fields, 1)
-            found[name] = environment_name(close[0]) if close else None
-    return found
+            unknown[name] = environment_name(close[0]) if close else None
+    return unknown
 
 
 def local_url(host: str, port: int) -> str:

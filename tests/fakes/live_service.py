@@ -38,7 +38,7 @@ class Live:
     async def idle(self) -> None:
         """Return when nothing is in flight any more."""
         async with asyncio.timeout(WAIT_S):
-            await self.service.admission.idle()
+            await self.service.admission.idle.wait()
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -59,7 +59,7 @@ async def live_services() -> AsyncIterator[MakeLive]:
             app = create_app(settings, backend, metrics)
             sock = stack.enter_context(closing(listen(settings)))
             ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-            server = Server(app, settings, sock, metrics.inference, ready.set_result)
+            server = Server(app, sock, metrics.inference, ready.set_result)
             running = asyncio.create_task(server.run())
             stack.push_async_callback(_stop, server, running)
             port = sock.getsockname()[1]

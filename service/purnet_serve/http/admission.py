@@ -1,4 +1,4 @@
-"""Which requests are admitted: readiness, requests in flight, bytes in flight. Knows no ASGI.
+"""Which requests are admitted: readiness, requests in flight, bytes in flight.
 
 A request above these limits is refused at once; an admitted one waits for memory instead
 (`purnet_serve.images.thread_pool`).
@@ -7,7 +7,7 @@ A request above these limits is refused at once; an admitted one waits for memor
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from purnet_serve.errors import (
     BodyTooLargeError,
@@ -17,44 +17,8 @@ from purnet_serve.errors import (
     ServiceError,
     TooManyBytesError,
 )
+from purnet_serve.http.request import RequestContext
 from purnet_serve.settings import Settings
-
-
-class Slot:
-    """The place of one admitted request: its part of the limits, and the task that serves it."""
-
-    def __init__(self, admission: Admission, upload_bytes: int) -> None:
-        self._admission = admission
-        self._task: asyncio.Task[object] | None = None
-        self._aborted_by: Exception | None = None
-        self.bytes = upload_bytes
-
-    def resize(self, upload_bytes: int) -> None:
-        """Count the bytes that are really held now."""
-        self._admission.bytes += upload_bytes - self.bytes
-        self.bytes = upload_bytes
-
-    def release(self) -> None:
-        """Give the place back; a second call does nothing."""
-        self._admission.forget(self)
-
-    async def run(self, work: Awaitable[None]) -> None:
-        """Await `work` in the current task. Raises what it raises, or the error of `abort`."""
-        task = self._task = asyncio.current_task()
-        try:
-            await work
-        except asyncio.CancelledError:
-            if task is None or self._aborted_by is None or task.uncancel() > 0:
-                raise  # cancelled by someone else
-            raise self._aborted_by from None
-        finally:
-            self._task = None
-
-    def abort(self, error: Exception) -> None:
-        """End the work early: `run` raises this error. Does nothing when the work has ended."""
-        if self._task is not None and self._aborted_by is None:
-            self._aborted_by = error
-            self._task.cancel()
 
 
 class Admission:
@@ -63,18 +27,19 @@ class Admission:
     def __init__(self, settings: Settings, unready_reason: Callable[[], str | None]) -> None:
         self._settings = settings
         self._unready_reason = unready_reason
-        self._slots: set[Slot] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._admitted: set[RequestContext] = set()
         self._leaving = False
         self._draining = False
+        self.idle = asyncio.Event()
+        """Set while nothing is in flight."""
+        self.idle.set()
         self.bytes = 0
         """Bytes of uploads that are held, or announced and not yet received."""
 
     @property
     def requests(self) -> int:
         """Requests in flight."""
-        return len(self._slots)
+        return len(self._admitted)
 
     def unavailable(self) -> ServiceError | None:
         """Why no image can be taken now; None when it can."""
@@ -89,7 +54,7 @@ class Admission:
             return DrainingError("The service is about to shut down.")
         return self.unavailable()
 
-    def admit(self, content_length: int | None) -> Slot:
+    def admit(self, request: RequestContext, content_length: int | None) -> None:
         """Admit a request by the length it announces; None is a body of unknown length.
 
         Raises `BusyError`, `TooManyBytesError` or `BodyTooLargeError`.
@@ -105,19 +70,24 @@ class Admission:
             raise TooManyBytesError(detail, limit=most_bytes)
         if content_length is not None and content_length > most_body:
             raise body_too_large(most_body, content_length)
-        slot = Slot(self, reserved)
-        self._slots.add(slot)
-        self.bytes += reserved
-        self._idle.clear()
-        return slot
+        self._admitted.add(request)
+        self.idle.clear()
+        self.resize(request, reserved)
 
-    def forget(self, slot: Slot) -> None:
-        """Called by a slot that is released."""
-        if slot in self._slots:
-            self._slots.remove(slot)
-            self.bytes -= slot.bytes
-            if not self._slots:
-                self._idle.set()
+    def resize(self, request: RequestContext, upload_bytes: int) -> None:
+        """Count the bytes that an admitted request really holds now."""
+        self.bytes += upload_bytes - request.upload_bytes
+        request.upload_bytes = upload_bytes
+
+    def release(self, request: RequestContext) -> None:
+        """Take back all that a request holds; a second call does nothing."""
+        self.resize(request, 0)
+        self._admitted.discard(request)
+        if not self._admitted:
+            self.idle.set()
+        if request.answer_memory is not None:
+            request.answer_memory.resize(0)
+            request.answer_memory = None
 
     def leave(self) -> None:
         """Report not ready; until load balancers have noticed, requests are still admitted."""
@@ -127,14 +97,10 @@ class Admission:
         """Admit no more requests; those in flight go on."""
         self._draining = True
 
-    async def idle(self) -> None:
-        """Return when nothing is in flight."""
-        await self._idle.wait()
-
     def abort_all(self, error: ServiceError) -> None:
         """End every request in flight with this error."""
-        for slot in list(self._slots):
-            slot.abort(error)
+        for request in list(self._admitted):
+            request.abort(error)
 
 
 def body_too_large(limit: int, actual: int) -> BodyTooLargeError:

@@ -45,7 +45,8 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
             yield
         finally:
             await backend.stop()
-            await service.close()
+            await service.decode_pool.close()
+            await service.encode_pool.close()
 
     app = _App(
         title="PurNet Serve",
@@ -59,8 +60,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     routers = [mask.router(service), probes.router(service)]
     for router in routers:
         app.include_router(router)
-    app.add_exception_handler(HTTPException, _answer_routing_error)
-    app.add_exception_handler(RequestValidationError, _refuse_parameter)
+    _handle_errors(app)
     app.add_middleware(RequestMiddleware, service=service)
     if settings.cors_origins:
         # Around the other middleware, so that a page can read its refusals too.
@@ -88,24 +88,20 @@ class _App(FastAPI):
         return document
 
 
-async def _refuse_parameter(_: Request, raised: Exception) -> Response:
-    """A query that FastAPI found invalid. Raises `ParameterError`, which the middleware answers."""
-    if not isinstance(raised, RequestValidationError):
-        raise raised
-    raise bad_parameter(raised.errors()[0]) from None
+def _handle_errors(app: FastAPI) -> None:
+    """Errors of FastAPI and Starlette as errors of ours."""
 
+    @app.exception_handler(RequestValidationError)
+    async def refuse_parameter(_: Request, raised: RequestValidationError) -> Response:
+        raise bad_parameter(raised.errors()[0]) from None  # the middleware answers it
 
-async def _answer_routing_error(request: Request, raised: Exception) -> Response:
-    """Starlette's own 404, 405 and the like as problem documents."""
-    if not isinstance(raised, HTTPException):
-        raise raised
-    error: ServiceError
-    if raised.status_code == 404:
-        error = NotFoundError("There is nothing at this path; see /docs.")
-    elif raised.status_code == 405:
-        error = MethodNotAllowedError("This path does not take this method.")
-    else:
-        error = BadRequestError(raised.detail)
-    context = request.state.context
-    context.code = error.code
-    return problem(error, context.id, dict(raised.headers or {}))
+    @app.exception_handler(HTTPException)
+    async def answer_routing_error(request: Request, raised: HTTPException) -> Response:
+        error: ServiceError = BadRequestError(raised.detail)
+        if raised.status_code == 404:
+            error = NotFoundError("There is nothing at this path; see /docs.")
+        elif raised.status_code == 405:
+            error = MethodNotAllowedError("This path does not take this method.")
+        context = request.state.context
+        context.code = error.code
+        return problem(error, context.id, dict(raised.headers or {}))

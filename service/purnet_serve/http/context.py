@@ -40,11 +40,6 @@ class ServiceContext:
             pixel_bytes=lambda: self.pixel_memory.reserved_bytes,
         )
 
-    async def close(self) -> None:
-        """Wait for the threads that are still at work."""
-        await self.decode_pool.close()
-        await self.encode_pool.close()
-
 
 def pool_threads(settings: Settings) -> tuple[int, int]:
     """Threads for decoding and for encoding.

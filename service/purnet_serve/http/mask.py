@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from purnet_serve.errors import NotReadyError, UploadTimeoutError, tree
+from purnet_serve.errors import NotReadyError, tree
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions, require_single
-from purnet_serve.http.problem_details import (
-    COMMON_HEADERS,
-    EXAMPLE_ID,
-    described,
-    problem_responses,
-)
+from purnet_serve.http.problem_details import COMMON_HEADERS, EXAMPLE_ID, described, responses_of
 from purnet_serve.http.request import RequestContext
-from purnet_serve.http.upload import Upload, read_upload
-from purnet_serve.images.codec import (
-    Answer,
-    Decoded,
-    Options,
-    check_header,
-    decode,
-    decoding_bytes,
-    encode,
-    encoding_bytes,
-)
-from purnet_serve.inference.backend import Mask
+from purnet_serve.http.upload import read_upload
+from purnet_serve.images import codec
 from purnet_serve.observability.labels import Stage
 from purnet_serve.settings import Settings
 
@@ -64,25 +48,30 @@ async def _answer(
     service: ServiceContext, context: RequestContext, request: Request, options: MaskOptions
 ) -> Response:
     """Receive, decode, predict, encode. Raises what docs/api.md lists."""
-    slot = context.slot
-    if slot is None:
-        raise RuntimeError("a mask was asked for without admission")
     query = request.query_params.multi_items()
     require_single(query)
-    upload = await _receive(service, context, request)
+    until = context.arrived + service.settings.upload_timeout_s
+    async with context.timed(Stage.RECEIVE, until):
+        upload = await read_upload(request.stream(), context.headers.get("content-type", ""))
     if upload.fields:
         options = MaskOptions.parse([*query, *upload.fields])
     wanted = options.codec_options()
-    slot.resize(len(upload.image))
+    service.admission.resize(context, len(upload.image))
     decoded = await _decode(service, context, upload.image)
     image = upload.image if wanted.needs_upload else None
     del upload
-    slot.resize(len(image or b""))
+    service.admission.resize(context, len(image or b""))
     context.stage = Stage.QUEUE
     prediction = await service.backend.predict(decoded.pixels, deadline_s=context.deadline)
     context.timings |= {Stage.QUEUE: prediction.queue_s, Stage.INFER: prediction.infer_s}
     context.batch_size = prediction.batch_size
-    answer = await _encode(service, context, prediction.mask, decoded, image, wanted)
+    async with context.timed(Stage.ENCODE):
+        memory = await service.answer_memory.reserve(_most_bytes(decoded, wanted))
+        context.answer_memory = memory
+        size = codec.encoding_bytes(decoded, wanted)
+        arguments = prediction.mask, decoded, image, wanted
+        answer = await service.encode_pool.run(size, codec.encode, *arguments)
+        memory.resize(len(answer.body))
     timings = [f"{stage};dur={s * 1000:.1f}" for stage, s in context.timings.items()]
     headers = {
         "Cache-Control": "no-store",
@@ -96,20 +85,7 @@ async def _answer(
     return Response(answer.body, media_type="image/png", headers=headers)
 
 
-async def _receive(service: ServiceContext, context: RequestContext, request: Request) -> Upload:
-    until = min(context.arrived + service.settings.upload_timeout_s, context.deadline)
-    try:
-        async with asyncio.timeout_at(until):
-            upload = await read_upload(request.stream(), context.headers.get("content-type", ""))
-    except TimeoutError:
-        allowed = round(until - context.arrived, 3)
-        detail = f"The upload did not arrive within {allowed} s."
-        raise UploadTimeoutError(detail, limit=allowed) from None
-    context.timings[Stage.RECEIVE] = asyncio.get_running_loop().time() - context.arrived
-    return upload
-
-
-async def _decode(service: ServiceContext, context: RequestContext, image: bytes) -> Decoded:
+async def _decode(service: ServiceContext, context: RequestContext, image: bytes) -> codec.Decoded:
     model, pool = service.backend.model, service.decode_pool
     if model is None:
         raise NotReadyError("Not ready: no model is loaded.")
@@ -118,9 +94,9 @@ async def _decode(service: ServiceContext, context: RequestContext, image: bytes
     try:
         async with context.timed(Stage.DECODE):
             decoded = await pool.run_measured(
-                lambda: check_header(image, limits),
-                decoding_bytes,
-                lambda header: decode(image, size, limits, header, reduced_jpeg=reduced),
+                lambda: codec.check_header(image, limits),
+                codec.decoding_bytes,
+                lambda header: codec.decode(image, size, limits, header, reduced_jpeg=reduced),
             )
     finally:
         service.backend.expect(-1)
@@ -128,24 +104,7 @@ async def _decode(service: ServiceContext, context: RequestContext, image: bytes
     return decoded
 
 
-async def _encode(
-    service: ServiceContext,
-    context: RequestContext,
-    mask: Mask,
-    decoded: Decoded,
-    image: bytes | None,
-    options: Options,
-) -> Answer:
-    async with context.timed(Stage.ENCODE):
-        memory = await service.answer_memory.reserve(_most_bytes(decoded, options))
-        context.answer_memory = memory
-        size_bytes = encoding_bytes(decoded, options)
-        answer = await service.encode_pool.run(size_bytes, encode, mask, decoded, image, options)
-        memory.resize(len(answer.body))
-    return answer
-
-
-def _most_bytes(decoded: Decoded, options: Options) -> int:
+def _most_bytes(decoded: codec.Decoded, options: codec.Options) -> int:
     """Upper bound of an answer: its samples, stored, with 1 % for PNG's own and some headers."""
     samples = 4 if options.output == "cutout" else 1
     side = decoded.pixels.shape[0]
@@ -208,4 +167,4 @@ def _responses(settings: Settings) -> dict[int | str, Any]:
     }
     png = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
     answer = {"description": "The mask or the cutout.", "headers": headers, "content": png}
-    return {200: answer, **problem_responses(*codes, settings=settings)}
+    return {200: answer, **responses_of(*codes, settings=settings)}

@@ -12,6 +12,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -31,6 +32,7 @@ PROBES = ("/livez", "/readyz", "/metrics")
 """Requested every few seconds by machines: logged at debug level while they succeed."""
 SLICE_BYTES = 64 * 1024
 """An answer is sent in slices, each when the one before was taken; the server buffers no more."""
+_LOGGED = "status", "code", "body_bytes", "answer_bytes", "width", "height", "batch_size"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # short and safe in logs
 
 log = logging.getLogger("purnet_serve.access")
@@ -118,25 +120,25 @@ class RequestMiddleware:
         if (unavailable := service.admission.unavailable()) is not None:
             raise unavailable
         service.keys.check(offered_key(headers))
-        slot = context.slot = service.admission.admit(content_length(headers))
-        upload = UploadStream(receive, context, slot, settings.max_body_bytes)
+        service.admission.admit(context, content_length(headers))
+        upload = UploadStream(receive, context, settings.max_body_bytes)
         try:
             wanted = headers.get(TIMEOUT_HEADER)
             timeout_s = parse_timeout_s(wanted, settings.timeout_s, settings.max_timeout_s)
             context.deadline = context.arrived + timeout_s
             if headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
-            await slot.run(self._app(scope, upload.receive, send))
+            await context.run(self._app(scope, upload.next, send))
         finally:
             upload.close()
-            context.release()
+            service.admission.release(context)
 
     def _end(self, context: RequestContext) -> None:
         """Release, count and log a request; a second call does nothing."""
         if context.ended:
             return
         context.ended = True
-        context.release()
+        self._service.admission.release(context)
         seconds = asyncio.get_running_loop().time() - context.arrived
         metrics = self._service.metrics
         if context.gone:
@@ -147,67 +149,54 @@ class RequestMiddleware:
             metrics.measured(context.timings, context.body_bytes, pixels)
         route = metrics.route(context.path)
         level = logging.DEBUG if route in PROBES and context.status == 200 else logging.INFO
-        timings = {stage.value: round(s * 1000, 3) for stage, s in context.timings.items()}
         fields = {
             "request_id": context.id,
             "method": context.method if context.method.isalpha() else "other",
             "route": route,
-            "status": context.status,
-            "code": context.code,
-            "gone": context.stage.value if context.gone else None,
             "ms": round(seconds * 1000, 3),
-            "body_bytes": context.body_bytes,
-            "answer_bytes": context.answer_bytes,
-            "width": context.width,
-            "height": context.height,
-            "batch_size": context.batch_size,
-            "timings_ms": timings,
+            "gone": context.stage.value if context.gone else None,
+            **{name: getattr(context, name) for name in _LOGGED},
+            "timings_ms": {s.value: round(t * 1000, 3) for s, t in context.timings.items()},
         }
         log.log(level, "request", extra=fields)
 
 
+@dataclass(slots=True)
 class ResponseStream:
     """Sends an answer: with the headers that all have, in slices, within a time limit."""
 
-    def __init__(
-        self,
-        send: Send,
-        context: RequestContext,
-        timeout_s: float,
-        on_complete: Callable[[RequestContext], None],
-    ) -> None:
-        self._send = send
-        self._context = context
-        self._timeout_s = timeout_s
-        self._on_complete = on_complete
-        """Called after the last byte, before the client's next request can be read."""
-        self._started = 0.0
+    send: Send
+    context: RequestContext
+    timeout_s: float
+    on_complete: Callable[[RequestContext], None]
+    """Called after the last byte, before the client's next request can be read."""
+    _started: float = 0.0
 
     async def __call__(self, message: Message) -> None:
         """Send one message. Raises `ClientGoneError` when the client does not take it in time."""
-        loop, context = asyncio.get_running_loop(), self._context
+        loop, context = asyncio.get_running_loop(), self.context
         if message["type"] == "http.response.start":
             self._started = loop.time()
             context.stage = Stage.SEND
             context.status = message["status"]
             ours = (b"x-request-id", context.id.encode()), (b"x-content-type-options", b"nosniff")
             message["headers"] = [*message.get("headers", ()), *ours]
-            await self._send(message)
+            await self.send(message)
             return
         try:
-            async with asyncio.timeout_at(self._started + self._timeout_s):
-                await self._send_body(message.get("body", b""), message.get("more_body", False))
+            async with asyncio.timeout_at(self._started + self.timeout_s):
+                await self._send_slices(message.get("body", b""), message.get("more_body", False))
         except TimeoutError:
             raise ClientGoneError from None
         context.timings[Stage.SEND] = loop.time() - self._started
         if context.complete:
-            self._on_complete(context)
+            self.on_complete(context)
 
-    async def _send_body(self, body: bytes, more: bool) -> None:
-        context = self._context
+    async def _send_slices(self, body: bytes, more: bool) -> None:
+        context = self.context
         for start in range(0, max(1, len(body)), SLICE_BYTES):
             piece = body[start : start + SLICE_BYTES]
             context.complete = start + SLICE_BYTES >= len(body) and not more
             part = {"type": "http.response.body", "body": piece, "more_body": not context.complete}
-            await self._send(part)
+            await self.send(part)
             context.answer_bytes += len(piece)

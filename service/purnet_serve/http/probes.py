@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from purnet_serve.http.context import ServiceContext
-from purnet_serve.http.problem_details import problem_responses
+from purnet_serve.http.problem_details import responses_of
 
 
 class Alive(BaseModel):
@@ -32,10 +32,7 @@ class Model(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     name: str = Field(description="Variant.", examples=["purnet-lite0"])
-    version: str = Field(
-        description="Name of these exact weights, as in `X-Model-Version`.",
-        examples=["purnet-lite0@0123456789ab"],
-    )
+    version: str = Field(description="As in `X-Model-Version`.", examples=["purnet-lite0@0123456"])
     sha256: str = Field(description="Digest of the checkpoint file, in hex.")
     input_size: int = Field(description="Side of the square the network sees.", examples=[320])
     device: str = Field(description="Where it runs.", examples=["cpu"])
@@ -52,12 +49,12 @@ def router(service: ServiceContext) -> APIRouter:
     """The routes; `/metrics` is one of them unless it has a port of its own."""
     routes = APIRouter()
 
-    @routes.get("/livez", responses=problem_responses("internal"))
+    @routes.get("/livez", responses=responses_of("internal"))
     async def livez() -> Alive:
         """200 as long as the process can answer at all, with or without a model."""
         return Alive()
 
-    @routes.get("/readyz", responses=problem_responses("internal", "not_ready", "draining"))
+    @routes.get("/readyz", responses=responses_of("internal", "not_ready", "draining"))
     async def readyz() -> Ready:
         """200 when images are being taken, else 503 with the reason."""
         if (unready := service.admission.unready()) is not None:
@@ -69,7 +66,7 @@ def router(service: ServiceContext) -> APIRouter:
             queued=service.backend.queued,
         )
 
-    @routes.get("/v1/models", responses=problem_responses("key_missing", "key_unknown", "internal"))
+    @routes.get("/v1/models", responses=responses_of("key_missing", "key_unknown", "internal"))
     async def models() -> Models:
         """The model that answers, with the digest of its weights."""
         info = service.backend.model

@@ -10,7 +10,6 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from purnet_serve.errors import KeyMissingError, ParameterError, ServiceError, tree, when
-from purnet_serve.images.header import MAX_SCANS
 from purnet_serve.settings import Settings
 
 MEDIA_TYPE = "application/problem+json"
@@ -35,17 +34,9 @@ class Problem(BaseModel):
 
 def problem_document(error: ServiceError, request_id: str) -> dict[str, Any]:
     """The members of the problem document; those without a value are left out."""
-    return Problem(
-        type=f"urn:purnet-serve:problem:{error.code}",
-        title=error.title,
-        status=error.status,
-        detail=error.detail,
-        code=error.code,
-        request_id=request_id,
-        parameter=error.parameter if isinstance(error, ParameterError) else None,
-        limit=error.limit,
-        actual=error.actual,
-    ).model_dump(exclude_none=True)
+    members = {name: getattr(error, name, None) for name in Problem.model_fields}
+    members |= {"type": f"urn:purnet-serve:problem:{error.code}", "request_id": request_id}
+    return {name: value for name, value in members.items() if value is not None}
 
 
 def problem(
@@ -78,26 +69,14 @@ def described(description: str, example: str | int, **schema: Any) -> dict[str, 
 
 
 COMMON_HEADERS = {
-    "X-Request-Id": described(
-        "The client's id when it is plain and short, or our own.", EXAMPLE_ID
-    ),
+    "X-Request-Id": described("The client's id, if it is plain and short, or ours.", EXAMPLE_ID),
     "X-Content-Type-Options": described("The content is what its type says.", "nosniff"),
 }
 """Headers of every answer."""
 _RETRY_AFTER = {"Retry-After": described("Seconds after which to come again.", 1)}
-_LIMITS: dict[str, str] = {
-    "body_too_large": "max_body_bytes",
-    "too_many_pixels": "max_pixels",
-    "side_too_long": "max_side",
-    "too_many_requests": "max_requests_in_flight",
-    "too_many_bytes": "max_bytes_in_flight",
-    "upload_timeout": "upload_timeout_s",
-    "deadline": "timeout_s",
-}
-"""Which setting is the `limit` of which error."""
 
 
-def problem_responses(*codes: str, settings: Settings | None = None) -> dict[int | str, Any]:
+def responses_of(*codes: str, settings: Settings | None = None) -> dict[int | str, Any]:
     """Responses for errors, by status, with an example for each code.
 
     With `settings` the examples show the limits of this service.
@@ -106,12 +85,8 @@ def problem_responses(*codes: str, settings: Settings | None = None) -> dict[int
     for kind in (kind for kind in tree() if kind.code in codes):
         retry = _RETRY_AFTER if kind.status in RETRY_STATUSES else {}
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
-        empty = {
-            "description": "",
-            "headers": COMMON_HEADERS | retry,
-            "content": {MEDIA_TYPE: content},
-        }
-        response = responses.setdefault(kind.status, empty)
+        empty = {"headers": COMMON_HEADERS | retry, "content": {MEDIA_TYPE: content}}
+        response = responses.setdefault(kind.status, {"description": "", **empty})
         response["description"] = f"{response['description']} {when(kind)}".strip()
         example = problem_document(_example(kind, settings), EXAMPLE_ID)
         response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": example}
@@ -122,8 +97,6 @@ def _example(kind: type[ServiceError], settings: Settings | None) -> ServiceErro
     if issubclass(kind, ParameterError):
         return kind("threshold", when(kind), actual="300")
     error = kind(when(kind))
-    if kind.code == "too_many_scans":
-        error.limit = MAX_SCANS
-    if settings is not None and kind.code in _LIMITS:
-        error.limit = getattr(settings, _LIMITS[kind.code])
+    if settings is not None and kind.setting is not None:
+        error.limit = getattr(settings, kind.setting)
     return error

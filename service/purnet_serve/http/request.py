@@ -1,16 +1,15 @@
-"""One request: what is known of it, and what it holds."""
+"""One request: what is known of it, what it holds, and the task that serves it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 
-from purnet_serve.errors import DeadlineError, MalformedBodyError
-from purnet_serve.http.admission import Slot
+from purnet_serve.errors import DeadlineError, MalformedBodyError, UploadTimeoutError
 from purnet_serve.images.thread_pool import Reservation
 from purnet_serve.observability.labels import Stage
 
@@ -34,52 +33,60 @@ class RequestContext:
     headers: Headers
     arrived: float
     deadline: float
-    slot: Slot | None = None
-    """What admission granted; None until then, and for requests that need none."""
-    answer_memory: Reservation | None = None
-    """Memory for the answer, from before it is encoded until it is sent."""
+    upload_bytes: int = 0  # that admission counts for the upload
+    answer_memory: Reservation | None = None  # from before it is encoded until it is sent
     stage: Stage = Stage.RECEIVE
-    timings: dict[Stage, float] = field(default_factory=dict)
-    """Seconds of each stage that has ended."""
-    status: int = 0
-    """Status sent; 0 while none was."""
-    code: str | None = None
-    """Code of the error that was answered."""
-    complete: bool = False
-    """Whether the last byte of the answer was sent."""
-    gone: bool = False
-    """Whether the client left first; `stage` says during what."""
-    ended: bool = False
-    """Whether it was counted and logged."""
+    timings: dict[Stage, float] = field(default_factory=dict)  # of the stages that have ended
+    status: int = 0  # sent; 0 while none was
+    code: str | None = None  # of the error that was answered
+    complete: bool = False  # whether the last byte of the answer was sent
+    gone: bool = False  # whether the client left first; `stage` says during what
+    ended: bool = False  # whether it was counted and logged
     body_bytes: int = 0
     answer_bytes: int = 0
     width: int = 0
     height: int = 0
     batch_size: int = 0
-
-    def release(self) -> None:
-        """Give back what it holds; a second call does nothing."""
-        slot, memory = self.slot, self.answer_memory
-        self.slot = self.answer_memory = None
-        if slot is not None:
-            slot.release()
-        if memory is not None:
-            memory.resize(0)
+    _task: asyncio.Task[object] | None = None
+    _aborted_by: Exception | None = None
 
     @asynccontextmanager
-    async def timed(self, stage: Stage) -> AsyncIterator[None]:
-        """Time a stage, and end it at the deadline with `DeadlineError`."""
+    async def timed(self, stage: Stage, until: float | None = None) -> AsyncIterator[None]:
+        """Time a stage; end it at the deadline, or earlier at `until`.
+
+        Raises `DeadlineError`, or `UploadTimeoutError` while the upload is received.
+        """
         self.stage = stage
+        until = self.deadline if until is None else min(until, self.deadline)
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with asyncio.timeout_at(self.deadline):
+            async with asyncio.timeout_at(until):
                 yield
         except TimeoutError:
-            allowed = round(self.deadline - self.arrived, 3)
+            error = UploadTimeoutError if stage is Stage.RECEIVE else DeadlineError
+            allowed = round(until - self.arrived, 3)
             detail = f"The request's {allowed} s were over at stage '{stage}'."
-            raise DeadlineError(detail, limit=allowed) from None
+            raise error(detail, limit=allowed) from None
         self.timings[stage] = loop.time() - started
+
+    async def run(self, work: Awaitable[None]) -> None:
+        """Await `work` in the current task. Raises what it raises, or the error of `abort`."""
+        task = self._task = asyncio.current_task()
+        try:
+            await work
+        except asyncio.CancelledError:
+            if task is None or self._aborted_by is None or task.uncancel() > 0:
+                raise  # cancelled by someone else
+            raise self._aborted_by from None
+        finally:
+            self._task = None
+
+    def abort(self, error: Exception) -> None:
+        """End the work early: `run` raises this error. Does nothing when the work has ended."""
+        if self._task is not None and self._aborted_by is None:
+            self._aborted_by = error
+            self._task.cancel()
 
 
 def content_length(headers: Headers) -> int | None:

@@ -48,7 +48,7 @@ def run(
     """
     app = create_app(settings, backend, metrics)
     with closing(listen(settings)) as sock, metrics_server(settings, metrics.registry):
-        asyncio.run(Server(app, settings, sock, metrics.inference, announce).run())
+        asyncio.run(Server(app, sock, metrics.inference, announce).run())
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -122,14 +122,13 @@ class Server:
     def __init__(
         self,
         app: FastAPI,
-        settings: Settings,
         sock: socket.socket,
         metrics: InferenceMetrics,
         announce: Callable[[str], None],
     ) -> None:
         self._app = app
         self._service: ServiceContext = app.state.service
-        self._settings = settings
+        self._settings = self._service.settings
         self._sock = sock
         self._metrics = metrics
         self._announce = announce
@@ -148,8 +147,8 @@ class Server:
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=GRACE_S,
-            proxy_headers=bool(settings.trusted_proxies),
-            forwarded_allow_ips=settings.trusted_proxies,
+            proxy_headers=bool(self._settings.trusted_proxies),
+            forwarded_allow_ips=self._settings.trusted_proxies,
         )
         self._uvicorn = _UvicornServer(self.uvicorn_config)
 
@@ -159,13 +158,9 @@ class Server:
         # A background job may outlive its terminal, and `nohup` asks for that.
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         self._in_terminal = foreground_group() == os.getpgrp() and not ignored
-        handlers = {
-            signal.SIGTERM: self.stop,
-            signal.SIGINT: self.stop,
-            signal.SIGHUP: self._hangup,
-        }
-        for number, handler in handlers.items():
-            loop.add_signal_handler(number, handler)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
         async with self._app.router.lifespan_context(self._app):
             serving = asyncio.create_task(self._uvicorn.serve([self._sock]))
             ready = asyncio.create_task(self._announce_ready())
@@ -183,7 +178,7 @@ class Server:
             finally:
                 for task in (ready, stop, *self._reloads):
                     task.cancel()
-                for number in handlers:
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                     loop.remove_signal_handler(number)
 
     async def _announce_ready(self) -> None:
@@ -196,14 +191,14 @@ class Server:
             self._stop_now.set()
         self._stop.set()
 
-    def _hangup(self) -> None:
+    def _on_hangup(self) -> None:
         """Reload, unless the terminal that the service was started in was closed."""
         if self._in_terminal and foreground_group() is None:
             self._stop.set()  # not `stop`: some shells send the signal twice
-            return
-        task = asyncio.create_task(self._reload())
-        self._reloads.add(task)
-        task.add_done_callback(self._reloads.discard)
+        else:
+            task = asyncio.create_task(self._reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
         try:
@@ -228,7 +223,7 @@ class Server:
         await asyncio.wait({stop_now}, timeout=self._settings.drain_delay_s)
         admission.drain()
         self._uvicorn.should_exit = True
-        idle = asyncio.create_task(admission.idle())
+        idle = asyncio.create_task(admission.idle.wait())
         first = asyncio.FIRST_COMPLETED
         await asyncio.wait({idle, stop_now}, timeout=self._settings.drain_s, return_when=first)
         idle.cancel()

@@ -10,13 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    ParserLimitReached,
-    PushMultipartParser,
-    parse_options_header,
-)
+import multipart
 from starlette.types import Message, Receive
 
 from purnet_serve.errors import (
@@ -25,7 +19,7 @@ from purnet_serve.errors import (
     MissingImageError,
     ParameterError,
 )
-from purnet_serve.http.admission import Slot, body_too_large
+from purnet_serve.http.admission import body_too_large
 from purnet_serve.http.parameters import MaskOptions, quoted
 from purnet_serve.http.request import ClientGoneError, RequestContext
 
@@ -36,33 +30,30 @@ MAX_PART_HEADERS = 64
 MAX_FIELD_BYTES = 64
 
 
+@dataclass(slots=True)
 class UploadStream:
     """The body of an admitted request: counted, and its client watched once it is complete."""
 
-    def __init__(
-        self, receive: Receive, context: RequestContext, slot: Slot, max_bytes: int
-    ) -> None:
-        self._receive = receive
-        self._context = context
-        self._slot = slot
-        self._max_bytes = max_bytes
-        self._watcher: asyncio.Task[None] | None = None
+    receive: Receive
+    context: RequestContext
+    max_bytes: int
+    _watcher: asyncio.Task[None] | None = None
 
-    async def receive(self) -> Message:
-        """The next part of the body.
+    async def next(self) -> Message:
+        """The next part of the body, as ASGI's `receive` gives it.
 
         Raises `BodyTooLargeError`, `MalformedBodyError` or `ClientGoneError`.
         """
         if self._watcher is not None:
             await asyncio.wait({self._watcher})
             return {"type": "http.disconnect"}
-        message = await self._receive()
+        message = await self.receive()
         if message["type"] == "http.disconnect":
             raise ClientGoneError
-        self._context.body_bytes += len(message.get("body", b""))
-        if self._context.body_bytes > self._max_bytes:
-            raise body_too_large(self._max_bytes, self._context.body_bytes)
-        if self._context.body_bytes > self._slot.bytes:
+        self.context.body_bytes += len(message.get("body", b""))
+        if self.context.body_bytes > self.max_bytes:
+            raise body_too_large(self.max_bytes, self.context.body_bytes)
+        if self.context.body_bytes > self.context.upload_bytes:
             raise MalformedBodyError("The body is longer than its Content-Length.")
         if not message.get("more_body", False):
             self._watcher = asyncio.create_task(self._watch())
@@ -75,10 +66,10 @@ class UploadStream:
 
     async def _watch(self) -> None:
         """Abort the request when its client closes the connection before it was answered."""
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
-        if not self._context.complete:
-            self._slot.abort(ClientGoneError())
+        if not self.context.complete:
+            self.context.abort(ClientGoneError())
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +86,7 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
     Raises `EmptyBodyError`, `MalformedBodyError`, `MissingImageError` or `ParameterError`, as soon
     as the bytes received so far allow, and whatever `chunks` raises.
     """
-    kind, options = parse_options_header(content_type)
+    kind, options = multipart.parse_options_header(content_type)
     if kind != "multipart/form-data":
         image = b"".join([chunk async for chunk in chunks])
         if not image:
@@ -103,7 +94,7 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
         return Upload(image, ())
     form = _Form()
     try:
-        parser = PushMultipartParser(
+        parser = multipart.PushMultipartParser(
             options.get("boundary", "").encode("latin-1"),
             max_header_size=MAX_PART_HEADER_BYTES,
             max_header_count=MAX_PART_HEADERS,
@@ -114,10 +105,10 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
                 for event in parser.parse(chunk):
                     form.add(event)
         parser.close()
-    except ParserLimitReached as error:
+    except multipart.ParserLimitReached as error:
         detail = "A part of the form has too long a header."
         raise MalformedBodyError(detail, limit=MAX_PART_HEADER_BYTES) from error
-    except MultipartError as error:
+    except multipart.MultipartError as error:
         detail = f"The body is not the form its Content-Type announces: {error}."
         raise MalformedBodyError(detail) from error
     return form.upload()
@@ -134,9 +125,9 @@ class _Form:
         self._value: list[bytes] = []
         self._value_bytes = 0
 
-    def add(self, event: MultipartSegment | bytes | None) -> None:
+    def add(self, event: multipart.MultipartSegment | bytes | None) -> None:
         """Take the header of a part, a piece of its content, or None for its end."""
-        if isinstance(event, MultipartSegment):
+        if isinstance(event, multipart.MultipartSegment):
             self._begin_part(event)
         elif event is not None:
             self._value_bytes += len(event)
@@ -155,13 +146,13 @@ class _Form:
             raise EmptyBodyError("The field `image` is empty.")
         return Upload(image, tuple(self._fields))
 
-    def _begin_part(self, part: MultipartSegment) -> None:
+    def _begin_part(self, part: multipart.MultipartSegment) -> None:
         self._parts += 1
         if self._parts > MAX_PARTS:
             detail = "The form has too many parts."
             raise MalformedBodyError(detail, limit=MAX_PARTS, actual=self._parts)
         if sum(len(name) + len(value) for name, value in part.headerlist) > MAX_PART_HEADER_BYTES:
-            raise ParserLimitReached
+            raise multipart.ParserLimitReached
         self._name = name = (part.name or "").encode("latin-1").decode("utf-8", "replace")
         self._value, self._value_bytes = [], 0
         if not name:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from admitted import admit
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,8 +18,9 @@ from purnet_serve.errors import (
     NotReadyError,
     TooManyBytesError,
 )
-from purnet_serve.http.admission import Admission, Slot
+from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys, ApiKeysError
+from purnet_serve.http.request import RequestContext
 from purnet_serve.settings import Settings
 
 
@@ -77,39 +79,39 @@ def test_a_file_of_something_else_is_refused_and_the_old_keys_stay(
 
 def test_limits_are_counted_and_given_back_once() -> None:
     limits = admission(max_requests_in_flight=2, max_body_bytes=60, max_bytes_in_flight=100)
-    first, second = limits.admit(60), limits.admit(40)
+    first, second = admit(limits, 60), admit(limits, 40)
     with pytest.raises(BusyError) as busy:
-        limits.admit(0)
+        admit(limits, 0)
     assert type(busy.value) is BusyError
-    second.resize(10)
-    second.release()
-    second.release()
+    limits.resize(second, 10)
+    limits.release(second)
+    limits.release(second)
     assert (limits.requests, limits.bytes) == (1, 60)
     with pytest.raises(TooManyBytesError):
-        limits.admit(None)
+        admit(limits, None)
     with pytest.raises(TooManyBytesError):
-        limits.admit(61)
-    first.resize(0)
+        admit(limits, 61)
+    limits.resize(first, 0)
     with pytest.raises(BodyTooLargeError):
-        limits.admit(61)
-    first.release()
+        admit(limits, 61)
+    limits.release(first)
     assert (limits.requests, limits.bytes) == (0, 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 80), st.booleans()), max_size=60))
 def test_bytes_in_flight_never_pass_the_limit(steps: list[tuple[int, bool]]) -> None:
     limits = admission(max_requests_in_flight=5, max_body_bytes=60, max_bytes_in_flight=100)
-    held: list[Slot] = []
+    held: list[RequestContext] = []
     for size, let_go in steps:
         if let_go and held:
-            held.pop(0).release()
+            limits.release(held.pop(0))
             continue
         with suppress(BusyError, BodyTooLargeError):
-            held.append(limits.admit(size))
+            held.append(admit(limits, size))
         assert limits.requests == len(held) <= 5
-        assert limits.bytes == sum(slot.bytes for slot in held) <= 100
-    for slot in held:
-        slot.release()
+        assert limits.bytes == sum(request.upload_bytes for request in held) <= 100
+    for request in held:
+        limits.release(request)
     assert (limits.requests, limits.bytes) == (0, 0)
 
 

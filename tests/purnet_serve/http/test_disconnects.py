@@ -15,7 +15,7 @@ from live_service import Live, MakeLive
 from photos import encoded, scene
 from PIL import Image
 
-import purnet_serve.http.mask as mask_route
+from purnet_serve.images import codec
 
 pytestmark = pytest.mark.anyio
 
@@ -39,8 +39,8 @@ class ThreadGate:
 
 @contextmanager
 def gated(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[ThreadGate]:
-    gate = ThreadGate(getattr(mask_route, name))
-    monkeypatch.setattr(mask_route, name, gate)
+    gate = ThreadGate(getattr(codec, name))
+    monkeypatch.setattr(codec, name, gate)
     try:
         yield gate
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from admitted import admit
 from fake_backend import WAIT_S, FakeBackend
 from photos import encoded, scene
 
@@ -117,7 +118,7 @@ async def test_draining_is_its_own_reason() -> None:
 
 async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
     app = keyed(tmp_path, max_requests_in_flight=1)
-    app.state.service.admission.admit(0)
+    admit(app.state.service.admission, 0)
     visit = Visit(app, headers=sized(10**9))
     await check_refused(visit, 401, "key_missing")
     assert visit.headers["www-authenticate"] == "Bearer"
@@ -128,7 +129,7 @@ async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
 
 async def test_requests_in_flight_come_before_bytes() -> None:
     app = build(max_requests_in_flight=1, max_bytes_in_flight=100, max_body_bytes=100)
-    app.state.service.admission.admit(100)
+    admit(app.state.service.admission, 100)
     visit = Visit(app, headers=sized(10**9))
     await check_refused(visit, 429, "too_many_requests")
     assert visit.problem["limit"] == 1
@@ -140,7 +141,7 @@ async def test_bytes_in_flight_reserve_what_is_announced_or_the_most(
     headers: dict[str, str],
 ) -> None:
     app = build(max_bytes_in_flight=100, max_body_bytes=100)
-    app.state.service.admission.admit(50)
+    admit(app.state.service.admission, 50)
     await check_refused(Visit(app, headers=headers), 429, "too_many_bytes")
 
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
+from admitted import admit
 from live_service import Live
 from photos import encoded, scene
 from prometheus_client.parser import text_string_to_metric_families
@@ -82,8 +83,8 @@ async def test_a_request_is_counted_once_under_its_labels(live: Live) -> None:
 
 
 async def test_gauges_follow_what_is_in_flight(live: Live) -> None:
-    lease = live.service.admission.admit(100)
+    request = admit(live.service.admission, 100)
     assert live.sample("purnet_requests_in_flight") == 1
     assert live.sample("purnet_bytes_in_flight") == 100
-    lease.release()
+    live.service.admission.release(request)
     assert live.sample("purnet_bytes_in_flight") == 0
