@@ -11,13 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from purnet_serve.inference.protocol import (
-    MAX_LINE_BYTES,
-    Message,
-    ProtocolError,
-    decode,
-    encode,
-)
+from purnet_serve.inference import protocol
 from purnet_serve.observability.labels import FailureKind
 
 log = logging.getLogger("purnet_serve.inference")
@@ -55,11 +49,11 @@ class WorkerConnection:
         """Whether the worker is known to have ended, or to have closed its pipe."""
         return self.reader.at_eof() or self.process.returncode is not None
 
-    def send(self, message: Message) -> None:
+    def send(self, message: protocol.Message) -> None:
         """Send a message; returns at once."""
-        self.write(encode(message))
+        self.write(protocol.encode(message))
 
-    async def receive(self) -> Message | None:
+    async def receive(self) -> protocol.Message | None:
         """Next message; None when the pipe is closed. Raises `ProtocolError`."""
         try:
             line = await self.reader.readuntil(b"\n")
@@ -67,8 +61,8 @@ class WorkerConnection:
             # A worker that dies with unread messages resets the pipe; `reap` finds out how it died.
             return None
         except asyncio.LimitOverrunError as error:
-            raise ProtocolError("a line without an end") from error
-        return decode(line)
+            raise protocol.ProtocolError("a line without an end") from error
+        return protocol.decode(line)
 
     def kill(self) -> None:
         """End the process now, and close the pipe."""
@@ -132,7 +126,9 @@ async def spawn(segment_fd: int, threads: int) -> WorkerConnection:
                 # Its own session: Ctrl-C in a terminal is for the service, which then drains.
                 start_new_session=True,
             )
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=MAX_LINE_BYTES)
+        reader, writer = await asyncio.open_unix_connection(
+            sock=ours, limit=protocol.MAX_LINE_BYTES
+        )
     except BaseException:
         ours.close()
         raise

@@ -1,4 +1,4 @@
-"""How many processors this process may really use: thread counts derive from it, nothing else."""
+"""How many processors this process may use; every number of threads derives from it."""
 
 from __future__ import annotations
 
@@ -44,24 +44,21 @@ def _quotas(cgroups: Path, own_cgroup: Path) -> Iterator[int]:
         for folder in (own, *own.parents):
             if not folder.is_relative_to(root):
                 break
-            quota = _unified_quota(folder) if unified else _legacy_quota(folder)
+            quota = _quota(folder, unified=unified)
             if quota is not None:
                 yield max(1, math.ceil(quota))
 
 
-def _unified_quota(folder: Path) -> float | None:
-    fields = _read(folder / "cpu.max").split()
-    if len(fields) != 2 or fields[0] == "max":
+def _quota(folder: Path, *, unified: bool) -> float | None:
+    """Processors one cgroup grants; None where it sets no limit."""
+    if unified:
+        fields = _read(folder / "cpu.max").split()
+    else:
+        fields = [_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+    # Without a limit the first field is `max`, or -1.
+    if len(fields) != 2 or not all(field.isdecimal() for field in fields):
         return None
     return int(fields[0]) / int(fields[1])
-
-
-def _legacy_quota(folder: Path) -> float | None:
-    quota = _read(folder / "cpu.cfs_quota_us").strip()
-    period = _read(folder / "cpu.cfs_period_us").strip()
-    if not quota or not period or int(quota) < 0:
-        return None
-    return int(quota) / int(period)
 
 
 def _read(path: Path) -> str:
