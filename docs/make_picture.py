@@ -7,9 +7,8 @@ from pathlib import Path
 import skimage.data
 from PIL import Image
 
+import purnet
 from purnet.imaging import cutout
-from purnet.inference.factory import load
-from purnet.inference.predictor import Predictor
 
 HEIGHT = 240
 GAP = 8
@@ -17,10 +16,10 @@ PHOTOS = ("coffee", "chelsea", "rocket")  # all CC0, from scikit-image
 TARGET = Path(__file__).parent / "picture.webp"
 
 
-def row(predictor: Predictor, name: str) -> Image.Image:
+def row(predictor: purnet.Predictor, name: str) -> Image.Image:
     """Photo, mask and cutout side by side, `HEIGHT` high."""
     photo = Image.fromarray(getattr(skimage.data, name)())
-    mask = predictor.mask(photo)
+    mask = Image.fromarray(predictor.predict(photo))
     white = Image.new("RGBA", photo.size, "white")
     white.alpha_composite(cutout(photo, mask))
     size = (round(photo.width * HEIGHT / photo.height), HEIGHT)
@@ -32,7 +31,7 @@ def row(predictor: Predictor, name: str) -> Image.Image:
 
 def main() -> None:
     """Stack a row for each photo."""
-    predictor = load()
+    predictor = purnet.load()
     rows = [row(predictor, name) for name in PHOTOS]
     height = len(rows) * (HEIGHT + GAP) - GAP
     sheet = Image.new("RGB", (max(r.width for r in rows), height), "white")

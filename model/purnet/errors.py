@@ -3,6 +3,8 @@
 ModelError
 ├── CheckpointError   a file that is not a checkpoint we can load, and why
 ├── DeviceError       a device that was demanded and is not there
+├── ImageError        an image that cannot be read
+├── NotFiniteError    a network whose output for an image is NaN or infinite
 ├── OutOfMemoryError  a batch that does not fit the device
 ├── DatasetError      a folder without pairs, or a layout nobody knows
 ├── EvaluationError   predictions that cannot be held against their truth
@@ -23,6 +25,14 @@ class CheckpointError(ModelError):
 
 class DeviceError(ModelError):
     """The device that was asked for is not available."""
+
+
+class ImageError(ModelError, ValueError):
+    """The image is missing, broken, or none that is read."""
+
+
+class NotFiniteError(ModelError):
+    """The network's output for an image holds a NaN or an infinity."""
 
 
 class OutOfMemoryError(ModelError):

@@ -41,6 +41,7 @@ _TRANSPOSE = {
 }
 _ON_SIDE = frozenset({5, 6, 7, 8})
 """Orientations that swap width and height."""
+_SAYS_ORIENTATION = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")
 _ROWS_PER_BLOCK = 64  # float temporaries of a 16k wide mask stay at a few MB
 
 
@@ -76,8 +77,10 @@ def decoding(source: bytes | Path) -> Iterator[Image.Image]:
 
 def as_displayed(image: Image.Image) -> Image.Image:
     """An opened image of any Pillow mode -> RGB, upright, transparency on white."""
-    rgb = to_rgb(image)
-    return turned(rgb, orientation(image))
+    upright = turned(to_rgb(image), orientation(image))
+    for key in _SAYS_ORIENTATION:  # or it would be turned again
+        upright.info.pop(key, None)
+    return upright
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -148,10 +148,8 @@ def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str,
 def _predicted(
     dataset: list[str], root: Path | None, checkpoint: Path | None, device: str
 ) -> tuple[str, Works]:
-    import numpy as np
-
     from purnet.data.pairs import UnreadableError, opened
-    from purnet.errors import EvaluationError
+    from purnet.errors import EvaluationError, NotFiniteError
     from purnet.evaluation.scoring import dataset_cases
     from purnet.imaging import UInt8Array, as_displayed
     from purnet.inference.factory import load
@@ -167,8 +165,8 @@ def _predicted(
         with opened(case.photo) as image:
             photo = as_displayed(image)
         try:
-            return np.asarray(predictor.mask(photo))
-        except FloatingPointError as error:
+            return predictor.predict(photo)
+        except NotFiniteError as error:
             raise UnreadableError(case.photo, f"has no map: {error}") from error
 
     engine = predictor.engine

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from purnet.errors import CheckpointError, DeviceError
 from purnet.inference import openvino_engine as openvino
@@ -112,23 +113,17 @@ def load_torch(checkpoint: Path | None, *, device: str, threads: int | None) -> 
 def cached_export(checkpoint: Path) -> Path:
     """The export of a checkpoint, made now if it is not there yet. Raises as `export` does.
 
-    It lies in `$XDG_CACHE_HOME/purnet`, by default `~/.cache/purnet`, under the checkpoint's sha256
-    and what else decides its content: the format, our version, OpenVINO's and torch's. Only making
-    one loads torch.
+    It lies in the user's cache folder for `purnet` (on Linux `$XDG_CACHE_HOME/purnet`, by default
+    `~/.cache/purnet`), under the checkpoint's sha256 and what else decides its content: the format,
+    our version, OpenVINO's and torch's. Only making one loads torch.
     """
     made_by = "-".join([openvino.FORMAT, *map(version, ("purnet-serve", "openvino", "torch"))])
-    folder = cache_folder() / f"{sha256_of(checkpoint)[:32]}-{made_by}"
+    folder = user_cache_path("purnet", appauthor=False) / f"{sha256_of(checkpoint)[:32]}-{made_by}"
     if not is_export(folder):
         from purnet.inference.openvino_export import export
 
         export(checkpoint, folder)
     return folder
-
-
-def cache_folder() -> Path:
-    """Where this user's programs keep what they can make again."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "purnet"
 
 
 def _load_converted(checkpoint: Path | None, *, device: str, threads: int | None) -> Predictor:

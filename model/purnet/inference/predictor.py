@@ -1,18 +1,26 @@
-"""A network on an engine: pixels of its input size in, masks out. Loads no torch by itself."""
+"""A network on an engine: images in, masks of their size out. Loads no torch by itself."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from purnet.errors import CheckpointError
-from purnet.imaging import UInt8Array, resize_mask, to_pixels
+from purnet.errors import CheckpointError, ImageError, NotFiniteError
+from purnet.imaging import UInt8Array, as_displayed, open_image, resize_mask, to_pixels
 from purnet.inference.engine import Engine, EngineOutput
 from purnet.inference.parity import agreement, self_check_pixels
 
+ImageSource = str | os.PathLike[str] | bytes | Image.Image | UInt8Array
+"""An image as a path, an encoded file's bytes, a Pillow image of any mode, or a uint8 array: grey
+(H, W), RGB (H, W, 3) or RGBA (H, W, 4)."""
+
 
 class Predictor:
-    """A checkpoint on a device; `purnet.inference.factory.load` picks the engine.
+    """A checkpoint on a device; `purnet.load` makes one.
 
     Attributes: `engine`, `variant` (name), `sha256` (hex digest of the checkpoint file),
     `input_size` (side S of the square the network sees, in pixels).
@@ -34,6 +42,40 @@ class Predictor:
         self.input_size = input_size
         self._reference = reference
 
+    def predict(self, image: ImageSource) -> UInt8Array:
+        """Find the salient object of one image: its mask, (H, W) uint8, 255 = salient.
+
+        H and W are those of the image as displayed: its EXIF orientation is applied. Transparent
+        pixels are seen on white. Raises `ImageError` for what cannot be read, `NotFiniteError` when
+        the network gave a NaN or an infinity, and `OutOfMemoryError`.
+        """
+        return next(self.predict_many([image], batch_size=1))
+
+    def predict_many(
+        self, images: Iterable[ImageSource], *, batch_size: int = 8
+    ) -> Iterator[UInt8Array]:
+        """Find the salient objects of many images: their masks, in order.
+
+        Images are read when their batch of `batch_size` is due, and of a batch only what the
+        network sees is kept. Raises as `predict` does, after the masks of the images before.
+        """
+        if batch_size < 1:
+            raise ValueError(f"a batch holds at least one image, not {batch_size}")
+        pixels: list[UInt8Array] = []
+        sizes: list[tuple[int, int]] = []
+        for source in images:
+            try:
+                image = _displayed(source)
+            except ImageError:
+                yield from self._masks(pixels, sizes)
+                raise
+            pixels.append(to_pixels(image, self.input_size))
+            sizes.append(image.size)
+            if len(pixels) == batch_size:
+                yield from self._masks(pixels, sizes)
+                pixels, sizes = [], []
+        yield from self._masks(pixels, sizes)
+
     def run(self, pixels: UInt8Array) -> EngineOutput:
         """(N, S, S, 3) uint8 RGB, N >= 1 -> masks with a finite flag per image.
 
@@ -49,33 +91,61 @@ class Predictor:
             raise ValueError("a batch holds at least one image")
         return self.engine(np.ascontiguousarray(pixels))
 
-    def predict(self, pixels: UInt8Array) -> UInt8Array:
-        """(N, S, S, 3) uint8 RGB -> (N, S, S) uint8 masks, 255 = salient.
-
-        Raises as `run` does, and `FloatingPointError` when the network gave a NaN or an infinity.
-        """
-        output = self.run(pixels)
-        if not output.finite.all():
-            bad = ", ".join(str(index) for index in np.flatnonzero(~output.finite))
-            raise FloatingPointError(f"the network's output is not finite for image {bad}")
-        return output.masks
-
-    def mask(self, image: Image.Image) -> Image.Image:
-        """Displayed RGB image (see `purnet.imaging.open_image`) -> `L` mask of the same size."""
-        pixels = to_pixels(image, self.input_size)
-        return resize_mask(self.predict(pixels[None])[0], image.size)
-
     def self_check(self) -> None:
         """Try the engine on the bundled photo against eager float32.
 
         Raises `CheckpointError` when they are further apart than the parity gate allows.
         """
-        try:
-            found = agreement(self.predict(self_check_pixels(self.input_size))[0], self._reference)
-        except FloatingPointError as error:
-            raise CheckpointError(f"self-check failed: {error}") from error
+        output = self.run(self_check_pixels(self.input_size))
+        if not output.finite.all():
+            raise CheckpointError("self-check failed: the network's output is not finite")
+        found = agreement(output.masks[0], self._reference)
         if not found.holds:
             raise CheckpointError(
                 f"self-check failed: {self.engine.name} on {self.engine.device} differs from "
                 f"eager float32 by {found}"
             )
+
+    def _masks(
+        self, pixels: list[UInt8Array], sizes: list[tuple[int, int]]
+    ) -> Iterator[UInt8Array]:
+        """Masks of a batch, at their images' sizes (width, height)."""
+        if not pixels:
+            return
+        output = self.run(np.stack(pixels))
+        for mask, finite, size in zip(output.masks, output.finite, sizes, strict=True):
+            if not finite:
+                raise NotFiniteError("the network's output is not finite")
+            yield np.array(resize_mask(mask, size))
+
+
+def _displayed(source: ImageSource) -> Image.Image:
+    """Any source as RGB, as displayed. Raises `ImageError`, and `TypeError` for another type."""
+    name = "the image"
+    try:
+        if isinstance(source, np.ndarray):
+            image = as_displayed(_from_array(source))
+        elif isinstance(source, Image.Image):
+            image = as_displayed(source)
+        elif isinstance(source, bytes):
+            image = open_image(source)
+        else:
+            path = Path(source)
+            name = str(path)
+            image = open_image(path)
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise ImageError(f"{name} cannot be read: {reason}") from error
+    if 0 in image.size:
+        raise ImageError(f"{name} has no pixels")
+    return image
+
+
+def _from_array(array: UInt8Array) -> Image.Image:
+    shape = array.shape
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or shape[2:] not in ((), (3,), (4,)):
+        raise ValueError(
+            "an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), "
+            f"not {array.dtype} {array.shape}"
+        )
+    return Image.fromarray(array)

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from folders import lock
@@ -15,7 +16,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from purnet.cli.evaluate import evaluate
-from purnet.errors import CheckpointError
+from purnet.errors import CheckpointError, NotFiniteError
 from purnet.evaluation.report import Report
 from purnet.inference import factory
 
@@ -38,9 +39,9 @@ class BrightnessPredictor:
     sha256 = "ab" * 32
     input_size = 8
 
-    def mask(self, image: Image.Image) -> Image.Image:
+    def predict(self, image: Image.Image) -> np.ndarray:
         assert image.mode == "RGB"
-        return image.convert("L")
+        return np.array(image.convert("L"))
 
 
 @pytest.fixture
@@ -146,13 +147,13 @@ def test_a_broken_photo_is_named_and_the_rest_scored(telling, loaded):
 def test_a_photo_the_model_fails_on_is_named_and_the_rest_scored(telling, loaded, monkeypatch):
     seen = []
 
-    def mask(self, image):
+    def predict(self, image):
         seen.append(image)
         if len(seen) == 1:
-            raise FloatingPointError("the network's output is not finite")
-        return image.convert("L")
+            raise NotFiniteError("the network's output is not finite")
+        return np.array(image.convert("L"))
 
-    monkeypatch.setattr(BrightnessPredictor, "mask", mask)
+    monkeypatch.setattr(BrightnessPredictor, "predict", predict)
     result = run("--dataset", telling)
     assert result.exit_code == 1
     assert "good.png: has no map: the network's output is not finite" in result.output

@@ -199,12 +199,19 @@ def test_other_weights_and_other_versions_have_exports_of_their_own(
     assert len(folders) == exporter.calls == 3
 
 
-def test_without_a_setting_the_cache_is_in_the_home_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems keep caches elsewhere")
+@pytest.mark.parametrize("setting", ["elsewhere", ""])
+def test_the_cache_is_where_the_system_keeps_caches(
+    exported: Exported,
+    exporter: Exporter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
 ) -> None:
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert factory.cache_folder() == tmp_path / ".cache" / "purnet"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / setting) if setting else "")
+    folder = factory.cached_export(exported.checkpoint)
+    assert folder.parent == tmp_path / (setting or ".cache") / "purnet"
 
 
 def test_two_processes_may_export_the_same(exported: Exported, tmp_path: Path) -> None:
