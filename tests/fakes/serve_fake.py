@@ -1,6 +1,6 @@
 """`purnet serve` before a fake backend, as a process: `python serve_fake.py` with PURNET_* set.
 
-PURNET_FAKE_GATE=closed holds every prediction until the process is told to stop.
+PURNET_FAKE_GATE=closed holds every prediction until the process is stopped.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from purnet_serve.observability.logging import configure_logging
 from purnet_serve.settings import Settings
 
 
-class TellingBackend(FakeBackend):
-    """Says on standard output that a prediction was asked for."""
+class PrintingBackend(FakeBackend):
+    """Prints a line for every prediction it is asked for."""
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         print("asked", flush=True)
@@ -29,7 +29,7 @@ class TellingBackend(FakeBackend):
 def main() -> None:
     settings = Settings()
     configure_logging(settings)
-    backend = TellingBackend()
+    backend = PrintingBackend()
     if os.environ.get("PURNET_FAKE_GATE") == "closed":
         backend.gate.clear()
     try:

@@ -15,9 +15,9 @@ run = CliRunner().invoke
 
 def test_version_and_help() -> None:
     assert run(app, ["--version"]).output.startswith("purnet ")
-    told = run(app, ["--help"]).output
+    output = run(app, ["--help"]).output
     for command in ("serve", "health", "config", "predict", "train", "evaluate"):
-        assert command in told
+        assert command in output
 
 
 def test_config_can_be_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,17 +49,17 @@ def test_serving_warns_of_variables_that_are_no_settings(tmp_path: Path) -> None
     assert (warned["variable"], warned["meant"]) == ("PURNET_MAX_BACH", "PURNET_MAX_BATCH")
 
 
-def test_health_asks_a_service_and_tells_why_not() -> None:
+def test_health_asks_a_service_and_reports_why_it_is_not_ready() -> None:
     with fake_service() as (service, url):
         result = run(app, ["health", "--url", url])
         assert (result.exit_code, result.output) == (0, "ready\n")
     result = run(app, ["health", "--url", url])
     assert (result.exit_code, "no answer" in result.output) == (1, True)
     assert run(app, ["health", "--url", "file:///etc/passwd"]).exit_code == 2
-    for nobody in ("http://127.0.0.1:abc", "http://127.0.0.1:1/"):
-        result = run(app, ["health", "--url", nobody])
+    for address in ("http://127.0.0.1:abc", "http://127.0.0.1:1/"):
+        result = run(app, ["health", "--url", address])
         assert result.exit_code == 1
-        assert nobody in result.output
+        assert address in result.output
     assert service.wait() != 0
 
 

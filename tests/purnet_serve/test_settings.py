@@ -20,12 +20,12 @@ def test_an_empty_variable_is_no_variable(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("proxies", ["", "*", " *,", "10.0.0.1", "10.0.0.0/8, fd00::/8"])
-def test_proxies_are_addresses_networks_or_everybody(proxies: str) -> None:
+def test_proxies_are_addresses_networks_or_all(proxies: str) -> None:
     trusted = Settings(trusted_proxies=proxies).trusted_proxies
     assert trusted == proxies.replace(" ", "").strip(",")
 
 
-def test_a_variable_that_is_no_setting_is_found_with_the_one_it_may_mean() -> None:
+def test_unknown_variables_are_named_with_the_setting_they_may_mean() -> None:
     environment = {"PURNET_PORT": "1", "PURNET_MAX_BACH": "2", "PURNET_QUITE_ELSE": "", "PATH": ""}
     assert unknown_variables(environment) == {
         "PURNET_MAX_BACH": "PURNET_MAX_BATCH",
@@ -55,7 +55,7 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         {"nonsense": 1},
     ],
 )
-def test_what_cannot_be_is_refused(values: dict[str, object]) -> None:
+def test_impossible_values_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Settings(**values)  # type: ignore[arg-type]
 

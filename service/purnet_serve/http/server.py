@@ -1,7 +1,7 @@
-"""Run the service: one process that listens, announces itself, and ends when it is told to.
+"""Run the service: one process that listens, announces itself, and stops on a signal.
 
-uvicorn parses HTTP. Everything else about a server's life is here, because uvicorn's own handling
-raises a caught SIGTERM again when it is done, so that a clean end would look like a kill.
+uvicorn parses HTTP. Starting and stopping are done here, because uvicorn itself raises a caught
+SIGTERM again at its end, so that a clean end would look like a kill.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Server:
         self._uvicorn = _UvicornServer(self.uvicorn_config)
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises `OperatorError` when the model cannot be loaded."""
+        """Serve until stopped. Raises `OperatorError` when the model cannot be loaded."""
         loop = asyncio.get_running_loop()
         # A background job may outlive its terminal, and `nohup` asks for that.
         ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

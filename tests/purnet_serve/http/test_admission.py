@@ -115,7 +115,7 @@ def test_bytes_in_flight_never_pass_the_limit(steps: list[tuple[int, bool]]) -> 
     assert (limits.requests, limits.bytes) == (0, 0)
 
 
-def test_readiness_and_draining_are_told_apart() -> None:
+def test_draining_is_reported_before_readiness() -> None:
     reason: list[str | None] = ["loading"]
     limits = Admission(Settings(), lambda: reason[0])
     assert isinstance(limits.unavailable(), NotReadyError)

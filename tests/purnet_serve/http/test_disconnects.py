@@ -1,4 +1,4 @@
-"""Clients that hang up, at every stage, each held open by a gate: noticed, and nothing is kept."""
+"""Clients that disconnect at every stage, held there by a gate: noticed, and nothing is kept."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def hang_up(live: Live, writer: asyncio.StreamWriter) -> None:
 
 
 async def check_well(live: Live) -> None:
-    """The next client is served as if nothing had been."""
+    """The next client is served as usual."""
     live.backend.gate.set()
     answer = await live.client.post("/v1/mask", content=PHOTO)
     assert answer.status_code == 200
@@ -79,7 +79,7 @@ async def test_while_uploading(live: Live) -> None:
     head = f"POST /v1/mask HTTP/1.1\r\nHost: x\r\nContent-Length: {len(PHOTO)}\r\n"
     writer.write(f"{head}Expect: 100-continue\r\n\r\n".encode())
     async with asyncio.timeout(WAIT_S):
-        assert b"100 Continue" in await reader.readline()  # said once the guard let it in
+        assert b"100 Continue" in await reader.readline()  # sent once the request was admitted
     assert live.service.admission.bytes == len(PHOTO)
     writer.write(PHOTO[:50])
     await writer.drain()
@@ -111,7 +111,7 @@ async def test_while_waiting_for_a_decode_thread(
         await live.idle()
         assert live.service.admission.bytes == 0
     await check_well(live)
-    assert len(live.backend.seen) == 1, "an image of a client long gone was decoded"
+    assert len(live.backend.seen) == 1, "an image of a client that had left was decoded"
 
 
 async def test_while_queued_or_inferred(live: Live) -> None:

@@ -193,7 +193,7 @@ def animation(kind: str) -> bytes:
         (encoded(scene(), "TIFF"), 415),
     ],
 )
-def test_odd_and_bad_input_is_answered_truly(served: Served, body: bytes, status: int) -> None:
+def test_odd_and_bad_input_gets_the_right_status(served: Served, body: bytes, status: int) -> None:
     answer = served.mask(body)
     assert answer.status_code == status, answer.text
     if status == 200:

@@ -1,4 +1,4 @@
-"""Between the signal and the end of the listener: balancers are told, nobody is turned away."""
+"""Between the signal and the end of the listener: not ready, but requests are still taken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from photos import encoded, scene
 from service_process import fake_service
 
 
-def test_until_balancers_have_noticed_requests_are_taken() -> None:
+def test_requests_are_taken_until_balancers_have_noticed() -> None:
     with fake_service(PURNET_DRAIN_DELAY_S="1000") as (service, url):
         service.signal(signal.SIGTERM)
         service.await_line("draining", service.errors)

@@ -151,7 +151,9 @@ async def test_the_deadline_reaches_the_backend(live: Live) -> None:
         (b"\x89PNG\r\n\x1a\n", 422, "broken_image"),
     ],
 )
-async def test_what_is_no_image_is_said_so(live: Live, body: bytes, status: int, code: str) -> None:
+async def test_what_is_no_image_is_refused_with_the_reason(
+    live: Live, body: bytes, status: int, code: str
+) -> None:
     answer = await live.client.post("/v1/mask", content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.headers["content-type"] == "application/problem+json"
@@ -167,7 +169,7 @@ async def test_a_content_encoding_is_refused(live: Live) -> None:
 @pytest.mark.parametrize(
     ("failure", "code"),
     [
-        (WorkerError("It died twice."), "worker_failed"),
+        (WorkerError("The worker ended twice."), "worker_failed"),
         (NonFiniteError("Not a number."), "non_finite"),
         (RuntimeError("secret"), "internal"),
     ],
@@ -182,14 +184,14 @@ async def test_failures_of_the_backend_are_500_and_disclose_nothing_private(
     assert live.sample("purnet_refusals_total", reason=code) == 1
 
 
-async def test_images_on_their_way_are_announced_and_taken_back(live: Live) -> None:
+async def test_images_being_decoded_are_announced_to_the_backend(live: Live) -> None:
     live.backend.gate.clear()
-    visits = [asyncio.create_task(live.client.post("/v1/mask", content=PHOTO)) for _ in range(3)]
-    for _ in visits:
+    answers = [asyncio.create_task(live.client.post("/v1/mask", content=PHOTO)) for _ in range(3)]
+    for _ in answers:
         await live.backend.one_arrived()
     assert live.backend.upstream == 0
     live.backend.gate.set()
-    assert [(await visit).status_code for visit in visits] == [200, 200, 200]
+    assert [(await answer).status_code for answer in answers] == [200, 200, 200]
     await live.client.post("/v1/mask", content=PHOTO[:100])
     assert live.backend.upstream == 0
 

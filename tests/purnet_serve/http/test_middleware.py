@@ -1,4 +1,4 @@
-"""The guard by itself: an application around it that may not even be asked for a body."""
+"""The middleware without a server: which messages it asks for, and which it sends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PHOTO = encoded(scene())
 KEY = "correct horse"
 
 
-class Visit:
+class AsgiRequest:
     """One request through the application, message by message."""
 
     def __init__(self, app: Any, *, path: str = "/v1/mask", headers: dict[str, str] | None = None):
@@ -53,7 +53,7 @@ class Visit:
     async def send(self, message: dict[str, Any]) -> None:
         self.sent.append(message)
 
-    async def run(self) -> Visit:
+    async def run(self) -> AsgiRequest:
         async with asyncio.timeout(WAIT_S):
             await self.app(self.scope, self.receive, self.send)
         return self
@@ -89,51 +89,53 @@ def sized(length: int, **more: str) -> dict[str, str]:
     return {"Content-Length": str(length), **more}
 
 
-async def check_refused(visit: Visit, status: int, code: str) -> None:
-    admission = visit.app.state.service.admission
+async def check_refused(request: AsgiRequest, status: int, code: str) -> None:
+    admission = request.app.state.service.admission
     before = (admission.requests, admission.bytes)
-    await visit.run()
-    assert (visit.status, visit.problem["code"]) == (status, code)
+    await request.run()
+    assert (request.status, request.problem["code"]) == (status, code)
     assert (admission.requests, admission.bytes) == before
-    assert visit.received == 0, "a byte of the body was asked for"
-    assert "connection" not in visit.headers
-    registry = visit.app.state.service.metrics.registry
+    assert request.received == 0, "a byte of the body was asked for"
+    assert "connection" not in request.headers
+    registry = request.app.state.service.metrics.registry
     assert registry.get_sample_value("purnet_refusals_total", {"reason": code}) == 1
 
 
 async def test_not_ready_comes_first(tmp_path: Path) -> None:
     app = keyed(tmp_path)
     app.state.service.backend.reason = "the model is loading"
-    visit = Visit(app, headers=sized(10**9))
-    await check_refused(visit, 503, "not_ready")
-    assert visit.headers["retry-after"] == "1"
-    assert "the model is loading" in visit.problem["detail"]
+    request = AsgiRequest(app, headers=sized(10**9))
+    await check_refused(request, 503, "not_ready")
+    assert request.headers["retry-after"] == "1"
+    assert "the model is loading" in request.problem["detail"]
 
 
 async def test_draining_is_its_own_reason() -> None:
     app = build()
     app.state.service.admission.drain()
-    await check_refused(Visit(app, headers=sized(1)), 503, "draining")
+    await check_refused(AsgiRequest(app, headers=sized(1)), 503, "draining")
 
 
 async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
     app = keyed(tmp_path, max_requests_in_flight=1)
     admit(app.state.service.admission, 0)
-    visit = Visit(app, headers=sized(10**9))
-    await check_refused(visit, 401, "key_missing")
-    assert visit.headers["www-authenticate"] == "Bearer"
-    await check_refused(Visit(app, headers=sized(1, **{"X-Api-Key": "x"})), 403, "key_unknown")
+    request = AsgiRequest(app, headers=sized(10**9))
+    await check_refused(request, 401, "key_missing")
+    assert request.headers["www-authenticate"] == "Bearer"
+    await check_refused(
+        AsgiRequest(app, headers=sized(1, **{"X-Api-Key": "x"})), 403, "key_unknown"
+    )
     bearer = {"Authorization": f"Bearer {KEY}"}
-    await check_refused(Visit(app, headers=sized(1, **bearer)), 429, "too_many_requests")
+    await check_refused(AsgiRequest(app, headers=sized(1, **bearer)), 429, "too_many_requests")
 
 
 async def test_requests_in_flight_come_before_bytes() -> None:
     app = build(max_requests_in_flight=1, max_bytes_in_flight=100, max_body_bytes=100)
     admit(app.state.service.admission, 100)
-    visit = Visit(app, headers=sized(10**9))
-    await check_refused(visit, 429, "too_many_requests")
-    assert visit.problem["limit"] == 1
-    assert visit.headers["retry-after"] == "1"
+    request = AsgiRequest(app, headers=sized(10**9))
+    await check_refused(request, 429, "too_many_requests")
+    assert request.problem["limit"] == 1
+    assert request.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize("headers", [sized(51), {}, {"Transfer-Encoding": "chunked"}])
@@ -142,28 +144,28 @@ async def test_bytes_in_flight_reserve_what_is_announced_or_the_most(
 ) -> None:
     app = build(max_bytes_in_flight=100, max_body_bytes=100)
     admit(app.state.service.admission, 50)
-    await check_refused(Visit(app, headers=headers), 429, "too_many_bytes")
+    await check_refused(AsgiRequest(app, headers=headers), 429, "too_many_bytes")
 
 
 async def test_an_announced_length_over_the_limit_is_413() -> None:
-    visit = Visit(build(max_body_bytes=100), headers=sized(101))
-    await check_refused(visit, 413, "body_too_large")
-    assert (visit.problem["limit"], visit.problem["actual"]) == (100, 101)
+    request = AsgiRequest(build(max_body_bytes=100), headers=sized(101))
+    await check_refused(request, 413, "body_too_large")
+    assert (request.problem["limit"], request.problem["actual"]) == (100, 101)
 
 
 @pytest.mark.parametrize("length", ["-1", "1, 1", "ten", "+1", "1" * 40, "\u0661".encode().hex()])
 async def test_a_length_that_is_no_number_is_400(length: str) -> None:
-    visit = Visit(build(), headers={"Content-Length": length})
-    await check_refused(visit, 400, "malformed_body")
+    request = AsgiRequest(build(), headers={"Content-Length": length})
+    await check_refused(request, 400, "malformed_body")
 
 
 async def test_bytes_are_counted_whatever_was_announced() -> None:
     app = build(max_body_bytes=100)
-    chunked = Visit(app, headers={"Transfer-Encoding": "chunked"})
+    chunked = AsgiRequest(app, headers={"Transfer-Encoding": "chunked"})
     for _ in range(2):
         chunked.incoming.put_nowait({"type": "http.request", "body": bytes(60), "more_body": True})
     assert (await chunked.run()).problem["code"] == "body_too_large"
-    lying = Visit(app, headers=sized(10))
+    lying = AsgiRequest(app, headers=sized(10))
     lying.incoming.put_nowait({"type": "http.request", "body": bytes(60), "more_body": True})
     assert (await lying.run()).problem["code"] == "malformed_body"
     assert (app.state.service.admission.requests, app.state.service.admission.bytes) == (0, 0)
@@ -171,30 +173,30 @@ async def test_bytes_are_counted_whatever_was_announced() -> None:
 
 async def test_an_upload_that_stalls_is_408() -> None:
     app = build(upload_timeout_s=0.01)
-    visit = await Visit(app, headers=sized(10)).run()
-    assert (visit.status, visit.problem["code"]) == (408, "upload_timeout")
+    request = await AsgiRequest(app, headers=sized(10)).run()
+    assert (request.status, request.problem["code"]) == (408, "upload_timeout")
     assert app.state.service.admission.bytes == 0
 
 
 async def test_the_request_s_own_deadline_bounds_the_upload_too() -> None:
-    visit = await Visit(build(), headers=sized(10, **{"X-Timeout-Ms": "100"})).run()
-    assert visit.problem["code"] == "upload_timeout"
+    request = await AsgiRequest(build(), headers=sized(10, **{"X-Timeout-Ms": "100"})).run()
+    assert request.problem["code"] == "upload_timeout"
 
 
 @pytest.mark.parametrize("offered", ["", "a b", "x" * 129, "ä", 'a"b', "a\tb"])
 async def test_an_id_that_is_not_plain_is_replaced(offered: str) -> None:
-    visit = await Visit(build(), path="/nowhere", headers={"X-Request-Id": offered}).run()
-    assert visit.headers["x-request-id"] != offered
-    assert len(visit.headers["x-request-id"]) == 32
+    request = await AsgiRequest(build(), path="/nowhere", headers={"X-Request-Id": offered}).run()
+    assert request.headers["x-request-id"] != offered
+    assert len(request.headers["x-request-id"]) == 32
 
 
 async def test_a_client_that_goes_while_uploading_is_counted_there() -> None:
     app = build()
-    visit = Visit(app, headers=sized(10))
-    visit.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
-    visit.incoming.put_nowait({"type": "http.disconnect"})
-    await visit.run()
-    assert visit.sent == []
+    request = AsgiRequest(app, headers=sized(10))
+    request.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": True})
+    request.incoming.put_nowait({"type": "http.disconnect"})
+    await request.run()
+    assert request.sent == []
     registry = app.state.service.metrics.registry
     assert registry.get_sample_value("purnet_client_gone_total", {"stage": "receive"}) == 1
     assert app.state.service.admission.requests == 0
@@ -203,39 +205,39 @@ async def test_a_client_that_goes_while_uploading_is_counted_there() -> None:
 async def test_other_api_paths_ask_for_the_key_and_health_does_not(tmp_path: Path) -> None:
     app = keyed(tmp_path)
     for path, status in (("/v1/models", 401), ("/v1/nope", 401), ("/livez", 200), ("/nope", 404)):
-        visit = Visit(app, path=path)
-        visit.scope["method"] = "GET"
-        assert (await visit.run()).status == status
+        request = AsgiRequest(app, path=path)
+        request.scope["method"] = "GET"
+        assert (await request.run()).status == status
 
 
 async def test_a_root_path_hides_no_route(tmp_path: Path) -> None:
     app = keyed(tmp_path, root_path="/purnet")
     for path in ("/v1/mask", "/purnet/v1/mask"):
-        assert (await Visit(app, path=path, headers=sized(1)).run()).status == 401
+        assert (await AsgiRequest(app, path=path, headers=sized(1)).run()).status == 401
 
 
-async def test_an_end_from_outside_is_told_when_nothing_was_sent() -> None:
+async def test_an_aborted_request_is_answered_when_nothing_was_sent() -> None:
     from purnet_serve.errors import DrainingError
 
     backend = FakeBackend()
     backend.gate.clear()
     app = build(backend)
-    visit = Visit(app, headers=sized(len(PHOTO)))
-    visit.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
-    running = asyncio.create_task(visit.run())
+    request = AsgiRequest(app, headers=sized(len(PHOTO)))
+    request.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
+    running = asyncio.create_task(request.run())
     await backend.one_arrived()
     app.state.service.admission.abort_all(DrainingError("over", retry_after_s=1))
     await running
-    assert (visit.status, visit.problem["code"], backend.cancelled) == (503, "draining", 1)
+    assert (request.status, request.problem["code"], backend.cancelled) == (503, "draining", 1)
 
 
-async def test_cancelling_the_server_s_task_cancels_the_visit() -> None:
+async def test_cancelling_the_server_s_task_cancels_the_prediction() -> None:
     backend = FakeBackend()
     backend.gate.clear()
     app = build(backend)
-    visit = Visit(app, headers=sized(len(PHOTO)))
-    visit.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
-    running = asyncio.create_task(visit.run())
+    request = AsgiRequest(app, headers=sized(len(PHOTO)))
+    request.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
+    running = asyncio.create_task(request.run())
     await backend.one_arrived()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

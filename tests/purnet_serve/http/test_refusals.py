@@ -100,7 +100,7 @@ POST = b"POST /v1/mask HTTP/1.1\r\nHost: x\r\n"
         b"Content-Length: 5, 6\r\n\r\n",
     ],
 )
-async def test_lengths_that_lie_or_contradict_are_400(live: Live, head: bytes) -> None:
+async def test_wrong_or_contradicting_lengths_are_400(live: Live, head: bytes) -> None:
     assert b"400" in await raw(live, POST + head + b"hello")
 
 
@@ -123,7 +123,7 @@ async def test_more_than_announced_is_the_next_request_not_the_image(live: Live)
     assert b"200" in await raw(live, POST + head + PHOTO + b"GET /livez HTTP/1.1\r\nHost: x\r\n")
 
 
-async def test_429_at_the_limit_and_room_again_after(make_live: MakeLive) -> None:
+async def test_429_at_the_limit_and_200_afterwards(make_live: MakeLive) -> None:
     live = await make_live(max_requests_in_flight=2)
     live.backend.gate.clear()
     held = [asyncio.create_task(live.client.post("/v1/mask", content=PHOTO)) for _ in range(2)]
@@ -133,7 +133,7 @@ async def test_429_at_the_limit_and_room_again_after(make_live: MakeLive) -> Non
     assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
     assert (await live.client.get("/readyz")).json()["requests_in_flight"] == 2
     live.backend.gate.set()
-    assert [(await visit).status_code for visit in held] == [200, 200]
+    assert [(await answer).status_code for answer in held] == [200, 200]
     await live.idle()
     assert (await live.client.post("/v1/mask", content=PHOTO)).status_code == 200
 
@@ -152,8 +152,8 @@ async def test_cors_is_closed_by_default_and_lets_pages_read_refusals(
         "/v1/mask", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}
     )
     assert preflight.status_code == 200
-    stranger = await live.client.get("/livez", headers={"Origin": "https://other.example"})
-    assert "access-control-allow-origin" not in stranger.headers
+    other = await live.client.get("/livez", headers={"Origin": "https://other.example"})
+    assert "access-control-allow-origin" not in other.headers
 
 
 async def test_a_client_at_the_limit_may_ask_again_as_soon_as_it_is_answered(

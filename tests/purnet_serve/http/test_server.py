@@ -40,7 +40,7 @@ def test_a_signal_ends_it_with_exit_0(number: signal.Signals) -> None:
     assert not any("Traceback" in line for line in service.errors)
 
 
-def test_what_does_not_fit_the_drain_time_is_told_503() -> None:
+def test_what_does_not_fit_the_drain_time_gets_503() -> None:
     with (
         fake_service(PURNET_FAKE_GATE="closed", PURNET_DRAIN_S="0.3") as (service, url),
         ThreadPoolExecutor(1) as threads,
@@ -59,20 +59,20 @@ def test_what_does_not_fit_the_drain_time_is_told_503() -> None:
 async def test_what_was_accepted_is_finished(make_live: MakeLive) -> None:
     live = await make_live(drain_s=WAIT_S)
     live.backend.gate.clear()
-    visits = [asyncio.create_task(live.client.post("/v1/mask", content=PHOTO)) for _ in range(5)]
-    for _ in visits:
+    answers = [asyncio.create_task(live.client.post("/v1/mask", content=PHOTO)) for _ in range(5)]
+    for _ in answers:
         await live.backend.one_arrived()
     assert live.sample("purnet_draining") == 0
     live.server.stop()
     live.backend.gate.set()
-    assert [(await visit).status_code for visit in visits] == [200] * 5
+    assert [(await answer).status_code for answer in answers] == [200] * 5
     await live.running
     assert live.sample("purnet_draining") == 1
     with pytest.raises(httpx.ConnectError):
         await live.client.get("/livez")
 
 
-def test_a_second_signal_ends_the_patience() -> None:
+def test_a_second_signal_ends_it_at_once() -> None:
     with fake_service(PURNET_DRAIN_DELAY_S="1000") as (service, url):
         service.signal(signal.SIGTERM)
         service.await_line("draining", service.errors)
@@ -138,7 +138,7 @@ def test_hangup_reads_keys_and_checkpoint_again(tmp_path: Path) -> None:
         assert 'purnet_reloads_total{result="failed"} 1.0' in counted
 
 
-def test_a_port_that_is_taken_is_said_in_one_line() -> None:
+def test_a_port_that_is_taken_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         with running([SCRIPT], PURNET_PORT=port) as service:
@@ -154,7 +154,7 @@ def test_a_port_that_is_taken_is_said_in_one_line() -> None:
             pass
 
 
-def test_a_file_of_keys_that_is_missing_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_file_of_keys_that_is_missing_is_reported_in_one_line(tmp_path: Path) -> None:
     with running([SCRIPT], PURNET_PORT="0", PURNET_API_KEYS_FILE=str(tmp_path / "no")) as service:
         assert service.wait() == 1
     assert "cannot read the API keys" in "".join(service.errors)
@@ -163,12 +163,12 @@ def test_a_file_of_keys_that_is_missing_is_said_in_one_line(tmp_path: Path) -> N
 
 @pytest.mark.anyio
 async def test_a_backend_that_cannot_start_ends_the_service(make_live: MakeLive) -> None:
-    class Hopeless(FakeBackend):
+    class FailingBackend(FakeBackend):
         async def wait_ready(self) -> None:
             await super().wait_ready()
             raise StartupError("no such device")
 
-    backend = Hopeless()
+    backend = FailingBackend()
     backend.became_ready.clear()
     live = await make_live(backend)
     backend.became_ready.set()
@@ -204,7 +204,7 @@ async def test_metrics_answer_on_their_own_port_while_the_loop_is_stuck(
     assert "purnet_requests_in_flight 0.0" in answers[0]
 
 
-def test_connections_send_at_once_and_do_not_wait_for_ever() -> None:
+def test_sockets_send_at_once_and_have_a_timeout() -> None:
     with (
         listen(Settings(port=0, send_timeout_s=7)) as sock,
         socket.create_connection(sock.getsockname()[:2], WAIT_S),
@@ -217,7 +217,7 @@ def test_connections_send_at_once_and_do_not_wait_for_ever() -> None:
 
 
 @pytest.mark.anyio
-async def test_forwarded_headers_are_believed_of_named_proxies_only(make_live: MakeLive) -> None:
+async def test_forwarded_headers_are_trusted_from_named_proxies_only(make_live: MakeLive) -> None:
     for trusted in ("", "10.0.0.1"):
         live = await make_live(trusted_proxies=trusted)
         config = live.server.uvicorn_config

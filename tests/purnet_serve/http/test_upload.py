@@ -76,7 +76,7 @@ async def test_a_form_is_read_the_same_however_it_is_cut(step: int) -> None:
         (b"--b--\r\n", FORM, MissingImageError),
     ],
 )
-async def test_what_does_not_parse_is_told_apart(
+async def test_each_kind_of_broken_body_has_its_error(
     body: bytes, content_type: str, kind: type[ServiceError]
 ) -> None:
     with pytest.raises(kind) as caught:

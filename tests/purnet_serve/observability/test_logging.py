@@ -23,13 +23,13 @@ def record(**extra: object) -> logging.LogRecord:
 def test_a_record_is_one_line_of_json() -> None:
     line = JsonFormatter().format(record(request_id="a\nb", status=200, code=None))
     assert "\n" not in line
-    told = json.loads(line)
-    assert (told["event"], told["request_id"], told["status"]) == ("request", "a\nb", 200)
-    assert "code" not in told
+    fields = json.loads(line)
+    assert (fields["event"], fields["request_id"], fields["status"]) == ("request", "a\nb", 200)
+    assert "code" not in fields
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
-def test_an_error_brings_its_traceback(formatter: logging.Formatter) -> None:
+def test_an_error_is_logged_with_its_traceback(formatter: logging.Formatter) -> None:
     made = record()
     try:
         raise RuntimeError("what happened")
@@ -38,7 +38,7 @@ def test_an_error_brings_its_traceback(formatter: logging.Formatter) -> None:
     assert "what happened" in formatter.format(made)
 
 
-def test_text_names_what_there_is() -> None:
+def test_text_leaves_out_what_has_no_value() -> None:
     assert TextFormatter().format(record(status=200, code=None)) == "info    request status=200"
 
 
