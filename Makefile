@@ -2,7 +2,7 @@
 #
 #   make serve      install and run the service with the shipped weights
 #   make test       install and pass the tests
-#   make lint | test-slow | train | evaluate | bench | weights
+#   make lint | test-slow | train | pack | evaluate | bench | weights
 #
 # TORCH_INDEX_URL=<url>  an index with the torch build you want; the default index's torch is a
 #                        CUDA build of several GB
@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
 ENGINE ?= $(if $(shell command -v nvidia-smi),torch,openvino)
 
-.PHONY: serve test test-slow lint format docs train evaluate bench weights clean
+.PHONY: serve test test-slow lint format docs train pack evaluate bench weights clean
 
 serve: $(VENV)/.serve-$(ENGINE)
 	@exec $(BIN)/purnet serve $(ARGS)
@@ -50,6 +50,11 @@ docs: $(VENV)/.dev
 train: $(VENV)/.dev
 	$(BIN)/purnet train --data $(or $(DATA),$(error say where the data is: make train DATA=DIR))/train \
 		--out runs/lite0 $(ARGS)
+
+# Packs the recipe's training pairs into pieces for benchmarks/gpu_training.sh.
+pack: $(VENV)/.dev
+	$(BIN)/python -m purnet.training.pack --data $(or $(DATA),$(error say where the data is: make pack DATA=DIR OUT=DIR)) \
+		--out $(or $(OUT),$(error say where the pieces go: make pack DATA=DIR OUT=DIR)) $(ARGS)
 
 evaluate: $(VENV)/.dev
 	$(BIN)/purnet evaluate --dataset $(or $(DATA),$(error say where the data is: make evaluate DATA=DIR))/test/sod226 $(ARGS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,16 @@ def test_a_finished_run_does_not_pass_for_one_from_other_weights(
     result = CliRunner().invoke(app, ["train", *arguments, "--init", str(init)])
     assert result.exit_code == 2
     assert "belongs to a run from other initial weights" in result.output
+
+
+def test_training_needs_torch_torchvision_numpy_and_pillow_alone(options: dict[str, Path]) -> None:
+    """Beside what the package needs by itself; so it runs where little is installed."""
+    absent = ("cv2", "matplotlib", "openvino", "py_sod_metrics", "scipy", "skimage", "timm")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({absent}))\n"
+        "from purnet.cli.app import app; app()"
+    )
+    arguments = [str(word) for option in options.items() for word in option]
+    subprocess.run([sys.executable, "-c", code, "train", *arguments], check=True)
+    assert (options["--out"] / "stage1.safetensors").exists()
+    assert not (options["--out"] / "curves.png").exists()

@@ -1,0 +1,114 @@
+"""The pairs of a recipe in a few small files, for a machine that has no network.
+
+    python -m purnet.training.pack --data DATA --out OUT [--recipe lite0] [--quality 90]
+
+writes `OUT/pack-00.tar`, `OUT/pack-01.tar` and so on, each small enough to be sent by itself.
+Unpacked into one folder they give `data/`, to train on, and `superpixels/`, its cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from purnet.data.pairs import Pair, find_pairs, read_truth
+from purnet.errors import ModelError
+from purnet.imaging import open_image
+from purnet.io import make_folder, writing
+from purnet.training.recipe import Recipe, load_recipe
+from purnet.training.sources import load_data
+
+SIDE = 320
+"""Longer side of a packed photo, in pixels: what prediction sees."""
+PIECE_BYTES = 60 * 2**20
+_TAR_BLOCK = 512
+_TAR_END = 10_240  # a tar file ends in zeros, up to a multiple of this
+
+
+def pack(
+    recipe: Recipe, root: Path, out: Path, *, quality: int = 90, piece_bytes: int = PIECE_BYTES
+) -> list[Path]:
+    """Write photos, masks and superpixels of a recipe's sources below `root` into `out`.
+
+    Photos become WebP of this quality, 0 to 100; masks are stored without loss. File names stay,
+    and so does the split into training and validation, which they decide. The same data gives the
+    same bytes. Returns the tar files, none larger than `piece_bytes`. Raises `DatasetError` for a
+    source without pairs and `WriteError` where `out` cannot be written.
+    """
+    make_folder(out)
+    with writing(out), TemporaryDirectory(dir=out, prefix=".pack-") as folder:
+        staging = Path(folder)
+        for source in recipe.sources:
+            pairs = find_pairs(root / source.folder).pairs
+            _shrink(pairs, staging / "data" / source.folder, quality)
+        processes = len(os.sched_getaffinity(0))
+        load_data(recipe, staging / "data", staging / "superpixels", processes=processes)
+        return list(_tar_files(staging, out, piece_bytes))
+
+
+def _shrink(pairs: list[Pair], folder: Path, quality: int) -> None:
+    """Write pairs in the layout `image/ + mask/`."""
+    (folder / "image").mkdir(parents=True)
+    (folder / "mask").mkdir()
+
+    def write(pair: Pair) -> None:
+        photo = open_image(pair.image)
+        photo.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+        photo.save(folder / "image" / f"{pair.stem}.webp", quality=quality)
+        mask = Image.fromarray(read_truth(pair.mask))
+        mask = mask.resize(photo.size, Image.Resampling.BILINEAR)
+        mask.save(folder / "mask" / f"{pair.stem}.png")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(write, pairs))
+
+
+def _tar_files(folder: Path, out: Path, piece_bytes: int) -> Iterator[Path]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    pieces: list[list[Path]] = [[]]
+    size = _TAR_END
+    for path in files:
+        # A header, and another for a long name, then whole blocks.
+        needed = 4 * _TAR_BLOCK + path.stat().st_size + _TAR_BLOCK
+        if pieces[-1] and size + needed > piece_bytes:
+            pieces.append([])
+            size = _TAR_END
+        pieces[-1].append(path)
+        size += needed
+    for number, piece in enumerate(pieces):
+        target = out / f"pack-{number:02}.tar"
+        with tarfile.open(target, "w") as tar:
+            for path in piece:
+                entry = tarfile.TarInfo(str(path.relative_to(folder)))
+                entry.size = path.stat().st_size
+                with path.open("rb") as file:
+                    tar.addfile(entry, file)
+        yield target
+
+
+def main() -> None:
+    """Pack by options of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m purnet.training.pack", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder the sources lie in")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pieces")
+    parser.add_argument("--recipe", default="lite0", help="whose sources; a name or a file")
+    parser.add_argument("--quality", type=int, default=90, help="of the photos, 0 to 100")
+    options = parser.parse_args()
+    try:
+        recipe = load_recipe(options.recipe)
+        for path in pack(recipe, options.data, options.out, quality=options.quality):
+            sys.stdout.write(f"{path}: {path.stat().st_size / 2**20:.1f} MiB\n")
+    except ModelError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Training data in pieces, and training in stretches by what is packed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from purnet.network import checkpoint
+from purnet.training.pack import pack
+from purnet.training.recipe import Recipe, load_recipe
+from purnet.training.sources import load_data
+
+SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu_training.sh"
+RECIPE = """
+variant = "purnet-lite0"
+seed = 1
+epoch_samples = 4
+held_out_percent = 20
+sources = [{ folder = "discs" }]
+superpixels = { count = 12 }
+
+[[stages]]
+attention = false
+iterations = 2
+batch_size = 2
+image_size = 64
+learning_rate = 1e-3
+weights = { structure = 1.0 }
+"""
+
+
+@pytest.fixture
+def root(pristine: Path, tmp_path: Path) -> Path:
+    """A data root whose only set holds a photo that is larger than what is packed."""
+    shutil.copytree(pristine, tmp_path / "root" / "discs")
+    for part, mode in (("image", "RGB"), ("mask", "L")):
+        path = tmp_path / "root" / "discs" / part / "0.png"
+        with Image.open(path) as image:
+            image.convert(mode).resize((640, 480)).save(path)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Recipe:
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return load_recipe(tmp_path / "recipe.toml")
+
+
+def test_names_split_and_pictures_stay(root: Path, settings: Recipe, tmp_path: Path) -> None:
+    pieces = pack(settings, root, tmp_path / "out", piece_bytes=70_000)
+    assert len(pieces) > 1
+    assert sorted((tmp_path / "out").iterdir()) == pieces
+    for piece in pieces:
+        assert piece.stat().st_size <= 70_000
+        with tarfile.open(piece) as tar:
+            tar.extractall(tmp_path / "unpacked", filter="data")
+
+    cache = tmp_path / "unpacked" / "superpixels"
+    kept = set(cache.iterdir())
+    before = load_data(settings, root, tmp_path / "cache")
+    after = load_data(settings, tmp_path / "unpacked" / "data", cache)
+    assert [pair.stem for pair in after.train] == [pair.stem for pair in before.train]
+    assert [pair.stem for pair in after.validation] == [pair.stem for pair in before.validation]
+    assert set(after.regions or []) == kept
+    for old, new in zip(before.train, after.train, strict=True):
+        with Image.open(new.image) as photo, Image.open(new.mask) as mask:
+            assert max(photo.size) <= 320
+            assert mask.size == photo.size
+            for packed, path in ((photo, old.image), (mask, old.mask)):
+                with Image.open(path) as original:
+                    small = original.convert(packed.mode).resize(packed.size, 3)
+                difference = np.asarray(small, float) - np.asarray(packed, float)
+                assert np.abs(difference).mean() < 20
+
+
+def test_the_same_data_gives_the_same_bytes(root: Path, settings: Recipe, tmp_path: Path) -> None:
+    (one,), (other,) = (pack(settings, root, tmp_path / name) for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+
+
+@pytest.mark.slow
+def test_training_in_stretches_on_lent_machines_equals_training_at_once(
+    root: Path, settings: Recipe, tmp_path: Path
+) -> None:
+    pieces = pack(settings, root, tmp_path / "pack")
+
+    def stretch(name: str, *carried: Path, minutes: str) -> Path:
+        """One stretch on a machine that holds nothing but what is carried there."""
+        work, out = tmp_path / name, tmp_path / f"{name}-out"
+        work.mkdir()
+        for path in (*pieces, *carried):
+            shutil.copy(path, work)
+        subprocess.run(
+            [SCRIPT, "stretch", work, out, "--recipe", tmp_path / "recipe.toml"],
+            env={**os.environ, "PYTHON": sys.executable, "MINUTES": minutes},
+            check=True,
+            capture_output=True,
+        )
+        assert all(path.stat().st_size <= 15 * 2**20 for path in out.iterdir())
+        return out
+
+    first = stretch("first", minutes="0")
+    second = stretch("second", *first.iterdir(), minutes="9")
+    whole = stretch("whole", minutes="9")
+
+    weights = []
+    for out in (second, whole):
+        subprocess.run([SCRIPT, "join", out, out / "run"], check=True)
+        weights.append(checkpoint.read(out / "run" / "resume.pt")[1])
+        checkpoint.load(out / "run" / "stage1-best.safetensors")
+    assert len(list(second.glob("resume.pt.part-*"))) > 1
+    assert all(torch.equal(weights[0][name], tensor) for name, tensor in weights[1].items())
