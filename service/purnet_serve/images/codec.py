@@ -16,10 +16,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from purnet.imaging import cutout, orientation, resize_mask, to_rgb, turned
+from purnet.imaging import UInt8Array, cutout, orientation, resize_mask, to_rgb, turned
 from purnet_serve.errors import ImageError, ServiceError, SideTooLongError, TooManyPixelsError
 from purnet_serve.images.header import Format, Header, read_header
-from purnet_serve.inference.backend import Mask, Pixels
 
 # Where it is allowed, a JPEG is decoded at 1/2, 1/4 or 1/8 while both sides stay this many times
 # the input size, so that the antialiased resize still has something to average.
@@ -68,7 +67,7 @@ class Options:
 class Decoded:
     """A photo at the model's size, and the size it is displayed at."""
 
-    pixels: Pixels
+    pixels: UInt8Array
     width: int
     height: int
     format: Format
@@ -135,7 +134,7 @@ def decode(
     return Decoded(pixels, width, height, header.format)
 
 
-def encode(mask: Mask, decoded: Decoded, upload: bytes | None, options: Options) -> Answer:
+def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Options) -> Answer:
     """Mask of the network -> the PNG that was asked for.
 
     `upload` may be None unless `options.needs_upload`. Mode `L` for masks, `RGBA` for cutouts, at
