@@ -25,7 +25,8 @@ from purnet.inference.parity import agreement
 from purnet.inference.torch_engine import EagerEngine
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load
 from purnet.network.variants import get
-from purnet_serve.images.codec import DRAFT_FACTOR, Limits, decode
+from purnet_serve.images.codec import DRAFT_FACTOR, decode
+from purnet_serve.images.header import Limits
 from purnet_serve.settings import Settings
 
 SIZE = get("purnet-lite0").input_size

@@ -28,7 +28,14 @@ class DeviceError(ModelError):
 
 
 class ImageError(ModelError, ValueError):
-    """The image is missing, broken, or none that is read."""
+    """The image is missing, broken, or none that is read.
+
+    `limit` is the bound that its file exceeds, where there is one.
+    """
+
+    def __init__(self, text: str, *, limit: int | None = None) -> None:
+        super().__init__(text)
+        self.limit = limit
 
 
 class NotFiniteError(ModelError):

@@ -102,19 +102,19 @@ def predict_all(
     """
     from PIL import Image
 
-    from purnet.imaging import cutout, open_image
+    from purnet.imaging import cutout, encode_png, open_image
     from purnet.io import write_atomically
 
     failed = []
     for source, target in targets.items():
         error: Exception | None = None
         try:
-            image = open_image(source)
+            image = open_image(source, keep_alpha=with_cutout)
             picture = Image.fromarray(predictor.predict(image))
             if with_cutout:
                 picture = cutout(image, picture)
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, partial(picture.save, format="PNG"))
+            write_atomically(target, partial(Path.write_bytes, data=encode_png(picture)))
         except (OSError, ValueError, Image.DecompressionBombError, ModelError) as caught:
             error = caught
             failed.append(source)

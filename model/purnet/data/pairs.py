@@ -14,7 +14,17 @@ import numpy as np
 from PIL import Image
 
 from purnet.errors import DatasetError
-from purnet.imaging import IMAGE_SUFFIXES, UInt8Array, as_displayed, decoding, displayed_size
+from purnet.imaging import (
+    IMAGE_SUFFIXES,
+    ImageError,
+    UInt8Array,
+    as_displayed,
+    decoding,
+    displayed_size,
+    orientation,
+    stored_samples,
+    turned,
+)
 
 
 class Layout(NamedTuple):
@@ -178,9 +188,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_truth(path: Path) -> UInt8Array:
     """`read_map` for ground truth, whose objects may be marked by other levels than white.
 
-    A mask that holds only 0 and 1 is stretched to 0 and 255. A palette mask that holds black and
-    one other colour, or black and any colour but greys, holds labels, as VOC and labelme write
-    them: what is not black is 255. Any other palette is read by its luminance, as a grey mask.
+    A mask that holds only 0 and 1, at any depth, is stretched to 0 and 255. A palette mask that
+    holds black and one other colour, or black and any colour but greys, holds labels, as VOC and
+    labelme write them: what is not black is 255. Any other palette is read by its luminance, as a
+    grey mask.
     """
     with opened(path) as image:
         truth = grey_levels(image)
@@ -188,13 +199,17 @@ def read_truth(path: Path) -> UInt8Array:
             colours = np.asarray(as_displayed(image))
             if _are_labels(colours):
                 return np.where(colours.any(axis=2), np.uint8(255), np.uint8(0))
+        samples = stored_samples(image)
+        if samples is not None and samples.max() == 1 and np.isin(samples, (0, 1)).all():
+            marks = Image.fromarray(np.where(samples == 1, np.uint8(255), np.uint8(0)))
+            return np.asarray(turned(marks, orientation(image)))
     return truth * np.uint8(255) if truth.max() == 1 else truth
 
 
 def grey_levels(image: Image.Image) -> UInt8Array:
     """(H, W) uint8 of an opened image; see `read_map`."""
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-        raise ValueError("it has transparency, so it is a cutout and not a mask")
+        raise ImageError("it has transparency, so it is a cutout and not a mask")
     return np.asarray(as_displayed(image).convert("L"))
 
 

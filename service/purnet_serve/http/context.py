@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
-from purnet_serve.images.codec import BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL, Limits
+from purnet_serve.images.codec import MASK_BYTES_PER_PIXEL
+from purnet_serve.images.header import BYTES_PER_PIXEL, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.cpus import available_cpus

@@ -14,6 +14,7 @@ from purnet_serve.http.problem_details import COMMON_HEADERS, EXAMPLE_ID, descri
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import read_upload
 from purnet_serve.images import codec
+from purnet_serve.images.header import check_header, decoding_bytes
 from purnet_serve.observability.labels import Stage
 from purnet_serve.settings import Settings
 
@@ -82,7 +83,7 @@ async def _answer(
     }
     if answer.box is not None:
         headers["X-Foreground-Box"] = ",".join(map(str, answer.box))
-    return Response(answer.body, media_type="image/png", headers=headers)
+    return Response(answer.body, media_type=answer.media_type, headers=headers)
 
 
 async def _decode(service: ServiceContext, context: RequestContext, image: bytes) -> codec.Decoded:
@@ -94,8 +95,8 @@ async def _decode(service: ServiceContext, context: RequestContext, image: bytes
     try:
         async with context.timed(Stage.DECODE):
             decoded = await pool.run_measured(
-                lambda: codec.check_header(image, limits),
-                codec.decoding_bytes,
+                lambda: check_header(image, limits),
+                decoding_bytes,
                 lambda header: codec.decode(image, size, limits, header, reduced_jpeg=reduced),
             )
     finally:

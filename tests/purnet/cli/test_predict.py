@@ -226,11 +226,11 @@ def test_a_full_disk_leaves_the_mask_that_was_there_and_no_part(
 ) -> None:
     (tmp_path / "RGB.png").write_bytes(b"old")
 
-    def save(_image: Image.Image, file: Path, **_options: object) -> None:
-        file.write_bytes(b"half")
+    def write(file: Path, data: bytes) -> None:
+        file.write_text("half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Image.Image, "save", save)
+    monkeypatch.setattr(Path, "write_bytes", write)
     targets = plan([photos / "RGB.png"], tmp_path)
     assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [*targets]
     assert (tmp_path / "RGB.png").read_bytes() == b"old"

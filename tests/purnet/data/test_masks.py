@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
+from image_files import raw_png
 from photos import scene, unknown_pixel_format, with_orientation
 from PIL import Image
 
@@ -44,6 +47,42 @@ def test_a_truth_of_zeros_and_ones_is_stretched(tmp_path):
     path = tmp_path / "mask.png"
     Image.fromarray((RAMP > 100).astype(np.uint8)).save(path)
     np.testing.assert_array_equal(read_truth(path), np.where(RAMP > 100, 255, 0))
+
+
+@pytest.mark.parametrize("value", [1, 6])
+@pytest.mark.parametrize(
+    "kind", ["1", "L", "P", "I;16", "I", "F", "RGB", "2 bits", "4 bits", "TIFF of 4 bits"]
+)
+def test_zeros_and_ones_of_any_depth_are_black_and_white(tmp_path, kind, value):
+    path, exif = tmp_path / "mask.png", with_orientation(value)
+    marks = np.array([[0, 1, 0], [1, 1, 0]], np.uint8)
+    if kind in ("2 bits", "4 bits"):
+        depth = int(kind[0])
+        bits = marks[..., None] >> np.arange(depth)[::-1] & 1
+        rows = np.packbits(bits.reshape(2, -1), axis=1).tobytes()
+        block = (b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+        path.write_bytes(raw_png(3, 2, depth, 0, rows, block))
+    elif kind == "TIFF of 4 bits":
+        tags = [(256, 3), (257, 2), (258, 4), (259, 1), (262, 1), (273, 8), (274, value), (278, 2)]
+        tags.append((279, 4))
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, number) for tag, number in tags)
+        head = struct.pack("<4sI", b"II*\0", 12) + b"\x01\x00\x11\x00"
+        path.write_bytes(head + struct.pack("<H", len(tags)) + entries + bytes(4))
+    else:
+        types = {"1": bool, "I;16": np.uint16, "I": np.int32, "F": np.float32}
+        mask = Image.fromarray(marks.astype(types.get(kind, np.uint8)))
+        if kind == "P":
+            mask.putpalette([0, 0, 0, 1, 1, 1])
+        path = path.with_suffix(".tif" if kind in ("I", "F") else ".png")
+        (mask.convert("RGB") if kind == "RGB" else mask).save(path, exif=exif)
+    truth = marks * 255 if value == 1 else np.rot90(marks * 255, -1)
+    np.testing.assert_array_equal(read_truth(path), truth)
+
+
+def test_a_soft_mask_of_two_low_levels_is_left_as_it_is(tmp_path):
+    path = tmp_path / "mask.png"
+    path.write_bytes(raw_png(4, 1, 2, 0, b"\x1b"))
+    np.testing.assert_array_equal(read_truth(path), [[0, 85, 170, 255]])
 
 
 def test_any_other_truth_is_left_as_it_is(tmp_path):
@@ -117,7 +156,7 @@ def test_the_size_is_the_one_it_is_read_at(tmp_path, mode, suffix, value):
 def test_a_file_that_pillow_fails_on_in_its_own_way_is_named(tmp_path):
     path = tmp_path / "map.png"
     path.write_bytes(unknown_pixel_format())
-    with pytest.raises(UnreadableError, match=r"map\.png cannot be read: it is damaged"):
+    with pytest.raises(UnreadableError, match=r"map\.png cannot be read: the image is broken"):
         read_map(path)
 
 

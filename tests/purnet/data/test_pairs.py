@@ -73,7 +73,7 @@ def test_a_truncated_photo_is_skipped_and_named(tmp_path):
     assert [pair.stem for pair in found.pairs] == ["b"]
     [(path, reason)] = found.skipped
     assert path == photo
-    assert "image file is truncated" in reason
+    assert "the JPEG image is cut short" in reason
 
 
 def test_a_file_that_pillow_fails_on_in_its_own_way_is_skipped_and_named(tmp_path):
@@ -82,7 +82,7 @@ def test_a_file_that_pillow_fails_on_in_its_own_way_is_skipped_and_named(tmp_pat
     photo.write_bytes(unknown_pixel_format())
     [(path, reason)] = find_pairs(tmp_path).skipped
     assert path == photo
-    assert "damaged" in reason
+    assert "the image is broken" in reason
 
 
 def test_a_text_file_called_png_is_skipped_and_named(tmp_path):

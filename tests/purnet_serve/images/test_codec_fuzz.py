@@ -7,13 +7,16 @@ import tracemalloc
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from image_files import apng, heic
 from photos import encoded, scene, with_orientation
 from PIL import Image
 
+from purnet.imaging import FORMATS
 from purnet_serve.errors import ServiceError
-from purnet_serve.images.codec import Limits, Options, decode, encode
+from purnet_serve.images.codec import Options, decode, encode
+from purnet_serve.images.header import Limits
 
-LIMITS = Limits(max_pixels=200_000, max_side=2000)
+LIMITS = Limits(max_pixels=200_000, max_side=2000, formats=FORMATS)
 SIZE = 32
 
 ORIGINALS = [
@@ -27,6 +30,21 @@ ORIGINALS = [
     encoded(scene(), "WEBP"),
     encoded(scene().convert("RGBA"), "WEBP", lossless=True),
     encoded(scene(), "WEBP", save_all=True, append_images=[scene().rotate(180)]),
+    encoded(Image.new("RGB", (40, 30), "red"), "PNG", transparency=(255, 0, 0)),
+    apng([(scene(40, 20), 7, 5), (scene(), 0, 0)], default=scene()),
+    encoded(scene(), "JPEG", progressive=True)[:-2],
+    encoded(scene(), "MPO", save_all=True, append_images=[scene()]),
+    encoded(scene(), "AVIF", exif=with_orientation(5)),
+    encoded(scene().convert("RGBA"), "AVIF"),
+    encoded(scene(), "AVIF", save_all=True, append_images=[scene().rotate(180)]),
+    heic(),
+    heic("scene-alpha"),
+    encoded(scene().quantize(16), "GIF", transparency=3, comment=b"c" * 300),
+    encoded(scene(), "BMP"),
+    encoded(scene().quantize(16), "BMP"),
+    encoded(scene(), "TIFF", compression="tiff_lzw", exif=with_orientation(6)),
+    encoded(scene(), "TIFF", compression="jpeg"),
+    encoded(scene().convert("F"), "TIFF", big_tiff=True),
 ]
 
 
@@ -72,7 +90,19 @@ def test_damaged_files_are_answered_or_refused(upload: bytes) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x00\x00\x00\x00WEBPVP8 "]),
+    st.sampled_from(
+        [
+            b"\xff\xd8\xff",
+            b"\x89PNG\r\n\x1a\n",
+            b"RIFF\x00\x00\x00\x00WEBPVP8 ",
+            b"\x00\x00\x00\x18ftypheic",
+            b"\x00\x00\x00\x18ftypavif",
+            b"GIF89a",
+            b"II*\x00",
+            b"MM\x00+",
+            b"BM",
+        ]
+    ),
     st.binary(max_size=400),
 )
 def test_garbage_behind_magic_bytes_is_answered_or_refused(magic: bytes, rest: bytes) -> None:
