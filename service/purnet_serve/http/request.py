@@ -52,14 +52,14 @@ class RequestContext:
 
     @asynccontextmanager
     async def timed(self, stage: Stage, until: float | None = None) -> AsyncIterator[None]:
-        """Time a stage; end it at the deadline, or earlier at `until`.
+        """Time a stage, the upload from its first header; end it at the deadline or at `until`.
 
         Raises `DeadlineError`, or `UploadTimeoutError` while the upload is received.
         """
         self.stage = stage
         until = self.deadline if until is None else min(until, self.deadline)
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = self.arrived if stage is Stage.RECEIVE else loop.time()
         try:
             async with asyncio.timeout_at(until):
                 yield

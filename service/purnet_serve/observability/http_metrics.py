@@ -7,6 +7,7 @@ of every label are a closed set, and each series exists, at 0, before the first 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,62 +37,47 @@ class HttpMetrics:
     """Requests as clients see them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
         self.registry = registry
         self._methods: dict[str, frozenset[str]] = {}
-        self._requests = Counter(
-            "purnet_requests",
-            "Requests answered.",
-            ("route", "method", "status"),
-            registry=registry,
+        self._requests = counter(
+            "purnet_requests", "Requests answered.", ("route", "method", "status")
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = histogram(
             "purnet_request_seconds",
             "Seconds from the first header to the last byte of the answer.",
             ("route",),
             buckets=SECONDS,
-            registry=registry,
         )
-        self._stage_seconds = Histogram(
+        self._stage_seconds = histogram(
             "purnet_stage_seconds",
-            "Seconds of a mask request by stage.",
-            ("stage",),
+            "Seconds of mask requests by stage.",
+            ["stage"],
             buckets=SECONDS,
-            registry=registry,
         )
-        self._errors = Counter(
-            "purnet_refusals",
-            "Requests answered with an error, by its code.",
-            ("reason",),
-            registry=registry,
+        self._errors = counter(
+            "purnet_refusals", "Requests answered with an error, by its code.", ["reason"]
         )
-        self._gone = Counter(
+        self._gone = counter(
             "purnet_client_gone",
-            "Requests whose client went away before the answer, by stage.",
-            ("stage",),
-            registry=registry,
+            "Requests whose client left first, by stage.",
+            ["stage"],
         )
-        self._body_bytes = Histogram(
-            "purnet_body_bytes", "Bytes of image uploads.", buckets=BYTES, registry=registry
+        self._body_bytes = histogram("purnet_body_bytes", "Bytes of image uploads.", buckets=BYTES)
+        self._megapixels = histogram(
+            "purnet_image_megapixels", "Megapixels of decoded images.", buckets=MEGAPIXELS
         )
-        self._megapixels = Histogram(
-            "purnet_image_megapixels",
-            "Megapixels of decoded images.",
-            buckets=MEGAPIXELS,
-            registry=registry,
+        self._requests_in_flight = gauge(
+            "purnet_requests_in_flight", "Admitted requests not yet answered."
         )
-        self._requests_in_flight = Gauge(
-            "purnet_requests_in_flight", "Admitted requests not yet answered.", registry=registry
+        self._bytes_in_flight = gauge(
+            "purnet_bytes_in_flight", "Bytes of uploads held or reserved."
         )
-        self._bytes_in_flight = Gauge(
-            "purnet_bytes_in_flight", "Bytes of uploads held or reserved.", registry=registry
-        )
-        self._answer_bytes = Gauge(
-            "purnet_answer_bytes", "Bytes of answers being encoded or sent.", registry=registry
-        )
-        self._pixel_bytes = Gauge(
-            "purnet_pixel_bytes",
-            "Bytes of decoded pixels that threads at work may hold.",
-            registry=registry,
+        self._answer_bytes = gauge("purnet_answer_bytes", "Bytes of answers being encoded or sent.")
+        self._pixel_bytes = gauge(
+            "purnet_pixel_bytes", "Bytes of decoded pixels that threads at work may hold."
         )
         for stage in Stage:
             self._stage_seconds.labels(stage)

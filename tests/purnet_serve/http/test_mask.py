@@ -104,9 +104,13 @@ async def test_parameters_may_be_form_fields(live: Live) -> None:
         ("threshold=256", "threshold"),
         ("threshold=-1", "threshold"),
         ("threshold=+1", "threshold"),
+        ("threshold=%2B1", "threshold"),
+        ("threshold=1_0", "threshold"),
+        ("threshold=%D9%A3", "threshold"),
         ("threshold=", "threshold"),
         ("threshold=1&threshold=2", "threshold"),
         ("colour=red", "colour"),
+        ("colour=red&colour=blue", "colour"),
     ],
 )
 async def test_bad_parameters_are_named(live: Live, query: str, named: str) -> None:
@@ -114,6 +118,25 @@ async def test_bad_parameters_are_named(live: Live, query: str, named: str) -> N
     assert answer.status_code == 400
     assert answer.json()["code"] == "bad_parameter"
     assert answer.json()["parameter"] == named
+
+
+@pytest.mark.parametrize(
+    ("query", "actual"),
+    [("output=png", "png"), ("threshold=300", "300"), ("threshold=1_0", "1_0"), ("size=", "")],
+)
+async def test_a_bad_value_is_quoted_with_what_it_must_be(
+    live: Live, query: str, actual: str
+) -> None:
+    problem = (await live.client.post(f"/v1/mask?{query}", content=PHOTO)).json()
+    assert problem["actual"] == actual
+    assert "must be" in problem["detail"]
+
+
+async def test_form_fields_are_checked_like_parameters(live: Live) -> None:
+    answer = await live.client.post("/v1/mask", files={"image": PHOTO}, data={"threshold": "+1"})
+    problem = answer.json()
+    assert (answer.status_code, problem["code"]) == (400, "bad_parameter")
+    assert (problem["parameter"], problem["actual"]) == ("threshold", "+1")
 
 
 async def test_a_parameter_in_query_and_form_is_given_twice(live: Live) -> None:
@@ -128,7 +151,7 @@ async def test_an_unknown_form_field_is_refused_at_its_header(live: Live) -> Non
     assert (answer.status_code, answer.json()["parameter"]) == (400, "other")
 
 
-@pytest.mark.parametrize("value", ["0", "99", "60001", "1.5", "soon", "-5", ""])
+@pytest.mark.parametrize("value", ["0", "99", "60001", "1.5", "soon", "-5", "", "+500", "1_000"])
 async def test_a_bad_timeout_is_named(live: Live, value: str) -> None:
     answer = await live.client.post("/v1/mask", content=PHOTO, headers={"X-Timeout-Ms": value})
     assert (answer.status_code, answer.json()["parameter"]) == (400, "X-Timeout-Ms")
