@@ -32,9 +32,15 @@ class Backbone(nn.Module):
     """Image pixels per feature position of each level, finest first."""
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    stem_channels: int | None = None
+    """Channels of the features that `stem` gives at stride 2; None where it gives no such ones."""
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Normalised (N, 3, H, W) -> per level (N, channels[i], H / strides[i], W / strides[i])."""
+        raise NotImplementedError
+
+    def from_stem(self, x: Tensor) -> list[Tensor]:
+        """Features at stride 2, as `stem` gives them -> what `forward` returns."""
         raise NotImplementedError
 
     def classifier(self) -> nn.Module:
@@ -115,6 +121,7 @@ class EfficientNetLite0(Backbone):
 
     channels = tuple(LITE0_STAGES[index].channels for index in LITE0_LEVELS)
     strides = (4, 8, 16, 32)
+    stem_channels = LITE0_STEM
     mean = (127 / 255, 127 / 255, 127 / 255)
     std = (128 / 255, 128 / 255, 128 / 255)
 
@@ -140,7 +147,10 @@ class EfficientNetLite0(Backbone):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """See `Backbone.forward`."""
-        x = self.stem(images)
+        return self.from_stem(self.stem(images))
+
+    def from_stem(self, x: Tensor) -> list[Tensor]:
+        """See `Backbone.from_stem`."""
         features = []
         for index, stage in enumerate(self.stages):
             x = stage(x)

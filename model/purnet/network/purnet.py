@@ -224,13 +224,46 @@ class PurificationBranch(nn.Module):
         self.refine = refine
         self.head = head
 
-    def forward(self, x: Tensor, attentions: Attentions | None) -> Tensor:
-        """(N, C, h, w), (A, R) of that shape -> saliency logits (N, 1, h', w')."""
+    def purify(self, x: Tensor, attentions: Attentions | None) -> Tensor:
+        """(N, C, h, w), (A, R) of that shape -> purified features of that shape."""
         if self.refine is not None and attentions is not None:
             promotion, rectification = attentions
             x = self.refine(x * (1 + promotion)) * (1 + rectification)
-        logits: Tensor = self.head(x)
+        return x
+
+    def forward(self, x: Tensor, attentions: Attentions | None) -> Tensor:
+        """(N, C, h, w), (A, R) of that shape -> saliency logits (N, 1, h', w')."""
+        logits: Tensor = self.head(self.purify(x, attentions))
         return logits
+
+
+class EdgeRefinement(nn.Module):
+    """A last step at stride 2: the finest level's saliency, corrected by the backbone's stem.
+
+    It starts as bilinear upsampling.
+    """
+
+    def __init__(self, *, stem_channels: int, width: int, channels: int = 16) -> None:
+        super().__init__()
+        self.stem = separable_block(stem_channels, channels, 1)
+        self.features = separable_block(width, channels, 1)
+        self.mix = separable_block(2 * channels + 1, channels, 3)
+        self.logits = nn.Conv2d(channels, 1, 1)
+        nn.init.zeros_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, stem: Tensor, features: Tensor, logits: Tensor) -> Tensor:
+        """Stem features (N, C', 2h, 2w), level-1 features (N, C, h, w) and logits (N, 1, h, w).
+
+        Returns logits (N, 1, 2h, 2w).
+        """
+        size = stem.shape[-2:]
+        logits = resize_logits(logits, size)
+        fine = F.interpolate(
+            self.features(features), size=size, mode="bilinear", align_corners=False
+        )
+        correction: Tensor = self.logits(self.mix(torch.cat([self.stem(stem), fine, logits], 1)))
+        return logits + correction
 
 
 # --- subnetworks -------------------------------------------------------------------------------
@@ -258,25 +291,43 @@ class AttentionSubnetwork(nn.Module):
 
 
 class PurificationSubnetwork(nn.Module):
-    """Purification: a pyramid and one branch a level."""
+    """Purification: a pyramid, one branch a level and, in some variants, a last step for edges."""
 
-    def __init__(self, *, pyramid: Pyramid, branches: Sequence[PurificationBranch]) -> None:
+    def __init__(
+        self,
+        *,
+        pyramid: Pyramid,
+        branches: Sequence[PurificationBranch],
+        edges: EdgeRefinement | None = None,
+    ) -> None:
         super().__init__()
         self.pyramid = pyramid
         self.branches = nn.ModuleList(branches)
+        self.edges = edges
 
     def forward(
-        self, features: Sequence[Tensor], attentions: Sequence[Attentions | None]
+        self,
+        features: Sequence[Tensor],
+        attentions: Sequence[Attentions | None],
+        stem: Tensor | None = None,
     ) -> list[Tensor]:
         """Backbone features, attentions of the finest levels -> saliency logits of those levels.
 
-        As many levels are computed as attentions are given; None stands for a level without.
+        As many levels are computed as attentions are given; None stands for a level without. With
+        `edges` and stem features the refined logits come before them.
         """
         sums = self.pyramid(features)
-        return [
-            branch(x, attention)
-            for branch, x, attention in zip(self.branches, sums, attentions, strict=False)
+        branches = [cast("PurificationBranch", branch) for branch in self.branches]
+        purified = [
+            branch.purify(x, attention)
+            for branch, x, attention in zip(branches, sums, attentions, strict=False)
         ]
+        logits: list[Tensor] = [
+            branch.head(x) for branch, x in zip(branches, purified, strict=False)
+        ]
+        if self.edges is not None and stem is not None:
+            logits.insert(0, self.edges(stem, purified[0], logits[0]))
+        return logits
 
 
 # --- network -----------------------------------------------------------------------------------
@@ -287,7 +338,8 @@ class PurNetOutput:
     """Logits of every level, finest first, each (N, 1, h', w') at its head's own resolution.
 
     Saliency, promotion and object logits go through a sigmoid, error logits through tanh. Without
-    attentions (training stage 1) only `saliency` has entries.
+    attentions (training stage 1) only `saliency` has entries. Where the variant refines edges,
+    `saliency` has one more than there are levels: the refined one, before all others.
     """
 
     saliency: list[Tensor]
@@ -349,41 +401,46 @@ class PurNet(nn.Module):
         def cut(x: Tensor) -> Tensor:
             return x.detach() if isolate else x
 
-        features = self._features(images)
+        features, stem = self._features(images)
         if self.promotion is None or self.rectification is None:
-            return PurNetOutput(saliency=self.purification(features, [None] * len(features)))
+            return PurNetOutput(saliency=self.purification(features, [None] * len(features), stem))
         shared = [cut(x) for x in features]
         promoted = self.promotion(shared)
         rectified = self.rectification(shared)
         attentions = [(cut(p[0]), cut(r[0])) for p, r in zip(promoted, rectified, strict=True)]
         return PurNetOutput(
-            saliency=self.purification(features, attentions),
+            saliency=self.purification(features, attentions, stem),
             promotion=[logits for _, logits in promoted],
             object=[logits for _, logits, _ in rectified],
             error=[logits for _, _, logits in rectified],
         )
 
     def predict(self, images: Tensor) -> Tensor:
-        """Level-1 saliency logits at image size, (N, 1, H, W): sigmoid gives the saliency map.
+        """The finest saliency logits at image size, (N, 1, H, W): sigmoid gives the saliency map.
 
         Computes only what they depend on. Equal, bit for bit, to `forward(images).saliency[0]`
         brought to image size by `resize_logits`.
         """
-        features = self._features(images)
+        features, stem = self._features(images)
         attentions: Attentions | None = None
         if self.promotion is not None and self.rectification is not None:
             attentions = self.promotion.finest(features), self.rectification.finest(features)
-        (logits,) = self.purification(features, [attentions])
+        logits = self.purification(features, [attentions], stem)[0]
         return resize_logits(logits, images.shape[-2:])
 
-    def _features(self, images: Tensor) -> list[Tensor]:
+    def _features(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
+        """Backbone features and, for a variant that refines edges, those of its stem."""
         height, width = images.shape[-2:]
         if height % self.stride or width % self.stride:
             raise ValueError(
                 f"image sides must be multiples of {self.stride}, got {height} x {width}"
             )
-        features: list[Tensor] = self.backbone(self.normalize(images))
-        return features
+        normalized = self.normalize(images)
+        if self.purification.edges is None:
+            features: list[Tensor] = self.backbone(normalized)
+            return features, None
+        stem: Tensor = cast("nn.Module", self.backbone.stem)(normalized)
+        return self.backbone.from_stem(stem), stem
 
 
 def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:

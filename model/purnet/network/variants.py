@@ -3,6 +3,7 @@
 | name | backbone | width | blocks | promotion | upsampling | for |
 |---|---|---|---|---|---|---|
 | `purnet-lite0` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
+| `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | sharper edges |
 | `purnet-resnet50` | ResNet-50, dilated | 128 | dense | softmax | transposed | released weights |
 | `purnet-vgg16` | VGG-16 | 128 | dense | softmax | transposed | the paper's other backbone |
 | `timm/<name>` | any timm features | 64 | separable | gates | bilinear | your own backbone |
@@ -22,6 +23,7 @@ from purnet.network.backbones import VGG16, Backbone, EfficientNetLite0, ResNet5
 from purnet.network.purnet import (
     AttentionSubnetwork,
     BilinearUpsample,
+    EdgeRefinement,
     GatePromotion,
     Head,
     PromotionBranch,
@@ -53,6 +55,8 @@ class Variant:
     `lite`: separable blocks, gated promotion, bilinear upsampling, maps at level size."""
     input_size: int = 320
     """Side of the square photos are resized to for prediction, in pixels."""
+    refine_edges: bool = False
+    """Whether a last step at stride 2, from the backbone's stem, corrects the finest map."""
 
     @property
     def strides(self) -> tuple[int, ...] | None:
@@ -64,6 +68,7 @@ VARIANTS = {
     variant.name: variant
     for variant in (
         Variant("purnet-lite0", EfficientNetLite0, width=64, style="lite"),
+        Variant("purnet-lite0-s2", EfficientNetLite0, width=64, style="lite", refine_edges=True),
         Variant("purnet-resnet50", ResNet50, width=128, style="released"),
         Variant("purnet-vgg16", VGG16, width=128, style="released"),
     )
@@ -104,8 +109,14 @@ def build(name: str = DEFAULT_VARIANT, *, attention: bool = True) -> PurNet:
     def head(level: int) -> Head:
         return parts.head(backbone.strides[level])
 
+    edges = None
+    if variant.refine_edges:
+        if backbone.stem_channels is None:
+            raise ModelError(f"{name}: its backbone gives no features at stride 2")
+        edges = EdgeRefinement(stem_channels=backbone.stem_channels, width=variant.width)
     purification = PurificationSubnetwork(
         pyramid=pyramid(),
+        edges=edges,
         branches=[
             PurificationBranch(
                 refine=parts.block(variant.width, variant.width, 3) if attention else None,

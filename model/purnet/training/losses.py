@@ -8,7 +8,7 @@ a GPU need not wait.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -97,10 +97,11 @@ def boundary_weights(truth: Tensor, boundary: float) -> Tensor:
 class Criterion:
     """The training losses of one stage.
 
-    Each term is the sum over levels, weighted by `levels` (finest first). Targets are brought to
-    each map's own size: the truth by averaging, regions by nearest neighbour. `boundary` is how
-    much more the saliency term counts pixels near the object's boundary. Without `single_sigmoid`
-    the structure term sees the sigmoid of saliency, as released.
+    Each term is the sum over levels, weighted by `levels` (finest first). Where the network refines
+    edges, its refined map counts in saliency and IoU as much as that of the finest level. Targets
+    are brought to each map's own size: the truth by averaging, regions by nearest neighbour.
+    `boundary` is how much more the saliency term counts pixels near the object's boundary. Without
+    `single_sigmoid` the structure term sees the sigmoid of saliency, as released.
     """
 
     def __init__(
@@ -124,9 +125,19 @@ class Criterion:
         truth (N, 1, H, W) float32 in [0, 1]; regions (N, 1, H, W) int64 below `region_count`, of
         which nothing is asked without the structure term.
         """
+        refined = len(output.saliency) - len(self.levels)
+        levels = replace(output, saliency=output.saliency[refined:])
+        found = [
+            (factor, self._level(levels, level, truth, regions, region_count))
+            for level, factor in enumerate(self.levels)
+        ]
+        found += [
+            (self.levels[0], self._refined(logits.float(), truth))
+            for logits in output.saliency[:refined]
+        ]
         losses: dict[str, Tensor] = {}
-        for level, factor in enumerate(self.levels):
-            for name, loss in self._level(output, level, truth, regions, region_count).items():
+        for factor, terms in found:
+            for name, loss in terms.items():
                 losses[name] = losses.get(name, truth.new_zeros(())) + factor * loss
         return losses
 
@@ -146,7 +157,8 @@ class Criterion:
         weights = self.weights
         losses: dict[str, Tensor] = {}
         if weights.saliency:
-            losses["saliency"] = self._saliency(output, level, truth)
+            error = output.error[level].detach().float() if output.error else None
+            losses["saliency"] = self._saliency(logits, truth, error)
         if weights.structure:
             nearest = F.interpolate(regions.to(truth.dtype), size=(height, width))
             compared = saliency if self.single_sigmoid else saliency.sigmoid()
@@ -171,13 +183,22 @@ class Criterion:
             )
         return losses
 
-    def _saliency(self, output: PurNetOutput, level: int, truth: Tensor) -> Tensor:
-        """Cross-entropy, weighted by 1 + |predicted error| where there is an error head."""
+    def _refined(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
+        height, width = logits.shape[-2:]
+        truth = F.adaptive_avg_pool2d(truth, (height, width))
+        losses: dict[str, Tensor] = {}
+        if self.weights.saliency:
+            losses["saliency"] = self._saliency(logits, truth, None)
+        if self.weights.iou:
+            losses["iou"] = iou_loss(logits.sigmoid(), truth)
+        return losses
+
+    def _saliency(self, logits: Tensor, truth: Tensor, error: Tensor | None) -> Tensor:
+        """Cross-entropy, weighted by 1 + |predicted error| where there are error logits."""
         weight = boundary_weights(truth, self.boundary) if self.boundary else None
-        if output.error:
-            error = 1 + output.error[level].detach().float().tanh().abs()
-            weight = error if weight is None else weight * error
-        logits = output.saliency[level].float()
+        if error is not None:
+            expected = 1 + error.tanh().abs()
+            weight = expected if weight is None else weight * expected
         return F.binary_cross_entropy_with_logits(logits, truth, weight=weight)
 
 

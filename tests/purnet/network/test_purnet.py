@@ -137,7 +137,7 @@ def test_resize_logits_leaves_the_right_size_alone() -> None:
 @torch.no_grad()
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 160)])
 @pytest.mark.parametrize("attention", [False, True])
-@pytest.mark.parametrize("name", ["purnet-lite0", "purnet-resnet50", "purnet-vgg16"])
+@pytest.mark.parametrize("name", variants.VARIANTS)
 def test_predict_is_the_finest_map_of_forward(
     name: str, attention: bool, height: int, width: int
 ) -> None:
@@ -150,7 +150,26 @@ def test_predict_is_the_finest_map_of_forward(
     assert logits.shape == (2, 1, height, width)
     assert torch.equal(logits, resize_logits(output.saliency[0], (height, width)))
     levels = len(network.backbone.strides)
-    assert [len(maps) for maps in astuple(output)] == [levels, *[levels * attention] * 3]
+    maps = levels + variants.get(name).refine_edges
+    assert [len(found) for found in astuple(output)] == [maps, *[levels * attention] * 3]
+
+
+@torch.no_grad()
+def test_a_refinement_of_edges_starts_as_upsampling_and_acts_at_stride_2(lite: PurNet) -> None:
+    network = variants.build("purnet-lite0-s2").eval()
+    left = network.load_state_dict(lite.state_dict(), strict=False)
+    assert not left.unexpected_keys
+    assert {key.rsplit(".edges.")[0] for key in left.missing_keys} == {"purification"}
+    images = _images(1, 3, 64, 96)
+
+    refined, finest = network(images).saliency[:2]
+    assert refined.shape == (1, 1, 32, 48)
+    assert torch.equal(finest, lite(images).saliency[0])
+    assert torch.equal(refined, resize_logits(finest, (32, 48)))
+
+    nn.init.ones_(network.purification.edges.logits.weight)
+    assert not torch.equal(network(images).saliency[0], refined)
+    assert torch.equal(network(images).saliency[1], finest)
 
 
 @torch.no_grad()
@@ -190,7 +209,7 @@ def _reached(network: PurNet, logits: list[Tensor]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["purnet-lite0", "purnet-resnet50"])
+@pytest.mark.parametrize("name", ["purnet-lite0", "purnet-lite0-s2", "purnet-resnet50"])
 def test_isolated_losses_reach_only_their_own_parts(name: str) -> None:
     torch.manual_seed(0)
     network = variants.build(name)

@@ -26,8 +26,9 @@ def _predict_flop(network: PurNet, side: int) -> int:
     return counter.get_total_flops()
 
 
-def test_the_default_is_small() -> None:
-    network = _on_shapes(variants.DEFAULT_VARIANT)
+@pytest.mark.parametrize("name", [variants.DEFAULT_VARIANT, "purnet-lite0-s2"])
+def test_the_default_and_its_kin_are_small(name: str) -> None:
+    network = _on_shapes(name)
 
     assert sum(p.numel() for p in network.parameters()) <= 4_000_000
     assert _predict_flop(network, 320) <= 2.5e9
@@ -37,6 +38,7 @@ def test_the_default_is_small() -> None:
     ("name", "width", "strides", "promotion"),
     [
         ("purnet-lite0", 64, (4, 8, 16, 32), GatePromotion),
+        ("purnet-lite0-s2", 64, (4, 8, 16, 32), GatePromotion),
         ("purnet-resnet50", 128, (4, 4, 8, 16, 16), SoftmaxPromotion),
         ("purnet-vgg16", 128, (2, 4, 8, 16), SoftmaxPromotion),
     ],

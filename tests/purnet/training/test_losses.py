@@ -154,6 +154,17 @@ def test_every_level_counts_by_its_weight() -> None:
         assert fine[name] != coarse[name]
 
 
+def test_a_refined_map_counts_as_the_finest_level_does() -> None:
+    weights = LossWeights(saliency=1, iou=1)
+    output = output_of(8, attention=False)
+    criterion = Criterion(weights=weights, levels=[0.7, 0.25])
+    plain = criterion(output, *targets(), 5)
+    twice = criterion(PurNetOutput([output.saliency[0], *output.saliency]), *targets(), 5)
+    alone = Criterion(weights=weights, levels=[0.7, 0])(output, *targets(), 5)
+    for name, loss in twice.items():
+        assert loss.item() == pytest.approx((plain[name] + alone[name]).item()), name
+
+
 def test_every_term_reaches_its_own_head() -> None:
     weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     output = output_of(8, attention=True)
@@ -230,12 +241,13 @@ def test_a_fault_at_the_boundary_costs_more_by_the_boundary_weight() -> None:
     assert cost(edge, 4.0) > 1.3 * cost(inside, 4.0)
 
 
-def test_a_step_reads_nothing_back_from_the_device() -> None:
+@pytest.mark.parametrize("variant", ["purnet-lite0", "purnet-lite0-s2"])
+def test_a_step_reads_nothing_back_from_the_device(variant: str) -> None:
     """Tensors on the meta device have no values: reading one raises."""
     weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     criterion = Criterion(weights=weights, levels=[1] * 4, boundary=4.0)
     with torch.device("meta"):
-        network = build("purnet-lite0")
+        network = build(variant)
         images, truth = torch.empty(2, 3, 64, 64), torch.empty(2, 1, 64, 64)
         regions = torch.empty(2, 1, 64, 64, dtype=torch.long)
         total = criterion.total(criterion(network(images), truth, regions, 30))
