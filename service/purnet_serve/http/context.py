@@ -45,8 +45,8 @@ class ServiceContext:
 def pool_threads(settings: Settings) -> tuple[int, int]:
     """Threads for decoding and for encoding.
 
-    Most of the CPUs belong to the network; but one huge photo must not hold up all others, so
-    there are two of each even on a small machine.
+    The network needs most of the CPUs; but one huge photo must not delay all others, so there are
+    two of each even on a small machine.
     """
     decode = settings.decode_threads or min(8, max(2, available_cpus() // 4))
     return decode, settings.encode_threads or decode

@@ -1,8 +1,8 @@
 """The outermost layer, in pure ASGI: every request begins and ends here.
 
-An image upload is refused, if it is, before its first byte is asked for: `receive()` is what makes
-the server send `100 Continue` and read on. FastAPI would read all of it before a dependency runs,
-and its middleware base class hides that a client has gone.
+An upload that is refused is refused before its first byte is asked for: `receive()` makes the
+server send `100 Continue` and read on. FastAPI would read all of it before a dependency runs, and
+Starlette's `BaseHTTPMiddleware` hides that a client has disconnected.
 """
 
 from __future__ import annotations

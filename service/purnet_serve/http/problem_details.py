@@ -63,7 +63,7 @@ def problem(
 
 
 def described(description: str, example: str | int, **schema: Any) -> dict[str, Any]:
-    """A header, or what two kinds of parameters have in common."""
+    """A header, as OpenAPI describes it; its type is that of the example."""
     kind = "integer" if isinstance(example, int) else "string"
     return {"description": description, "schema": {"type": kind, **schema}, "example": example}
 

@@ -24,7 +24,7 @@ from purnet_serve.http.parameters import MaskOptions, quoted
 from purnet_serve.http.request import ClientGoneError, RequestContext
 
 IMAGE_FIELDS = ("image", "file", "image_file")
-MAX_PARTS = 8  # an image and every parameter, and some more
+MAX_PARTS = 8  # more than an image and every parameter
 MAX_PART_HEADER_BYTES = 4096
 MAX_PART_HEADERS = 64
 MAX_FIELD_BYTES = 64
