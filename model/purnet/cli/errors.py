@@ -1,4 +1,4 @@
-"""How a command says that it cannot do what it was asked."""
+"""Errors of a command, as one sentence and an exit status."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def reported_errors(*, extra: str) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        told = str(error)
+        message = str(error)
         cause: Exception = error
     except ModuleNotFoundError as error:
-        told = f"{error}: pip install 'purnet-serve[{extra}]'"
+        message = f"{error}: pip install 'purnet-serve[{extra}]'"
         cause = error
     else:
         return
-    Console(stderr=True).print(told, markup=False, style="bold red", soft_wrap=True)
+    Console(stderr=True).print(message, markup=False, style="bold red", soft_wrap=True)
     raise typer.Exit(UNUSABLE) from cause

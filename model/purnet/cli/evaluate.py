@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from purnet.evaluation.plots import Pictures
     from purnet.evaluation.report import Report
-    from purnet.evaluation.scoring import Case, Cases, MapOf
+    from purnet.evaluation.scoring import ImageSet
+    from purnet.inference.predictor import Predictor
 
 INCOMPLETE = 1
 """Exit status when some images were left out."""
@@ -89,21 +90,21 @@ def evaluate(
         _check_writable("--json", json, folder=False)
     if report is not None:
         _check_writable("--report", report, folder=True)
-    errors = Console(stderr=True)
+    if processes is None:
+        processes = os.cpu_count() or 1
     with reported_errors(extra="torch,evaluate"):
+        from purnet.evaluation.scoring import saved_maps
+
+        predictor: Predictor | None = None
         if predictions is not None and ground_truth is not None:
-            maps, works = _saved(predictions, ground_truth, resize=resize)
+            maps, sets = str(predictions), [saved_maps(predictions, ground_truth, resize=resize)]
         else:
-            maps, works = _predicted(dataset or [], root, checkpoint, device or "auto")
-        wanted = os.cpu_count() or 1 if processes is None else processes
-        found = _score(maps, works, wanted, errors)
-        _hand_over(found, works, json, report)
-    if not all(result.complete for result in found.sets):
+            sets = _data_sets(dataset or [], root)
+            maps, predictor = _loaded(checkpoint, device or "auto")
+        scored = _score(maps, sets, predictor, processes, Console(stderr=True))
+        _write(scored, sets, predictor, json, report)
+    if not all(result.complete for result in scored.sets):
         raise typer.Exit(INCOMPLETE)
-
-
-Works = list[tuple["Cases", "MapOf"]]
-"""Data sets to score, each with what answers its images with a map."""
 
 
 def _check_usage(
@@ -114,7 +115,7 @@ def _check_usage(
     *,
     resize: bool,
 ) -> None:
-    """`of_model` holds, by name, what saved maps have no use for."""
+    """`of_model` holds, by name, options that saved maps have no use for."""
     if (predictions is None) == (not dataset) or (predictions is None) != (ground_truth is None):
         raise typer.BadParameter("give either PREDICTIONS and GROUND_TRUTH, or --dataset.")
     if dataset and resize:
@@ -124,12 +125,12 @@ def _check_usage(
 
 
 def _check_writable(option: str, path: Path, *, folder: bool) -> None:
-    """Tell of what could not be written at the end now, as far as it can be known."""
+    """Refuse now, as far as it can be known, what could not be written at the end."""
     try:
         place = next((part for part in (path, *path.parents) if part.exists()), Path())
         if place == path and path.is_dir() != folder:
-            is_now, wanted = ("a file", "a folder") if folder else ("a folder", "a file")
-            raise typer.BadParameter(f"{option} {path} is {is_now}; name {wanted}.")
+            is_now, expected = ("a file", "a folder") if folder else ("a folder", "a file")
+            raise typer.BadParameter(f"{option} {path} is {is_now}; name {expected}.")
         reason = None if place == path or place.is_dir() else f"{place} is not a folder"
         if reason is None and not os.access(place, os.W_OK):
             reason = f"{place} is read-only"
@@ -139,42 +140,33 @@ def _check_writable(option: str, path: Path, *, folder: bool) -> None:
         raise typer.BadParameter(f"{option} {path} cannot be written: {reason}.")
 
 
-def _saved(predictions: Path, ground_truth: Path, *, resize: bool) -> tuple[str, Works]:
-    from purnet.evaluation.scoring import folder_cases
+def _data_sets(datasets: list[str], root: Path | None) -> list[ImageSet]:
+    from purnet.errors import EvaluationError
+    from purnet.evaluation.scoring import dataset_to_predict
 
-    return str(predictions), [folder_cases(predictions, ground_truth, resize=resize)]
+    sets = [dataset_to_predict(dataset, root) for dataset in datasets]
+    if len({images.name for images in sets}) < len(sets):
+        raise EvaluationError("Two of the data sets have the same name; score them one by one.")
+    return sets
 
 
-def _predicted(
-    dataset: list[str], root: Path | None, checkpoint: Path | None, device: str
-) -> tuple[str, Works]:
-    from purnet.data.pairs import UnreadableError, opened
-    from purnet.errors import EvaluationError, NotFiniteError
-    from purnet.evaluation.scoring import dataset_cases
-    from purnet.imaging import UInt8Array, as_displayed
+def _loaded(checkpoint: Path | None, device: str) -> tuple[str, Predictor]:
+    """What the report says of the maps, and what predicts them."""
     from purnet.inference.factory import load
 
-    sets = [dataset_cases(wanted, root) for wanted in dataset]
-    if len({found.name for found in sets}) < len(sets):
-        raise EvaluationError("Two of the data sets have the same name; score them one by one.")
     predictor = load(checkpoint, device=device)
-
-    def predicted_map(case: Case) -> UInt8Array:
-        if case.photo is None:
-            raise UnreadableError(case.truth, "has no photo to predict from")
-        with opened(case.photo) as image:
-            photo = as_displayed(image)
-        try:
-            return predictor.predict(photo)
-        except NotFiniteError as error:
-            raise UnreadableError(case.photo, f"has no map: {error}") from error
-
     engine = predictor.engine
     maps = f"{predictor.variant}, sha256 {predictor.sha256}, {engine.name} on {engine.device}"
-    return maps, [(found, predicted_map) for found in sets]
+    return maps, predictor
 
 
-def _score(maps: str, works: Works, processes: int, console: Console) -> Report:
+def _score(
+    maps: str,
+    sets: list[ImageSet],
+    predictor: Predictor | None,
+    processes: int,
+    console: Console,
+) -> Report:
     from rich.progress import Progress
 
     from purnet.evaluation.report import Report
@@ -182,14 +174,20 @@ def _score(maps: str, works: Works, processes: int, console: Console) -> Report:
 
     results = []
     with Progress(console=console, transient=True) as progress:
-        for work, map_of in works:
-            task = progress.add_task(work.name, total=len(work.cases))
+        for images in sets:
+            task = progress.add_task(images.name, total=len(images.cases))
             advance = partial(progress.advance, task)
-            results.append(score(work, map_of, processes=processes, progress=advance))
+            results.append(score(images, predictor, processes=processes, progress=advance))
     return Report(maps=maps, sets=results)
 
 
-def _hand_over(found: Report, works: Works, json: Path | None, folder: Path | None) -> None:
+def _write(
+    report: Report,
+    sets: list[ImageSet],
+    predictor: Predictor | None,
+    json: Path | None,
+    folder: Path | None,
+) -> None:
     from rich.console import Console
 
     from purnet.errors import WriteError
@@ -197,28 +195,28 @@ def _hand_over(found: Report, works: Works, json: Path | None, folder: Path | No
     from purnet.evaluation.report import print_report, to_json
 
     console = Console()
-    print_report(found, console)
+    print_report(report, console)
     try:
         if json is not None:
             json.parent.mkdir(parents=True, exist_ok=True)
-            json.write_text(to_json(found), encoding="utf-8")
+            json.write_text(to_json(report), encoding="utf-8")
             console.print(f"Wrote {json}", markup=False, soft_wrap=True)
         if folder is not None:
-            pictures = {work.name: _pictures(work.cases, map_of) for work, map_of in works}
-            for path in write_report(found, folder, pictures):
+            pictures = {images.name: _pictures(images, predictor) for images in sets}
+            for path in write_report(report, folder, pictures):
                 console.print(f"Wrote {path}", markup=False, soft_wrap=True)
     except OSError as error:
         raise WriteError(f"The report cannot be written: {error}") from error
 
 
-def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
+def _pictures(images: ImageSet, predictor: Predictor | None) -> Pictures:
     from PIL import Image
 
     from purnet.data.pairs import read_truth
-    from purnet.evaluation.scoring import fitted
+    from purnet.evaluation.scoring import fitted, map_of
     from purnet.imaging import open_image
 
-    by_stem = {case.stem: case for case in cases}
+    by_stem = {case.stem: case for case in images.cases}
 
     def pictures(stem: str) -> tuple[Image.Image | None, Image.Image, Image.Image]:
         case = by_stem[stem]
@@ -228,7 +226,7 @@ def _pictures(cases: Iterable[Case], map_of: MapOf) -> Pictures:
             with suppress(OSError, ValueError, Image.DecompressionBombError):
                 photo = open_image(case.photo)
         truth = read_truth(case.truth)
-        saliency = fitted(map_of(case), truth)
+        saliency = fitted(map_of(case, predictor), truth)
         return photo, Image.fromarray(truth), Image.fromarray(saliency)
 
     return pictures

@@ -6,18 +6,16 @@ Beside our numbers stand those of the PurNet paper, as published.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from purnet.evaluation.metrics import METRICS, PREPARATION, ImageScore, Metric, score_set
+from purnet.evaluation.metrics import METRICS, PREPARATION, Metric
 
 _NAMED_AT_MOST = 10
-"""Missing or broken files listed on the terminal; the JSON file has them all."""
+"""Files listed on the terminal; the JSON file has them all."""
 
 SOURCE = (
     "Li, Su, Xia, Ma, Tian: Salient Object Detection with Purificatory Mechanism and Structural "
@@ -34,34 +32,28 @@ IMAGES = {
 }
 """Images of the paper's six data sets as published; another number is worth a remark."""
 
+COLUMNS = ("mae", "weighted_f", "purnet_f")
+"""Which of our metrics the paper's columns MAE, wF and F are."""
 
-class PublishedScore(NamedTuple):
-    """The paper's columns MAE, wF and F, by the keys of our metrics."""
-
-    mae: float
-    weighted_f: float
-    purnet_f: float
-
-
-PUBLISHED: dict[str, dict[str, PublishedScore]] = {
+PUBLISHED = {
     "ResNet-50": {
-        "ECSSD": PublishedScore(0.035, 0.907, 0.928),
-        "DUT-OMRON": PublishedScore(0.051, 0.747, 0.776),
-        "PASCAL-S": PublishedScore(0.070, 0.805, 0.847),
-        "HKU-IS": PublishedScore(0.031, 0.889, 0.904),
-        "DUTS-TE": PublishedScore(0.039, 0.817, 0.829),
-        "XPIE": PublishedScore(0.041, 0.843, 0.876),
+        "ECSSD": (0.035, 0.907, 0.928),
+        "DUT-OMRON": (0.051, 0.747, 0.776),
+        "PASCAL-S": (0.070, 0.805, 0.847),
+        "HKU-IS": (0.031, 0.889, 0.904),
+        "DUTS-TE": (0.039, 0.817, 0.829),
+        "XPIE": (0.041, 0.843, 0.876),
     },
     "VGG-16": {
-        "ECSSD": PublishedScore(0.040, 0.892, 0.920),
-        "DUT-OMRON": PublishedScore(0.054, 0.730, 0.768),
-        "PASCAL-S": PublishedScore(0.076, 0.798, 0.841),
-        "HKU-IS": PublishedScore(0.036, 0.870, 0.894),
-        "DUTS-TE": PublishedScore(0.043, 0.797, 0.816),
-        "XPIE": PublishedScore(0.044, 0.830, 0.868),
+        "ECSSD": (0.040, 0.892, 0.920),
+        "DUT-OMRON": (0.054, 0.730, 0.768),
+        "PASCAL-S": (0.076, 0.798, 0.841),
+        "HKU-IS": (0.036, 0.870, 0.894),
+        "DUTS-TE": (0.043, 0.797, 0.816),
+        "XPIE": (0.044, 0.830, 0.868),
     },
 }
-"""Backbone -> data set -> score."""
+"""Backbone -> data set -> its numbers in the order of `COLUMNS`."""
 
 
 def canonical_name(name: str) -> str | None:
@@ -71,6 +63,16 @@ def canonical_name(name: str) -> str | None:
         return "".join(letter for letter in text.lower() if letter.isalnum())
 
     return next((known for known in IMAGES if letters(known) == letters(name)), None)
+
+
+def published_scores(name: str) -> tuple[int | None, dict[str, dict[str, float]]]:
+    """Number of images of a set as published, and the paper's numbers by backbone and metric."""
+    scores = {
+        backbone: dict(zip(COLUMNS, table[name], strict=True))
+        for backbone, table in PUBLISHED.items()
+        if name in table
+    }
+    return IMAGES.get(name), scores
 
 
 class _Value(BaseModel):
@@ -107,8 +109,8 @@ class SetResult(_Value):
     recall: list[float]
     """At thresholds 0..255."""
     scored: list[ScoredImage]
-    empty_truths: int = 0
-    """Scored images whose truth has nothing salient."""
+    empty_truths: list[str] = []
+    """Stems of scored images whose truth has nothing salient."""
     missing: list[str]
     """Stems that have a truth but no prediction."""
     left_out: list[LeftOut]
@@ -126,7 +128,7 @@ class SetResult(_Value):
         title = f"{self.name}: {self.images} images"
         if self.published_images not in {None, self.images}:
             title += f" of the {self.published_images} published"
-        if self.empty_truths == self.images:
+        if len(self.empty_truths) == self.images:
             title += ", and nothing is salient in any truth"
         return title
 
@@ -134,45 +136,6 @@ class SetResult(_Value):
     def complete(self) -> bool:
         """Whether every image of the set was scored."""
         return not self.missing and not self.left_out
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        folder: Path,
-        images: dict[str, ImageScore],
-        *,
-        missing: list[str],
-        left_out: list[tuple[Path, str]],
-    ) -> SetResult:
-        """Score a set from its images, by stem, and put beside it what the paper says of it."""
-        score = score_set([*images.values()])
-        return cls(
-            name=name,
-            folder=str(folder),
-            images=len(images),
-            metrics=score.metrics,
-            precision=score.precision,
-            recall=score.recall,
-            scored=[
-                ScoredImage(
-                    stem=stem,
-                    mae=image.mae,
-                    weighted_f=image.weighted_f,
-                    s_measure=image.s_measure,
-                )
-                for stem, image in images.items()
-            ],
-            empty_truths=sum(image.empty_truth for image in images.values()),
-            missing=missing,
-            left_out=[LeftOut(file=str(path), reason=reason) for path, reason in left_out],
-            published_images=IMAGES.get(name),
-            published={
-                backbone: table[name]._asdict()
-                for backbone, table in PUBLISHED.items()
-                if name in table
-            },
-        )
 
 
 class Report(_Value):
@@ -192,7 +155,9 @@ def print_report(report: Report, console: Console) -> None:
     console.print(report.preparation, markup=False)
     for result in report.sets:
         console.print(_table(result))
-        _print_absent(result, console)
+        absent = [f"{file}: {reason}" for file, reason in _absent(result)]
+        _print_list(f"Not scored in {result.name}", absent, console)
+        _print_list("Scored, but nothing is salient in the truth", result.empty_truths, console)
     if any(result.published for result in report.sets):
         console.print(f"PurNet: as published: {report.published_source}.", markup=False)
     conventions = Table.grid(padding=(0, 2))
@@ -266,15 +231,14 @@ def _table(result: SetResult) -> Table:
     return table
 
 
-def _print_absent(result: SetResult, console: Console) -> None:
-    absent = _absent(result)
-    if not absent:
+def _print_list(title: str, lines: Sequence[str], console: Console) -> None:
+    if not lines:
         return
-    console.print(f"Not scored in {result.name}: {len(absent)}", style="bold red", markup=False)
-    for file, reason in absent[:_NAMED_AT_MOST]:
-        console.print(f"  {file}: {reason}", markup=False, soft_wrap=True)
-    if len(absent) > _NAMED_AT_MOST:
-        console.print(f"  and {len(absent) - _NAMED_AT_MOST} more (--json names them all)")
+    console.print(f"{title}: {len(lines)}", style="bold red", markup=False)
+    for line in lines[:_NAMED_AT_MOST]:
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+    if len(lines) > _NAMED_AT_MOST:
+        console.print(f"  and {len(lines) - _NAMED_AT_MOST} more (--json names them all)")
 
 
 def _markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which map is held against which truth, and the pass over them in several processes."""
+"""Which maps are scored against which truths, and the scoring itself, in several processes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
 from purnet.data.pairs import (
     UnreadableError,
@@ -20,23 +22,38 @@ from purnet.data.pairs import (
     find_pairs,
     holds_layout,
     image_folder_beside,
+    opened,
     read_map,
     read_truth,
     size_of,
 )
-from purnet.errors import EvaluationError
-from purnet.evaluation.metrics import ImageScore, score_image
-from purnet.evaluation.report import SetResult, canonical_name
-from purnet.imaging import UInt8Array, resize_mask
+from purnet.errors import EvaluationError, NotFiniteError
+from purnet.evaluation.metrics import ImageScore, score_image, score_set
+from purnet.evaluation.report import (
+    LeftOut,
+    ScoredImage,
+    SetResult,
+    canonical_name,
+    published_scores,
+)
+from purnet.imaging import UInt8Array, as_displayed, resize_mask
 
 _NAMED_AT_MOST = 5
 """Files that an error message lists before it says how many more there are."""
 
 _IMAGES_A_PROCESS = 100
-"""A process is started for that many images or more: starting one takes as long as scoring them."""
+"""Fewest images that a process is started for: starting one takes as long as scoring them."""
 
 _WAITING_A_PROCESS = 4
 """Maps that wait for each process, so that none is idle and memory stays bounded."""
+
+
+class Predicts(Protocol):
+    """What is needed of a predictor; `purnet.Predictor` is one."""
+
+    def predict(self, image: Image.Image, /) -> UInt8Array:
+        """RGB image as displayed -> its mask, (H, W) uint8. Raises `NotFiniteError`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,47 +64,41 @@ class Case:
     truth: Path
     photo: Path | None
     """A folder of masks may come without photos."""
-
-
-MapOf = Callable[[Case], UInt8Array | Path]
-"""Answers a case with its saliency map, (H, W) uint8 of the truth's size, or with its file.
-
-Raises `UnreadableError` where there is none.
-"""
+    saved: Path | None = None
+    """File of its map; None for one that is to be predicted from the photo."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cases:
+class ImageSet:
     """What of a data set can be scored, and what cannot."""
 
     name: str
+    """The paper's name of the set where it has one, else its folder's."""
     folder: Path
     cases: list[Case]
     missing: list[str] = field(default_factory=list)
+    """Stems that have a truth but no map."""
     left_out: list[tuple[Path, str]] = field(default_factory=list)
+    """Files that cannot be used, and why."""
 
 
-def dataset_cases(dataset: str, root: Path | None) -> Cases:
+def dataset_to_predict(dataset: str, root: Path | None) -> ImageSet:
     """The images of a data set: a folder in a known layout, by its path or its name in `root`.
 
     Raises `DatasetError` when there is none.
     """
     folder = Path(dataset) if root is None else root / dataset
     found = find_pairs(folder)
-    return Cases(
-        _name(folder),
-        folder,
-        [Case(pair.stem, pair.mask, pair.image) for pair in found.pairs],
-        left_out=found.skipped,
-    )
+    cases = [Case(pair.stem, pair.mask, pair.image) for pair in found.pairs]
+    return ImageSet(_name(folder), folder, cases, left_out=found.skipped)
 
 
-def folder_cases(predictions: Path, truth: Path, *, resize: bool) -> tuple[Cases, MapOf]:
+def saved_maps(predictions: Path, truth: Path, *, resize: bool) -> ImageSet:
     """Saved maps paired by stem with the masks of `truth`, a folder of masks or a whole data set.
 
-    Also returns what names the file of a case's map. Sizes are compared before anything is scored.
-    Raises `DatasetError` for a folder that is not there or cannot be read, and `EvaluationError`
-    when no prediction has a truth, or when sizes differ and `resize` is false.
+    Sizes are compared before anything is scored. Raises `DatasetError` for a folder that is not
+    there or cannot be read, and `EvaluationError` when no map has a truth, or when sizes differ and
+    `resize` is false.
     """
     for folder in (predictions, truth):
         check_folder(folder)
@@ -105,40 +116,35 @@ def folder_cases(predictions: Path, truth: Path, *, resize: bool) -> tuple[Cases
         if size != truth_size:
             (w, h), (truth_w, truth_h) = size, truth_size
             other_sizes.append(f"{maps[stem].name} is {w}x{h}, its truth {truth_w}x{truth_h}")
-        cases.append(Case(stem, masks[stem], photos.get(stem)))
+        cases.append(Case(stem, masks[stem], photos.get(stem), maps[stem]))
     if not cases:
-        raise EvaluationError(f"No file in {predictions} can be held against a mask in {truth}.")
+        raise EvaluationError(f"No map in {predictions} has the name of a mask in {truth}.")
     if other_sizes and not resize:
         raise EvaluationError(f"Sizes differ (--resize fits the maps): {_listed(other_sizes)}.")
-    work = Cases(
-        _name(truth),
-        truth,
-        cases,
-        missing=sorted(masks.keys() - maps.keys()),
-        left_out=left_out,
-    )
-    return work, lambda case: maps[case.stem]
+    missing = sorted(masks.keys() - maps.keys())
+    return ImageSet(_name(truth), truth, cases, missing, left_out)
 
 
 def score(
-    work: Cases,
-    map_of: MapOf,
+    images: ImageSet,
+    predictor: Predicts | None,
     *,
     processes: int = 0,
     progress: Callable[[], object] = lambda: None,
 ) -> SetResult:
-    """Score the cases of `work`, going past files that turn out broken and naming them.
+    """Score a set, leaving out and naming what turns out to be broken.
 
-    `map_of` is called in this process, in order, while at most `processes` others read truths and
-    compute scores; 0 is a thread of this one. Scores do not depend on their number. `progress` is
-    called after every case. Raises `EvaluationError` when not one image could be scored.
+    `predictor`, needed where maps are not saved, runs in this process, while at most `processes`
+    others read files and compute scores; 0 is a thread of this one. Scores do not depend on their
+    number. `progress` is called after every image. Raises `EvaluationError` when not one image
+    could be scored.
     """
-    images: dict[str, ImageScore] = {}
-    left_out = list(work.left_out)
+    scores: dict[str, ImageScore] = {}
+    left_out = list(images.left_out)
     try:
-        for case, outcome in _outcomes(work.cases, map_of, processes):
+        for case, outcome in _outcomes(images.cases, predictor, processes):
             if isinstance(outcome, ImageScore):
-                images[case.stem] = outcome
+                scores[case.stem] = outcome
             else:
                 left_out.append(outcome)
             progress()
@@ -147,10 +153,39 @@ def score(
             "A process that scores was ended from outside; if memory is short, take fewer: "
             "--processes 1"
         ) from error
-    if not images:
+    if not scores:
         reasons = _listed([reason for _, reason in left_out])
-        raise EvaluationError(f"Nothing in {work.folder} could be scored: {reasons}")
-    return SetResult.of(work.name, work.folder, images, missing=work.missing, left_out=left_out)
+        raise EvaluationError(f"Nothing in {images.folder} could be scored: {reasons}")
+    published_images, published = published_scores(images.name)
+    return SetResult(
+        name=images.name,
+        folder=str(images.folder),
+        images=len(scores),
+        **score_set([*scores.values()])._asdict(),
+        scored=[
+            ScoredImage(stem=stem, mae=one.mae, weighted_f=one.weighted_f, s_measure=one.s_measure)
+            for stem, one in scores.items()
+        ],
+        empty_truths=[stem for stem, one in scores.items() if one.empty_truth],
+        missing=images.missing,
+        left_out=[LeftOut(file=str(path), reason=reason) for path, reason in left_out],
+        published_images=published_images,
+        published=published,
+    )
+
+
+def map_of(case: Case, predictor: Predicts | None) -> UInt8Array | Path:
+    """The file of a case's map, or its map (H, W) uint8, predicted. Raises `UnreadableError`."""
+    if case.saved is not None:
+        return case.saved
+    if case.photo is None or predictor is None:
+        raise UnreadableError(case.truth, "has no photo to predict from")
+    with opened(case.photo) as image:
+        photo = as_displayed(image)
+    try:
+        return predictor.predict(photo)
+    except NotFiniteError as error:
+        raise UnreadableError(case.photo, f"has no map: {error}") from error
 
 
 def fitted(saliency: UInt8Array | Path, truth: UInt8Array) -> UInt8Array:
@@ -166,22 +201,20 @@ Outcome = ImageScore | tuple[Path, str]
 """Scores of an image, or the file that cannot be used and why."""
 
 
-def _outcomes(cases: list[Case], map_of: MapOf, processes: int) -> Iterator[tuple[Case, Outcome]]:
+def _outcomes(
+    cases: list[Case], predictor: Predicts | None, processes: int
+) -> Iterator[tuple[Case, Outcome]]:
     """Each case with its outcome, in order."""
     processes = min(processes, len(cases) // _IMAGES_A_PROCESS)
     waiting: deque[tuple[Case, Future[Outcome]]] = deque()
-
-    def first() -> tuple[Case, Outcome]:
-        case, future = waiting.popleft()
-        return case, future.result()
-
     with _pool(processes) as pool:
         for case in cases:
-            waiting.append((case, _submit(pool, case, map_of)))
+            waiting.append((case, _submit(pool, case, predictor)))
             if len(waiting) > _WAITING_A_PROCESS * max(processes, 1):
-                yield first()
-        while waiting:
-            yield first()
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for case, future in waiting:
+            yield case, future.result()
 
 
 def _pool(processes: int) -> Executor:
@@ -197,9 +230,9 @@ def _pool(processes: int) -> Executor:
     )
 
 
-def _submit(pool: Executor, case: Case, map_of: MapOf) -> Future[Outcome]:
+def _submit(pool: Executor, case: Case, predictor: Predicts | None) -> Future[Outcome]:
     try:
-        return pool.submit(_outcome, map_of(case), case.truth)
+        return pool.submit(_outcome, map_of(case, predictor), case.truth)
     except UnreadableError as error:
         unusable: Future[Outcome] = Future()
         unusable.set_result((error.path, error.reason))
@@ -207,33 +240,32 @@ def _submit(pool: Executor, case: Case, map_of: MapOf) -> Future[Outcome]:
 
 
 def _outcome(saliency: UInt8Array | Path, truth: Path) -> Outcome:
-    """Runs in the pool. An `UnreadableError` does not survive the way back by itself."""
+    """Score one image, in the pool."""
     try:
         levels = read_truth(truth)
         return score_image(fitted(saliency, levels), levels)
-    except UnreadableError as error:
+    except UnreadableError as error:  # whose two arguments pickle would lose
         return error.path, error.reason
 
 
 def _name(folder: Path) -> str:
-    """The paper's name of a set, else its folder's."""
     return canonical_name(folder.name) or folder.resolve().name
 
 
 def _masks_and_photos(
     truth: Path, left_out: list[tuple[Path, str]]
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    # A data set first: a picture that lies beside its folders does not make it a folder of masks.
+    # A data set first: a picture beside its two folders does not make it a folder of masks.
     masks = {} if holds_layout(truth) else files_by_stem(truth, left_out)
-    if not masks:
-        found = find_pairs(truth)
-        left_out += found.skipped
-        return (
-            {pair.stem: pair.mask for pair in found.pairs},
-            {pair.stem: pair.image for pair in found.pairs},
-        )
-    photos = image_folder_beside(truth)
-    return masks, files_by_stem(photos, []) if photos else {}
+    if masks:
+        photos = image_folder_beside(truth)
+        return masks, files_by_stem(photos, []) if photos else {}
+    found = find_pairs(truth)
+    left_out += found.skipped
+    return (
+        {pair.stem: pair.mask for pair in found.pairs},
+        {pair.stem: pair.image for pair in found.pairs},
+    )
 
 
 def _listed(things: list[str]) -> str:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from io import StringIO
 
-import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
@@ -11,9 +10,9 @@ from rich.console import Console
 from purnet.evaluation.metrics import METRICS, PREPARATION
 from purnet.evaluation.plots import CELL_PIXELS, PLOT_PIXELS, ranked, sheet_size, write_report
 from purnet.evaluation.report import (
+    COLUMNS,
     IMAGES,
     PUBLISHED,
-    PublishedScore,
     Report,
     ScoredImage,
     canonical_name,
@@ -21,20 +20,21 @@ from purnet.evaluation.report import (
     to_json,
     to_markdown,
 )
-from purnet.evaluation.scoring import dataset_cases, folder_cases, score
+from purnet.evaluation.scoring import saved_maps, score
 
 
 @pytest.fixture
 def report(disk) -> Report:
-    work, map_of = folder_cases(disk.predictions, disk.truth, resize=False)
-    return Report(maps="maps", sets=[score(work, map_of)])
+    images = saved_maps(disk.predictions, disk.truth, resize=False)
+    return Report(maps="maps", sets=[score(images, None)])
 
 
 @pytest.fixture
 def published_report(disk, tmp_path) -> Report:
     """Scores of a set of the paper: its own truth as maps."""
-    work = dataset_cases(str(disk.dataset.rename(tmp_path / "ECSSD")), None)
-    return Report(maps="truth", sets=[score(work, lambda case: np.asarray(Image.open(case.truth)))])
+    truth = disk.dataset.rename(tmp_path / "ECSSD") / "mask"
+    images = saved_maps(truth, truth.parent, resize=False)
+    return Report(maps="truth", sets=[score(images, None)])
 
 
 def printed(report: Report, width: int = 200) -> str:
@@ -97,6 +97,13 @@ def test_what_was_not_scored_is_named_and_a_long_list_cut_short(report):
     assert "photo09: no prediction" in text
     assert "photo10" not in text
     assert "and 2 more" in text
+
+
+def test_truths_without_anything_salient_are_named(report):
+    empty = report.sets[0].model_copy(update={"empty_truths": ["night"]})
+    text = printed(report.model_copy(update={"sets": [empty]}))
+    assert "Scored, but nothing is salient in the truth: 1" in text
+    assert "  night" in text
 
 
 def test_markup_in_file_names_is_printed_as_it_is(report):
@@ -182,15 +189,14 @@ def test_both_backbones_report_the_six_named_sets_in_order():
 
 
 def test_the_columns_are_metrics_of_ours():
-    assert set(PublishedScore._fields) <= {metric.key for metric in METRICS}
+    assert set(COLUMNS) <= {metric.key for metric in METRICS}
 
 
 def test_resnet_is_better_than_vgg_everywhere():
-    for name, resnet in PUBLISHED["ResNet-50"].items():
-        vgg = PUBLISHED["VGG-16"][name]
-        assert resnet.mae < vgg.mae
-        assert resnet.weighted_f > vgg.weighted_f
-        assert resnet.purnet_f > vgg.purnet_f
+    for name, (mae, *others) in PUBLISHED["ResNet-50"].items():
+        vgg_mae, *vgg_others = PUBLISHED["VGG-16"][name]
+        assert mae < vgg_mae
+        assert all(ours > theirs for ours, theirs in zip(others, vgg_others, strict=True))
 
 
 @pytest.mark.parametrize("name", IMAGES)
