@@ -2,12 +2,12 @@
 
 ModelError
 ├── CheckpointError   a file that is not a checkpoint we can load, and why
-├── DeviceError       a device that was demanded and is not there
+├── DeviceError       a device that was asked for and is not there
 ├── ImageError        an image that cannot be read
 ├── NotFiniteError    a network whose output for an image is NaN or infinite
 ├── OutOfMemoryError  a batch that does not fit the device
-├── DatasetError      a folder without pairs, or a layout nobody knows
-├── EvaluationError   predictions that cannot be held against their truth
+├── DatasetError      a folder without pairs, or in an unknown layout
+├── EvaluationError   maps that cannot be scored against their truths
 ├── TrainingError     a run that cannot go on (non-finite loss, wrong resume file)
 └── WriteError        a file or folder that cannot be written
 """
@@ -20,7 +20,7 @@ class ModelError(Exception):
 
 
 class CheckpointError(ModelError):
-    """The file is missing, truncated, foreign or does not fit the network."""
+    """The file is missing, damaged, of another kind, or does not fit the network."""
 
 
 class DeviceError(ModelError):
@@ -28,7 +28,7 @@ class DeviceError(ModelError):
 
 
 class ImageError(ModelError, ValueError):
-    """The image is missing, broken, or none that is read.
+    """The image is missing, broken, or of a kind that is not read.
 
     `limit` is the bound that its file exceeds, where there is one.
     """
@@ -51,7 +51,7 @@ class DatasetError(ModelError):
 
 
 class EvaluationError(ModelError):
-    """Predictions cannot be scored: none fits a truth, or their sizes differ."""
+    """Maps cannot be scored: none has a truth, or their sizes differ."""
 
 
 class TrainingError(ModelError):

@@ -1,4 +1,4 @@
-"""Commands that work on files; `purnet_serve.cli` mounts them beside its own."""
+"""Commands that work on files; `purnet_serve.cli` adds them to its own."""
 
 from __future__ import annotations
 

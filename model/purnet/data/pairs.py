@@ -85,10 +85,10 @@ class Pairs:
 def find_pairs(folder: Path) -> Pairs:
     """Pair the photos and masks of `folder`, which is in one of `LAYOUTS`.
 
-    Every file is read once as a run will read it, in threads, so that none of hours meets a
-    truncated file in its middle. A file that is broken, has no partner or another size than its
-    partner is skipped and named. Raises `DatasetError` when nothing is left, saying which layouts
-    are known, and for a folder of these that cannot be read.
+    Every file is decoded once, in threads, so that a run of hours does not stop at a broken one. A
+    file that is broken, has no partner or another size than its partner is skipped and named.
+    Raises `DatasetError` when nothing is left, saying which layouts are known, and for a folder
+    that cannot be read.
     """
     check_folder(folder)
     found = next(_layouts_in(folder), None)
@@ -233,7 +233,7 @@ def _layouts_in(folder: Path) -> Iterator[tuple[Layout, Path, Path]]:
 
 
 def _descend(folder: Path, path: str) -> Path | None:
-    """`folder/path` as it is spelt on the disk, upper or lower case; None when it is not there."""
+    """`folder/path` in upper or lower case, as it is on the disk; None when it is not there."""
     here: Path | None = folder
     for part in path.split("/"):
         if here is None:
@@ -243,7 +243,7 @@ def _descend(folder: Path, path: str) -> Path | None:
 
 
 def _unwrap(folder: Path) -> Path:
-    """The only subfolder when there is nothing else: archives often hold a folder of their name."""
+    """The only subfolder where nothing is beside it: archives often hold a folder of their name."""
     inner = _subfolders(folder)
     return inner[0] if len(inner) == 1 and not any(_image_files(folder)) else folder
 
@@ -257,18 +257,18 @@ def _image_files(folder: Path) -> list[Path]:
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
 
 
-def _entries(folder: Path, wanted: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
-    """What is wanted of `folder`, sorted; nothing of a folder that cannot be read."""
+def _entries(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> list[Path]:
+    """The entries of `folder` that `kind` takes, sorted; none of a folder that cannot be read."""
 
-    def is_wanted(entry: os.DirEntry[str]) -> bool:
+    def is_taken(entry: os.DirEntry[str]) -> bool:
         try:
-            return not entry.name.startswith(".") and wanted(entry)
+            return not entry.name.startswith(".") and kind(entry)
         except OSError:  # a link to itself
             return False
 
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if is_wanted(entry)]
+            names = [entry.name for entry in entries if is_taken(entry)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]

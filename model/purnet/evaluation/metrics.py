@@ -24,7 +24,7 @@ TRUTH_ABOVE = 128
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One number of the report and how it comes about."""
+    """One number of the report and how it is computed."""
 
     key: str
     label: str
@@ -166,11 +166,11 @@ def purnet_precision_recall(saliency: UInt8Array, truth: BoolArray) -> tuple[flo
     All of it is done in whole numbers, so a mean that falls on a whole threshold is never
     rounded to the wrong side.
 
-    Three cases the formulas leave open, decided as the authors' script falls out on them, since
-    its numbers are what one compares with: a constant map takes nothing (scaling it is 0/0 there,
-    and no pixel is at or above NaN), so precision and recall are 0; an empty truth gives recall 0,
-    and precision 0 because nothing taken is right, whatever the map says; a nearly empty map,
-    whose threshold is ⌊2·mean⌋ = 0, takes the whole image.
+    Three cases the formulas leave open are decided as in the authors' script, since its numbers
+    are what one compares with: a constant map takes nothing (scaling it is 0/0 there, and no pixel
+    is at or above NaN), so precision and recall are 0; an empty truth gives recall 0, and precision
+    0 because nothing taken is right; a nearly empty map, whose threshold is ⌊2·mean⌋ = 0, takes the
+    whole image.
     """
     low, high = int(saliency.min()), int(saliency.max())
     if low == high:

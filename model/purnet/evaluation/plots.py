@@ -49,7 +49,7 @@ def write_report(report: Report, folder: Path, pictures: Mapping[str, Pictures])
 def precision_recall_plot(sets: Sequence[SetResult], path: Path) -> None:
     """Write one PNG of `PLOT_PIXELS` with a curve per data set over the thresholds 1..255.
 
-    Threshold 0 takes every pixel whatever the map says, so it is left out.
+    Threshold 0 takes every pixel of any map, so it is left out.
     """
     dpi = 100
     figure = Figure(
@@ -117,5 +117,5 @@ def sheet_size() -> tuple[int, int]:
 
 
 def _fitted(picture: Image.Image) -> Image.Image:
-    """The whole picture inside a cell, on grey, so that its black borders can be told apart."""
+    """The whole picture inside a cell, on grey, which shows where black borders end."""
     return ImageOps.pad(picture.convert("RGB"), CELL_PIXELS, color=(128, 128, 128))

@@ -43,7 +43,7 @@ def load(
     one, else the CPU. `threads` bounds those of an engine on the CPU; None leaves their number to
     the engine. `convert` allows to export a checkpoint first where OpenVINO is what runs it
     fastest. Raises `CheckpointError` for a bad file and where no engine is installed, and
-    `DeviceError` for a device that was demanded and is not there.
+    `DeviceError` for a device that was asked for and is not there.
     """
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and is_export(path):
@@ -59,7 +59,7 @@ def load(
 def load_to_serve(
     checkpoint: Path | None = None, *, device: str = "auto", threads: int | None = None
 ) -> Predictor:
-    """Load for many predictions to come: conversion pays for itself. Raises as `load` does."""
+    """Load for many predictions, which are worth a conversion. Raises as `load` does."""
     return load(checkpoint, device=device, threads=threads, convert=True)
 
 
@@ -131,9 +131,9 @@ def _load_converted(checkpoint: Path | None, *, device: str, threads: int | None
     try:
         folder = cached_export(checkpoint or _default_checkpoint())
     except (CheckpointError, OSError) as error:
-        # A checkpoint that is bad in itself is refused again, in its own words, by PyTorch.
+        predictor = load_torch(checkpoint, device=device, threads=threads)  # or refuse it once
         log.warning("serving by PyTorch, which is slower here: %s", error)
-        return load_torch(checkpoint, device=device, threads=threads)
+        return predictor
     return load_export(folder, device=device, threads=threads)
 
 

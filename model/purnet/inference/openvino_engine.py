@@ -49,7 +49,7 @@ _OUT_OF_MEMORY = ("bad_alloc", "allocate")
 
 @dataclass(frozen=True, slots=True, config=ConfigDict(extra="forbid"))
 class ExportInfo:
-    """What an export says of itself."""
+    """An export's description, its `export.json`."""
 
     variant: str
     input_size: Annotated[int, Field(gt=0, strict=True)]
@@ -63,12 +63,12 @@ class ExportInfo:
 
 
 def is_export(path: Path) -> bool:
-    """Whether a path is a folder that calls itself an export."""
+    """Whether a path is a folder that describes itself as an export."""
     return (path / INFO).is_file()
 
 
 def write_info(folder: Path, info: ExportInfo) -> None:
-    """Describe the files that lie in the folder. They must all be there."""
+    """Describe the files of the folder, which must all be there."""
     document = {"format": FORMAT, **asdict(info), "files": digests(folder)}
     (folder / INFO).write_text(json.dumps(document, indent=2) + "\n")
 
@@ -76,13 +76,15 @@ def write_info(folder: Path, info: ExportInfo) -> None:
 def read_info(folder: Path) -> ExportInfo:
     """Read an export's description and check its files against it.
 
-    Raises `CheckpointError` for a folder that is foreign, incomplete or damaged.
+    Raises `CheckpointError` for a folder that is no export, incomplete or damaged.
     """
     try:
         document = json.loads((folder / INFO).read_text())
-        found = digests(folder)
+        actual = digests(folder)
     except FileNotFoundError as error:
-        raise CheckpointError(f"{folder} is no whole export: {error.filename} is missing") from None
+        raise CheckpointError(
+            f"{folder} is no complete export: {error.filename} is missing"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder} is no export: {error}") from error
     if not isinstance(document, dict) or document.pop("format", None) != FORMAT:
@@ -93,7 +95,7 @@ def read_info(folder: Path) -> ExportInfo:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise CheckpointError(f"{folder / INFO}, {key}: {first['msg']}") from error
-    damaged = [name for name in FILES if info.files.get(name) != found[name]]
+    damaged = [name for name in FILES if info.files.get(name) != actual[name]]
     if damaged:
         raise CheckpointError(f"{folder} is damaged: {', '.join(damaged)} changed since the export")
     height, width = read_reference(folder).shape

@@ -23,8 +23,8 @@ from purnet.network import checkpoint as checkpoints
 from purnet.network.purnet import PurNet
 
 
-class _Whole(nn.Module):
-    """The network with all that surrounds it: uint8 pixels in, uint8 masks and flags out."""
+class _ExportedNetwork(nn.Module):
+    """The network with what comes before and after: uint8 pixels in, uint8 masks and flags out."""
 
     def __init__(self, network: PurNet) -> None:
         super().__init__()
@@ -72,14 +72,14 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
                 versions=versions,
             ),
         )
-        found = agreement(openvino.load(part)(pixels).masks[0], reference)
-        if not found.holds:
-            raise CheckpointError(f"{checkpoint}: its export differs from eager float32 by {found}")
+        close = agreement(openvino.load(part)(pixels).masks[0], reference)
+        if not close.holds:
+            raise CheckpointError(f"{checkpoint}: its export differs from eager float32 by {close}")
         part.chmod(0o755)
         _move(part, folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return found
+    return close
 
 
 def _convert(network: PurNet, pixels: UInt8Array, path: Path) -> dict[str, str]:
@@ -91,7 +91,7 @@ def _convert(network: PurNet, pixels: UInt8Array, path: Path) -> dict[str, str]:
         # long with a free batch size, and warns of checks of image sides, which are fixed here.
         warnings.simplefilter("ignore")
         converted = runtime.convert_model(
-            _Whole(network).eval(),
+            _ExportedNetwork(network).eval(),
             example_input=torch.from_numpy(pixels.repeat(2, axis=0)),
             input=[runtime.PartialShape([-1, size, size, 3])],
         )

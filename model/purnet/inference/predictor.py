@@ -99,11 +99,11 @@ class Predictor:
         output = self.run(self_check_pixels(self.input_size))
         if not output.finite.all():
             raise CheckpointError("self-check failed: the network's output is not finite")
-        found = agreement(output.masks[0], self._reference)
-        if not found.holds:
+        difference = agreement(output.masks[0], self._reference)
+        if not difference.holds:
             raise CheckpointError(
                 f"self-check failed: {self.engine.name} on {self.engine.device} differs from "
-                f"eager float32 by {found}"
+                f"eager float32 by {difference}"
             )
 
     def _masks(

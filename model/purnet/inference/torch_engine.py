@@ -66,7 +66,7 @@ def to_output(logits: Tensor) -> EngineOutput:
 
 @torch.inference_mode()
 def reference_output(network: PurNet, pixels: UInt8Array) -> EngineOutput:
-    """What every engine is held to: eager float32 on the CPU, nothing fused, plain layout."""
+    """The reference for every engine: eager float32 on the CPU, nothing fused, plain layout."""
     return to_output(network.predict(to_images(pixels, torch.device("cpu")).contiguous()))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints in and out.
+"""Checkpoints: read, written, converted and averaged.
 
 A checkpoint of ours is a safetensors file: the tensors of one network and, as metadata, what it
 is: variant, input size, whether it has attentions. Weights of two or more dimensions may be stored
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -35,7 +36,7 @@ DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / "purnet-lite0.sa
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """What a checkpoint says of itself."""
+    """A checkpoint's metadata."""
 
     variant: str
     input_size: int
@@ -72,8 +73,8 @@ def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bo
 def read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """Read a checkpoint: what it is and its tensors by our names, floating ones as float32.
 
-    Raises `CheckpointError` for a file that is missing, damaged or foreign, naming the first
-    tensors that are missing, extra or misshapen.
+    Raises `CheckpointError` for a file that is missing, damaged or of another kind, naming the
+    first tensors that are missing, extra or misshapen.
     """
     info, tensors, _ = _open(path)
     return info, tensors
@@ -85,7 +86,7 @@ def load(path: Path = DEFAULT_CHECKPOINT) -> PurNet:
 
 
 def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointInfo]:
-    """Load a checkpoint as `load` does, with what it says of itself."""
+    """Load a checkpoint as `load` does, with its metadata."""
     info, tensors, network = _open(path)
     network.load_state_dict(tensors)
     return network.eval(), info
@@ -142,7 +143,7 @@ def read_state_dict(path: Path) -> dict[str, Any]:
 
 def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
     """Info and tensors that fit, and a network with random weights for them to fill."""
-    spell: Callable[[str], str] = str
+    name_in_file: Callable[[str], str] = str
     if _is_safetensors(path):
         metadata, tensors = _read_safetensors(path)
         info = _info(path, metadata)
@@ -150,7 +151,7 @@ def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
         info, tensors = _from_resume(path, content)
     else:
         info, tensors = _from_released(path, content)
-        spell = released.theirs
+        name_in_file = released.theirs
     try:
         network = variants.build(info.variant, attention=info.attention)
     except ModelError as error:
@@ -159,7 +160,7 @@ def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
         raise CheckpointError(
             f"{path}: its input size {info.input_size} is not a multiple of {network.stride}"
         )
-    _check_fit(path, network, tensors, spell)
+    _check_fit(path, network, tensors, name_in_file)
     for name, tensor in tensors.items():
         if tensor.is_floating_point():
             tensors[name] = tensor.float()
@@ -168,21 +169,33 @@ def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
 
 
 def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of length, then a JSON object."""
+    """By content: eight bytes of length, then a JSON object.
+
+    Raises `CheckpointError` for what people have in a checkpoint's place and can mend.
+    """
     try:
         with path.open("rb") as file:
-            return file.read(9)[8:] == b"{"
+            head = file.read(64)
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint {path}") from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty")
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
+    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise CheckpointError(f"{path} is an HTML page, not a checkpoint: download the file itself")
+    if head.startswith(b"PK") and not is_zipfile(path):
+        raise CheckpointError(f"{path} is cut short: download it again")
+    return head[8:9] == b"{"
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     """A dict of tensors (on the CPU) and plain containers."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises nearly anything on a foreign or damaged file
+    except Exception as error:  # torch.load raises nearly anything on a file of another kind
         raise CheckpointError(
             f"{path} is not a whole PyTorch or safetensors file, or holds objects that could run "
             "code; only tensors are read"
@@ -203,7 +216,7 @@ def _read_safetensors(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 
 def _info(path: Path, metadata: dict[str, str]) -> CheckpointInfo:
-    """What a checkpoint of ours says of itself."""
+    """The metadata of a checkpoint of ours."""
     notes = dict(metadata)
     if notes.pop("format", None) != FORMAT:
         raise CheckpointError(f"{path} does not say that it is a PurNet checkpoint ({FORMAT})")
@@ -238,16 +251,16 @@ def _from_resume(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dic
 
 def _from_released(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dict[str, Tensor]]:
     """A bare state dict of the authors, in any order, its names with or without `module.`."""
-    found = _tensors(path, state)
-    tensors = {released.ours(name): tensor for name, tensor in found.items()}
-    if len(tensors) < len(found):
+    theirs = _tensors(path, state)
+    tensors = {released.ours(name): tensor for name, tensor in theirs.items()}
+    if len(tensors) < len(theirs):
         raise CheckpointError(f"{path} holds tensors twice, with and without {released.WRAPPER!r}")
     # Their pipeline normalises before the network.
     constants = Normalize(mean=ResNet50.mean, std=ResNet50.std).state_dict()
     info = CheckpointInfo(
         variant=released.VARIANT,
         input_size=_input_size(path, released.VARIANT),
-        attention=released.has_attention(found),
+        attention=released.has_attention(theirs),
     )
     return info, tensors | {f"normalize.{name}": value for name, value in constants.items()}
 
@@ -262,36 +275,39 @@ def _input_size(path: Path, variant: str) -> int:
 def _tensors(path: Path, state: Any) -> dict[str, Tensor]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds a {type(state).__name__}, not a state dict")
-    foreign = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
-    if foreign:
+    others = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
         raise CheckpointError(
-            f"{path} is not a state dict: {', '.join(foreign[:3])} are not tensors"
+            f"{path} is not a state dict: {', '.join(others[:3])} are not tensors"
         )
     return {str(name): tensor for name, tensor in state.items()}
 
 
 def _check_fit(
-    path: Path, network: PurNet, tensors: dict[str, Tensor], spell: Callable[[str], str]
+    path: Path,
+    network: PurNet,
+    tensors: dict[str, Tensor],
+    name_in_file: Callable[[str], str],
 ) -> None:
     """Raise `CheckpointError` unless the tensors are just those of the network.
 
-    `spell` gives the names the file has for ours.
+    `name_in_file` gives the name a file of its kind has for ours.
     """
     expected = network.state_dict()
     faults = {
-        "missing": [spell(name) for name in expected if name not in tensors],
-        "extra": [spell(name) for name in tensors if name not in expected],
+        "missing": [name_in_file(name) for name in expected if name not in tensors],
+        "extra": [name_in_file(name) for name in tensors if name not in expected],
         "misshapen": [
-            f"{spell(name)} {_form(tensors[name])} for {_form(expected[name])}"
+            f"{name_in_file(name)} {_form(tensors[name])} for {_form(expected[name])}"
             for name in expected
             if name in tensors and _form(tensors[name]) != _form(expected[name])
         ],
     }
-    told = [
+    problems = [
         f"{len(names)} {what} ({', '.join(names[:3])})" for what, names in faults.items() if names
     ]
-    if told:
-        raise CheckpointError(f"{path} does not fit the network: {'; '.join(told)}")
+    if problems:
+        raise CheckpointError(f"{path} does not fit the network: {'; '.join(problems)}")
 
 
 def _check_finite(about: str, tensors: dict[str, Tensor]) -> None:

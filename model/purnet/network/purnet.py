@@ -165,7 +165,7 @@ class GatePromotion(nn.Module):
 
 
 class PromotionBranch(nn.Module):
-    """Promotion attention of one level, and the head that teaches it where objects are."""
+    """Promotion attention of one level, and the head that trains it to find objects."""
 
     def __init__(self, *, attention: nn.Module, head: Head) -> None:
         super().__init__()

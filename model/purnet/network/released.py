@@ -1,8 +1,8 @@
-"""The names of the authors' released network, put onto ours.
+"""The tensors' names in the authors' released network, translated to ours and back.
 
 Their `stage1.pth` holds the purificatory pyramid alone; `stage2.pth` and `stage3.pth` share one
 layout with all three pyramids. Their levels count from 1, finest first, and each is a numbered
-copy; ours are lists. Prefixes tell the pyramids apart: none is purification, `oa_` promotion
+copy; ours are lists. Prefixes name the pyramids: none is purification, `oa_` promotion
 ("object attention"), `ea_` rectification ("error attention"). A head or a chain of blocks is one
 flat list of layers there.
 """
@@ -78,9 +78,9 @@ def _blocks(theirs: str, blocks: str, count: int) -> Iterator[tuple[str, str]]:
 def _head(theirs: str, head: str) -> Iterator[tuple[str, str]]:
     yield from _blocks(theirs, f"{head}.blocks", 2)
     yield f"{theirs}.6", f"{head}.logits"
-    # Rectification's upsampling stands beside its heads.
-    beside = theirs.startswith("ea_")
-    yield f"{theirs}_upscore" if beside else f"{theirs}.7", f"{head}.upsample"
+    # Rectification's upsampling is no layer of its heads.
+    separate = theirs.startswith("ea_")
+    yield f"{theirs}_upscore" if separate else f"{theirs}.7", f"{head}.upsample"
 
 
 _OURS = dict(_prefixes())

@@ -47,23 +47,23 @@ class TimmBackbone(Backbone):
 
     @torch.no_grad()
     def _probe(self) -> None:
-        """See whether features have the shapes the model declares; some are channels-last."""
+        """Check that features have the shapes the model declares; some are channels-last."""
         self.net.eval()
         try:
-            found = [
+            shapes = [
                 tuple(x.shape[1:]) for x in self.net(torch.zeros(1, 3, PROBE_SIDE, PROBE_SIDE))
             ]
         except _TIMM_REFUSALS as error:
             raise ModelError(
-                f"timm's {self.name!r} cannot see a square of {PROBE_SIDE} pixels: {error}"
+                f"timm's {self.name!r} takes no image of {PROBE_SIDE}x{PROBE_SIDE} pixels: {error}"
             ) from error
         self.net.train()
         sides = [PROBE_SIDE // stride for stride in self.strides]
-        wanted = [(c, side, side) for c, side in zip(self.channels, sides, strict=True)]
-        if found != wanted:
+        expected = [(c, side, side) for c, side in zip(self.channels, sides, strict=True)]
+        if shapes != expected:
             raise ModelError(
-                f"timm's {self.name!r} gives features of shapes {found} as (C, H, W); "
-                f"pyramids need {wanted}"
+                f"timm's {self.name!r} gives features of shapes {shapes} as (C, H, W); "
+                f"pyramids need {expected}"
             )
 
 
@@ -74,7 +74,7 @@ _TIMM_REFUSALS = (
     RuntimeError,
     TypeError,
     ValueError,
-)  # a thousand models by a hundred authors refuse in as many ways
+)  # its models have no common error
 
 
 def _timm_model(name: str, **options: Any) -> Any:

@@ -64,7 +64,7 @@ def test_classifier_weights_are_taken() -> None:
     [
         ("resnet_of_nobody", "timm knows no model named 'resnet_of_nobody'"),
         ("hf-hub:someone/something", "timm knows no model"),
-        ("mixer_s32_224", "cannot see a square of 320 pixels"),
+        ("mixer_s32_224", "takes no image of 320x320 pixels"),
         ("mambaout_femto", r"shapes \[\(80, 80, 48\).* as \(C, H, W\)"),  # channels-last
     ],
 )
