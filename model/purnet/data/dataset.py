@@ -130,7 +130,7 @@ class SaliencyDataset(Dataset[Sample]):
 
 
 def _tensors(layers: Layers) -> dict[str, Tensor]:
-    """The layers as torchvision tells them apart: each (C, H, W)."""
+    """The layers in the types that torchvision moves and colours by: each (C, H, W)."""
 
     def plane(layer: Image.Image) -> Tensor:
         return torch.from_numpy(np.array(layer)).unsqueeze(0)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from purnet.network.purnet import PurNet
@@ -57,31 +59,41 @@ def _terms(name: str, recipe: Recipe, stage: Stage) -> _Terms:
     )
 
 
-_TensorList = tuple[Tensor, ...] | list[Tensor]
-
-
 class AveragedNetwork(AveragedModel):
     """Exponential moving average of a network's tensors, running statistics included.
 
-    The decay rises to its full value: after t updates it is at most (1 + t) / (10 + t), and the
-    first update copies, so that what a stage starts from is soon forgotten, however short the
-    stage. Counters are copied. `module` is the averaged network, in evaluation mode.
+    The decay rises to its full value: after t updates it is at most (1 + t) / (10 + t), so that
+    what a stage starts from is soon forgotten, however short the stage. Counters are copied.
+    `module` is the averaged network, in evaluation mode.
     """
 
     module: PurNet
 
     def __init__(self, network: PurNet, *, decay: float) -> None:
-        super().__init__(network, multi_avg_fn=self._move, use_buffers=True)
+        super().__init__(network, use_buffers=True)
         self.decay = decay
         self.module.eval()
 
-    def _move(self, averages: _TensorList, tensors: _TensorList, _updates: Tensor | int) -> None:
-        # Not by the count that is given: it lies on the device, and reading it waits for that.
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move towards a network's tensors.
+
+        The inherited method moves its count to the device in every call, and waits for that.
+        """
         updates = int(self.n_averaged)
-        if tensors[0].is_floating_point():
-            decay = min(self.decay, (1 + updates) / (10 + updates))
-            move: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
-            move(averages, tensors, updates)
-        else:
-            for average, tensor in zip(averages, tensors, strict=True):
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        averages: list[Tensor] = []
+        tensors: list[Tensor] = []
+        for average, tensor in zip(_tensors(self.module), _tensors(model), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                tensors.append(tensor)
+            else:
                 average.copy_(tensor)
+        move: Any = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
+        move(averages, tensors, updates)
+        self.n_averaged += 1
+
+
+def _tensors(network: nn.Module) -> Iterator[Tensor]:
+    return chain(network.parameters(), network.buffers())

@@ -145,7 +145,7 @@ class Optimizer(Settings):
     clip_norm: Positive | None = None
     """Gradients are scaled down to this norm where theirs is larger."""
     decay_biases: StrictBool = True
-    """Whether weight decay pulls at biases too."""
+    """Whether weight decay applies to biases too."""
 
 
 class Recipe(Settings):

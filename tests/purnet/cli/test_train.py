@@ -56,7 +56,7 @@ def refusal(options: dict[str, Path]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("--out", "file", "file cannot be made a folder: File exists"),
         ("--out", "file/run", "file/run cannot be made a folder: Not a directory"),
@@ -66,9 +66,9 @@ def refusal(options: dict[str, Path]) -> str:
     ],
 )
 def test_a_path_of_the_wrong_kind_is_named(
-    option: str, value: str, told: str, options: dict[str, Path], tmp_path: Path
+    option: str, value: str, message: str, options: dict[str, Path], tmp_path: Path
 ) -> None:
-    assert told in refusal({**options, option: tmp_path / value})
+    assert message in refusal({**options, option: tmp_path / value})
 
 
 def test_a_checkpoint_of_another_variant_is_refused(

@@ -21,5 +21,5 @@ def test_a_bundled_recipe_suits_its_network(name: str) -> None:
 
 
 def test_help_names_every_bundled_recipe() -> None:
-    told = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
-    assert {name for name in bundled_recipes() if f"{name}," not in told} == set()
+    text = CliRunner().invoke(app, ["train", "--help"], env={"COLUMNS": "200"}).output
+    assert {name for name in bundled_recipes() if f"{name}," not in text} == set()

@@ -42,7 +42,7 @@ def make(recipe: Recipe, data: TrainingData, out: Path, **options: Any) -> Train
 
 
 def assert_same(one: Path, other: Path) -> None:
-    """Two checkpoints say and hold the same; safetensors orders metadata as it likes."""
+    """Two checkpoints say and hold the same; the order of their metadata may differ."""
     (info, tensors), (other_info, other_tensors) = checkpoint.read(one), checkpoint.read(other)
     assert info == other_info
     assert tensors.keys() == other_tensors.keys()
