@@ -1,12 +1,11 @@
-"""`purnet predict`: photos and folders of photos -> one folder of masks or cutouts.
-
-Imports nothing heavy by itself.
-"""
+"""`purnet predict`: photos and folders of photos -> masks or cutouts. Imports nothing heavy."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
@@ -18,7 +17,15 @@ from purnet.cli.errors import reported_errors
 from purnet.errors import ModelError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from purnet.inference.predictor import Predictor
+
+STANDARD = Path("-")
+"""Standard input among the photos, standard output as the target."""
+
+_NAMED_AT_MOST = 10
+"""Entries of folders listed as not taken before the rest is counted."""
 
 Report = Callable[[Path, Exception | None], None]
 """Called for every photo that is done, or failed with an error."""
@@ -27,13 +34,33 @@ Report = Callable[[Path, Exception | None], None]
 def predict(
     photos: Annotated[
         list[Path],
-        typer.Argument(help="Photos, or folders of photos.", metavar="PHOTO|FOLDER..."),
+        typer.Argument(
+            help="Photos, or folders of photos; - is standard input.", metavar="PHOTO|FOLDER|-..."
+        ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder the masks are written into.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder the masks are written into; for one photo, also a .png file. - is "
+            "standard output, the default for standard input.",
+        ),
+    ] = None,
     *,
     with_cutout: Annotated[
         bool,
         typer.Option("--cutout", help="Write the object on transparent ground, not its mask."),
+    ] = False,
+    recursive: Annotated[
+        bool,
+        typer.Option("--recursive", "-r", help="Take subfolders too, and make the same in OUT."),
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip photos whose output is there.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace outputs that are there.")
     ] = False,
     checkpoint: Annotated[
         Path | None,
@@ -43,54 +70,105 @@ def predict(
 ) -> None:
     """Find the salient object in photos: writes OUT/STEM.png for each, of the photo's own size.
 
-    A mask is 8-bit grey, 255 where the object is. Masks already in OUT are overwritten; where OUT
-    is a folder of the photos nothing is, and a file in the way is an error before any work. Exits
-    1 when a photo could not be read; it is named and the rest is done.
+    A mask is 8-bit grey, 255 where the object is. An output that is there is an error before any
+    work, unless --resume or --overwrite is given; a photo is never overwritten. What of a folder is
+    no photo is named. Exits 1 when a photo could not be read; it is named and the rest is done.
     """
     from rich.console import Console
     from rich.progress import Progress
 
+    if resume and overwrite:
+        raise typer.BadParameter("give either --resume or --overwrite.")
+    if out is None and photos != [STANDARD]:
+        raise typer.BadParameter("name where masks go: --out OUT.")
+    out = STANDARD if out is None else out
     console = Console(stderr=True)
     with reported_errors(extra="torch"):
         from purnet.inference.factory import load
 
-        targets = plan(photos, out)
+        work = plan(photos, out, recursive=recursive, resume=resume, overwrite=overwrite)
+        if STANDARD in work.targets.values() and sys.stdout.isatty():
+            raise ModelError("standard output is a terminal: redirect it, or name a file by --out")
+        _print_not_taken(work.not_taken, console)
         predictor = load(checkpoint, device=device)
     with Progress(console=console) as progress:
-        task = progress.add_task("photos", total=len(targets))
+        task = progress.add_task("photos", total=len(work.targets))
 
         def report(source: Path, error: Exception | None) -> None:
             progress.advance(task)
             if error is not None:
-                progress.console.print(f"{source}: {error}", markup=False, soft_wrap=True)
+                name = "standard input" if source == STANDARD else source
+                progress.console.print(f"{name}: {error}", markup=False, soft_wrap=True)
 
-        failed = predict_all(predictor, targets, with_cutout=with_cutout, report=report)
-    done = len(targets) - len(failed)
-    console.print(f"{done} of {len(targets)} written to {out}", markup=False, soft_wrap=True)
+        failed = predict_all(predictor, work.targets, with_cutout=with_cutout, report=report)
+    done = f"{len(work.targets) - len(failed)} of {len(work.targets)} written to {out}"
+    if work.done:
+        done += f"; {work.done} were there"
+    console.print(done, markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 
 
-def plan(inputs: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Photos and where their masks go: `OUT/<stem>.png`.
+@dataclass(slots=True)
+class Plan:
+    """What is to be done."""
 
-    Folders give the photos directly in them. What is there already is overwritten, as it is a mask
-    of an earlier run; but in a folder of the photos it may be a photo. Raises `ModelError`, before
-    any work, where a photo would be overwritten or anything in a folder of the photos, for an
-    input that does not exist, a folder without photos, and two photos of one stem.
+    targets: dict[Path, Path] = field(default_factory=dict)
+    """Photos, and the file each mask is written to."""
+    not_taken: list[tuple[Path, str]] = field(default_factory=list)
+    """Entries of folders that are passed over, and why."""
+    done: int = 0
+    """Photos left out because their output is there."""
+
+
+def plan(
+    inputs: Sequence[Path],
+    out: Path,
+    *,
+    recursive: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Plan:
+    """Photos and where their masks go: `OUT/<stem>.png`, or OUT itself for one photo and a `.png`.
+
+    Raises `ModelError`, before any work, for an input that does not exist, a folder without photos,
+    two photos with one target, a target that is there (see `predict`), and one that is a photo or
+    lies beside the photos, where it may be one.
     """
-    targets: dict[Path, Path] = {}
-    taken: dict[str, Path] = {}
-    for source in _photos(inputs):
-        if source in targets:
+    work = Plan()
+    sources: dict[Path, Path] = {}  # by target
+    one_file = _names_a_file(inputs, out)
+    for source, name in _photos(inputs, out, work.not_taken, recursive=recursive):
+        target = out if one_file else out / name.parent / f"{name.stem}.png"
+        if sources.setdefault(target, source) != source:
+            raise ModelError(f"{sources[target]} and {source} would both be written to {target}")
+    # Not `Path.resolve`, which fails on a link to itself.
+    photos = {os.path.realpath(source) for source in sources.values()}
+    folders = {os.path.dirname(photo) for photo in photos}  # noqa: PTH120
+    for target, source in sources.items():
+        if target == STANDARD:
+            work.targets[source] = target
             continue
-        stem = source.stem
-        if stem in taken:
-            raise ModelError(f"{taken[stem]} and {source} would both be written to {stem}.png")
-        taken[stem] = source
-        targets[source] = out / f"{stem}.png"
-    _check_overwrites(targets, out)
-    return targets
+        place = os.path.realpath(target)
+        if place in photos:
+            raise ModelError(
+                f"{target} would be overwritten by the mask of {source}; choose another --out"
+            )
+        is_there = os.path.lexists(target)
+        if is_there and os.path.realpath(target.parent) in folders:
+            raise ModelError(
+                f"{target} is there already, beside the photos, and would be overwritten by the "
+                f"mask of {source}; choose another --out or move it"
+            )
+        if is_there and resume:
+            work.done += 1
+        elif is_there and not overwrite:
+            raise ModelError(
+                f"{target} is there already: give --resume to skip it or --overwrite to replace it"
+            )
+        else:
+            work.targets[source] = target
+    return work
 
 
 def predict_all(
@@ -109,12 +187,16 @@ def predict_all(
     for source, target in targets.items():
         error: Exception | None = None
         try:
-            image = open_image(source, keep_alpha=with_cutout)
+            photo = sys.stdin.buffer.read() if source == STANDARD else source
+            image = open_image(photo, keep_alpha=with_cutout)
             picture = Image.fromarray(predictor.predict(image))
-            if with_cutout:
-                picture = cutout(image, picture)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, partial(Path.write_bytes, data=encode_png(picture)))
+            data = encode_png(cutout(image, picture) if with_cutout else picture)
+            if target == STANDARD:
+                sys.stdout.buffer.write(data)
+                sys.stdout.buffer.flush()
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(target, partial(Path.write_bytes, data=data))
         except (OSError, ValueError, Image.DecompressionBombError, ModelError) as caught:
             error = caught
             failed.append(source)
@@ -122,57 +204,81 @@ def predict_all(
     return failed
 
 
-def _check_overwrites(targets: dict[Path, Path], out: Path) -> None:
-    # Not `Path.resolve`, which fails on a link to itself.
-    photos = {os.path.realpath(source) for source in targets}
-    beside = os.path.realpath(out) in {os.path.realpath(source.parent) for source in targets}
-    for source, target in targets.items():
-        if os.path.realpath(target) in photos:
-            raise ModelError(
-                f"{target} would be overwritten by the mask of {source}; choose another --out"
-            )
-        if beside and os.path.lexists(target):
-            raise ModelError(
-                f"{target} is there already, beside the photos, and would be overwritten by the "
-                f"mask of {source}; choose another --out or move it"
-            )
+def _print_not_taken(not_taken: list[tuple[Path, str]], console: Console) -> None:
+    for path, reason in not_taken[:_NAMED_AT_MOST]:
+        console.print(f"not taken: {path}: {reason}", markup=False, soft_wrap=True)
+    if len(not_taken) > _NAMED_AT_MOST:
+        console.print(f"not taken: {len(not_taken) - _NAMED_AT_MOST} more")
 
 
-def _photos(inputs: Iterable[Path]) -> Iterator[Path]:
+def _names_a_file(inputs: Sequence[Path], out: Path) -> bool:
+    """Whether OUT is the file of a single mask. Raises `ModelError` where it cannot be."""
+    from purnet.imaging import IMAGE_SUFFIXES
+
+    suffix = out.suffix.lower()
+    if out != STANDARD and (suffix not in IMAGE_SUFFIXES or out.is_dir()):
+        return False
+    if len(inputs) > 1 or inputs[0].is_dir():
+        raise ModelError(f"{out} is one file, for one photo; name a folder by --out")
+    if out != STANDARD and suffix != ".png":
+        raise ModelError(f"{out}: masks are written as PNG; name a .png file or a folder")
+    return True
+
+
+def _photos(
+    inputs: Sequence[Path], out: Path, not_taken: list[tuple[Path, str]], *, recursive: bool
+) -> Iterator[tuple[Path, Path]]:
+    """Every photo, with its name below the input folder it lies in."""
     for path in inputs:
         try:
-            is_folder = S_ISDIR(path.stat().st_mode)
+            is_folder = path != STANDARD and S_ISDIR(path.stat().st_mode)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ModelError(f"there is no file or folder {path}") from error
         except OSError:  # reported with the photos that cannot be read
             is_folder = False
-        if is_folder:
-            yield from _photos_in(path)
-        else:
-            yield path
+        if not is_folder:
+            yield path, Path("standard input" if path == STANDARD else path.name)
+            continue
+        photos = list(_photos_in(path, out, not_taken, recursive=recursive))
+        if not photos:
+            raise ModelError(f"there are no photos in the folder {path}")
+        yield from ((photo, photo.relative_to(path)) for photo in photos)
 
 
-def _photos_in(folder: Path) -> list[Path]:
-    from purnet.imaging import IMAGE_SUFFIXES
-
+def _photos_in(
+    folder: Path, out: Path, not_taken: list[tuple[Path, str]], *, recursive: bool
+) -> Iterator[Path]:
     try:
-        photos = sorted(
-            file
-            for file in folder.iterdir()
-            if file.suffix.lower() in IMAGE_SUFFIXES
-            and not file.name.startswith(".")
-            and _may_be_photo(file)
-        )
+        entries = sorted(folder.iterdir())
     except OSError as error:
         raise ModelError(f"the folder {folder} cannot be read: {error.strerror}") from error
-    if not photos:
-        raise ModelError(f"there are no photos in the folder {folder}")
-    return photos
+    for entry in entries:
+        reason = _reason_against(entry, out, recursive=recursive)
+        if reason is not None:
+            not_taken.append((entry, reason))
+        elif entry.is_dir():
+            yield from _photos_in(entry, out, not_taken, recursive=True)
+        else:
+            yield entry
 
 
-def _may_be_photo(file: Path) -> bool:
-    """False for folders and for pipes, which would be waited on."""
+def _reason_against(entry: Path, out: Path, *, recursive: bool) -> str | None:
+    """Why an entry of a folder is neither taken for a photo nor looked into, or None."""
+    from purnet.imaging import IMAGE_SUFFIXES
+
+    if entry.name.startswith("."):
+        return "it is hidden"
     try:
-        return S_ISREG(file.stat().st_mode)
+        mode = entry.stat().st_mode
     except OSError:  # a broken link, say: reported with the photos that cannot be read
-        return True
+        mode = 0
+    if S_ISDIR(mode):
+        if not recursive:
+            return "it is a folder; --recursive takes those too"
+        if entry.is_symlink():
+            return "it is a link to a folder"
+        return "it is the folder of the masks" if entry.resolve() == out.resolve() else None
+    if entry.suffix.lower() not in IMAGE_SUFFIXES:
+        return "its name is not that of a photo"
+    # A pipe would be waited on.
+    return None if mode == 0 or S_ISREG(mode) else "it is not a regular file"

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image
@@ -146,15 +147,15 @@ def image_folder_beside(mask_folder: Path) -> Path | None:
 def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Path]:
     """Image files directly in `folder` by stem; a second file of one stem goes to `skipped`.
 
-    Raises `DatasetError` for a folder that cannot be read.
+    Stems are in Unicode's form C: some systems store an accent as a letter of its own. Raises
+    `DatasetError` for a folder that cannot be read.
     """
     check_folder(folder)
     files: dict[str, Path] = {}
     for path in _image_files(folder):
-        if path.stem in files:
-            skipped.append((path, f"has the same stem as {files[path.stem].name}"))
-        else:
-            files[path.stem] = path
+        first = files.setdefault(normalize("NFC", path.stem), path)
+        if first is not path:
+            skipped.append((path, f"has the same stem as {first.name}"))
     return files
 
 

@@ -75,7 +75,7 @@ def test_every_photo_of_a_folder_gets_a_mask_of_its_displayed_size(
     photos: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    targets = plan([photos], out)
+    targets = plan([photos], out).targets
     assert predict_all(predictor, targets, with_cutout=False, report=ignore) == []
     assert len(targets) == 12
     for source, target in targets.items():
@@ -91,7 +91,8 @@ def test_every_photo_of_a_folder_gets_a_mask_of_its_displayed_size(
 def test_a_cutout_is_the_photo_with_the_mask_as_its_alpha(
     photos: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
-    predict_all(predictor, plan([photos / "RGB.png"], tmp_path), with_cutout=True, report=ignore)
+    targets = plan([photos / "RGB.png"], tmp_path).targets
+    predict_all(predictor, targets, with_cutout=True, report=ignore)
     with Image.open(tmp_path / "RGB.png") as found:
         assert found.mode == "RGBA"
         alpha = np.asarray(found)[..., 3]
@@ -111,7 +112,7 @@ def test_a_broken_photo_is_named_and_the_rest_is_done(
     heard: dict[str, bool] = {}
     failed = predict_all(
         predictor,
-        plan([photos], tmp_path / "out"),
+        plan([photos], tmp_path / "out").targets,
         with_cutout=False,
         report=lambda source, error: heard.update({source.name: error is None}),
     )
@@ -129,7 +130,7 @@ def test_a_broken_photo_is_named_and_the_rest_is_done(
 def test_a_damaged_avif_is_named(predictor: Predictor, tmp_path: Path) -> None:
     photo = tmp_path / "x.avif"
     photo.write_bytes(encoded(scene(), "AVIF").replace(b"pitm", b"xxxx"))
-    targets = plan([photo], tmp_path / "out")
+    targets = plan([photo], tmp_path / "out").targets
     assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [photo]
 
 
@@ -141,7 +142,7 @@ def test_a_photo_in_a_folder_that_cannot_be_read_is_named_and_the_rest_is_done(
     for file in (hidden, good):
         scene().save(file)
     lock(hidden.parent, monkeypatch)
-    targets = plan([hidden, good], tmp_path / "out")
+    targets = plan([hidden, good], tmp_path / "out").targets
     assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [hidden]
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["y.png"]
 
@@ -159,7 +160,7 @@ def test_what_is_no_regular_file_is_no_photo_of_a_folder(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()
     (tmp_path / "x.png").touch()
-    assert [path.name for path in plan([tmp_path], tmp_path / "out")] == ["x.png"]
+    assert [path.name for path in plan([tmp_path], tmp_path / "out").targets] == ["x.png"]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_what_is_no_regular_file_is_no_photo_of_a_folder(tmp_path: Path) -> None
     [
         (["missing.jpg"], "there is no file or folder"),
         (["empty"], "there are no photos"),
-        (["a/x.jpg", "b/x.png"], r"would both be written to x\.png"),
+        (["a/x.jpg", "b/x.png"], r"would both be written to .*x\.png"),
     ],
 )
 def test_what_cannot_be_planned_is_told_before_any_work(
@@ -196,7 +197,7 @@ def test_nothing_beside_the_photos_is_overwritten(tmp_path: Path, out: str) -> N
     with pytest.raises(ModelError, match=r"cat\.png is there already, beside the photos"):
         plan([tmp_path / "cat.jpg", tmp_path / "photos"], tmp_path / out)
     (tmp_path / "cat.png").unlink()
-    assert len(plan([tmp_path / "cat.jpg", tmp_path / "photos"], tmp_path / out)) == 2
+    assert len(plan([tmp_path / "cat.jpg", tmp_path / "photos"], tmp_path / out).targets) == 2
 
 
 def test_a_photo_is_not_overwritten_through_a_link(tmp_path: Path) -> None:
@@ -209,16 +210,109 @@ def test_a_photo_is_not_overwritten_through_a_link(tmp_path: Path) -> None:
         plan(photos, tmp_path / "out")
 
 
-def test_a_second_run_overwrites_the_masks_of_the_first(
+def test_what_is_there_is_an_error_unless_it_is_to_be_skipped_or_replaced(
     photos: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    for _ in range(2):
-        assert not predict_all(predictor, plan([photos], out), with_cutout=False, report=ignore)
-        assert len(list(out.iterdir())) == 12
-        (out / "L.png").write_bytes(b"old")
-    predict_all(predictor, plan([photos], out), with_cutout=False, report=ignore)
+    assert not predict_all(predictor, plan([photos], out).targets, with_cutout=False, report=ignore)
+    (out / "L.png").write_bytes(b"old")
+    with pytest.raises(ModelError, match=r"1\.png is there already: give --resume to skip"):
+        plan([photos], out)
+    resumed = plan([photos], out, resume=True)
+    assert (resumed.targets, resumed.done) == ({}, 12)
+    (out / "RGB.png").unlink()
+    assert [*plan([photos], out, resume=True).targets] == [photos / "RGB.png"]
+    targets = plan([photos], out, overwrite=True).targets
+    assert not predict_all(predictor, targets, with_cutout=False, report=ignore)
+    assert len(list(out.iterdir())) == 12
     assert open_image(out / "L.png").size == (60, 40)
+
+
+def test_subfolders_are_mirrored(predictor: Predictor, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for name in ("x.jpg", "a/x.jpg", "a/b/y.HEIC", "masks/old.png", ".hidden/z.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).touch()
+    (photos / "loop").symlink_to(photos)
+    out = photos / "masks"
+    work = plan([photos], out, recursive=True)
+    relative = {s.relative_to(photos): t.relative_to(out) for s, t in work.targets.items()}
+    assert {str(source): str(target) for source, target in relative.items()} == {
+        "x.jpg": "x.png",
+        "a/x.jpg": "a/x.png",
+        "a/b/y.HEIC": "a/b/y.png",
+    }
+    assert {path.name: reason for path, reason in work.not_taken} == {
+        ".hidden": "it is hidden",
+        "loop": "it is a link to a folder",
+        "masks": "it is the folder of the masks",
+    }
+
+
+def test_what_of_a_folder_is_not_taken_is_named(
+    photos: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "load", lambda *_args, **_options: predictor)
+    (photos / "more").mkdir()
+    (photos / "notes.txt").touch()
+    run = CliRunner().invoke(app, ["predict", str(photos), "-o", str(tmp_path / "out")])
+    assert run.exit_code == 0
+    assert f"not taken: {photos / 'more'}: it is a folder; --recursive" in run.stderr
+    assert f"not taken: {photos / 'notes.txt'}: its name is not that of a photo" in run.stderr
+    for number in range(12):
+        (photos / f"{number}.txt").touch()
+    run = CliRunner().invoke(app, ["predict", str(photos), "-o", str(tmp_path / "other")])
+    assert "not taken: 4 more" in run.stderr
+
+
+def test_one_photo_may_have_a_file_for_its_mask(photos: Path, tmp_path: Path) -> None:
+    photo, target = photos / "turned.jpg", tmp_path / "new" / "mask.png"
+    assert plan([photo], target).targets == {photo: target}
+    (tmp_path / "folder.png").mkdir()
+    assert plan([photo], tmp_path / "folder.png").targets == {
+        photo: tmp_path / "folder.png" / "turned.png"
+    }
+    for inputs in ([photo, photos / "L.png"], [photos]):
+        with pytest.raises(ModelError, match="is one file, for one photo"):
+            plan(inputs, target)
+    with pytest.raises(ModelError, match="masks are written as PNG"):
+        plan([photo], tmp_path / "mask.jpg")
+
+
+def test_standard_input_and_output(
+    photos: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(factory, "load", lambda *_args, **_options: predictor)
+    photo = (photos / "turned.jpg").read_bytes()
+    run = CliRunner().invoke(app, ["predict", "-"], input=photo)
+    assert run.exit_code == 0, run.stderr
+    assert open_image(run.stdout_bytes).size == (40, 60)
+    target = tmp_path / "mask.png"
+    assert CliRunner().invoke(app, ["predict", "-", "-o", str(target)], input=photo).exit_code == 0
+    assert target.read_bytes() == run.stdout_bytes
+    named = CliRunner().invoke(app, ["predict", str(photos / "turned.jpg"), "-o", "-"])
+    assert named.stdout_bytes == run.stdout_bytes
+    broken = CliRunner().invoke(app, ["predict", "-"], input=b"nothing")
+    assert (broken.exit_code, broken.stdout_bytes) == (1, b"")
+    assert "standard input: cannot identify" in broken.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("x.jpg",), ("-", "x.jpg"), ("x.jpg", "-o", "out", "--resume", "--overwrite")]
+)
+def test_a_command_line_that_makes_no_sense_is_refused(arguments: tuple[str, ...]) -> None:
+    run = CliRunner().invoke(app, ["predict", *arguments])
+    assert run.exit_code == 2
+    assert "Usage" in run.stderr
+
+
+def test_names_may_be_as_long_as_the_file_system_allows(
+    predictor: Predictor, tmp_path: Path
+) -> None:
+    photo = tmp_path / f"{'x' * 251}.jpg"
+    scene().save(photo)
+    targets = plan([photo], tmp_path / "out").targets
+    assert predict_all(predictor, targets, with_cutout=False, report=ignore) == []
 
 
 def test_a_full_disk_leaves_the_mask_that_was_there_and_no_part(
@@ -231,7 +325,7 @@ def test_a_full_disk_leaves_the_mask_that_was_there_and_no_part(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    targets = plan([photos / "RGB.png"], tmp_path)
+    targets = plan([photos / "RGB.png"], tmp_path, overwrite=True).targets
     assert predict_all(predictor, targets, with_cutout=False, report=ignore) == [*targets]
     assert (tmp_path / "RGB.png").read_bytes() == b"old"
     assert {path.name for path in tmp_path.iterdir()} == {"photos", "RGB.png"}
@@ -239,7 +333,7 @@ def test_a_full_disk_leaves_the_mask_that_was_there_and_no_part(
 
 def test_a_photo_named_twice_is_done_once(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
-    assert len(plan([tmp_path / "x.jpg", tmp_path], tmp_path / "out")) == 1
+    assert len(plan([tmp_path / "x.jpg", tmp_path], tmp_path / "out").targets) == 1
 
 
 @pytest.mark.parametrize(("broken", "status"), [(False, 0), (True, 1)])
@@ -270,7 +364,7 @@ def test_an_input_that_cannot_be_used_exits_with_2(tmp_path: Path) -> None:
 def test_hidden_files_of_a_folder_are_no_photos(tmp_path: Path) -> None:
     (tmp_path / "x.jpg").touch()
     (tmp_path / "._x.jpg").touch()
-    assert [path.name for path in plan([tmp_path], tmp_path / "out")] == ["x.jpg"]
+    assert [path.name for path in plan([tmp_path], tmp_path / "out").targets] == ["x.jpg"]
 
 
 def test_declaring_the_command_imports_nothing_heavy() -> None:

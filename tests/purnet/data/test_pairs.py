@@ -126,6 +126,13 @@ def test_a_second_photo_of_the_same_stem_is_skipped_and_named(tmp_path):
     assert found.skipped == [(tmp_path / "image" / "a.png", "has the same stem as a.jpg")]
 
 
+def test_an_accent_may_be_a_letter_of_its_own(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"), ("caf\u00e9",))
+    mask = tmp_path / "mask" / "caf\u00e9.png"
+    mask.rename(mask.with_name("cafe\u0301.png"))
+    assert [pair.stem for pair in find_pairs(tmp_path).pairs] == ["caf\u00e9"]
+
+
 def test_other_files_are_ignored(tmp_path):
     write_pairs(tmp_path, Layout("image", "mask"))
     (tmp_path / "image" / "Thumbs.db").write_bytes(b"x")
