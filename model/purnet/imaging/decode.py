@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image, UnidentifiedImageError
+from PIL.AvifImagePlugin import AvifImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from purnet.errors import ImageError
 from purnet.imaging.formats import (
@@ -107,10 +109,11 @@ def to_rgba(image: Image.Image) -> Image.Image:
     image.load()  # Pillow turns a TIFF upright while it loads, and drops the tag
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _from_deep(image)
-    if not image.has_transparency_data:
-        return image if image.mode == "RGB" else image.convert("RGB")
-    if image.mode == "RGBA":
-        return image
+    if not image.has_transparency_data and image.mode != "RGB":
+        return image.convert("RGB")
+    if image.mode in ("RGB", "RGBA") and "transparency" not in image.info:
+        # Such an image holds its decoder, which holds as much again.
+        return image.copy() if isinstance(image, WebPImageFile | AvifImageFile) else image
     return (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
 
 

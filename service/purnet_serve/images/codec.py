@@ -19,12 +19,12 @@ from purnet.imaging import (
     Format,
     Header,
     UInt8Array,
-    as_displayed,
     cutout,
     decoding,
     encode_png,
     encode_webp,
     on_white,
+    open_image,
     orientation,
     resize_mask,
     to_rgba,
@@ -45,8 +45,9 @@ FOREGROUND_THRESHOLD = 128
 # While encoding: the mask, where it is foreground, its copy cut at the threshold and the lesser of
 # it and the photo's own transparency.
 MASK_BYTES_PER_PIXEL = 4
-# libwebp holds the picture as RGBA and as planes, and what it writes.
-WEBP_BYTES_PER_PIXEL = 12
+# What an encoder takes, the picture itself included: PNG is written a few rows at a time, libwebp
+# copies the picture into planes or ARGB and works on both.
+ENCODER_BYTES_PER_PIXEL = {"png": 4, "webp": 28}
 WIDENED_BYTES_PER_PIXEL = 12  # three arrays of float32
 
 # Our own limit is checked first, but it is a setting; above 89 megapixels Pillow only warns.
@@ -95,11 +96,8 @@ class Answer:
 
 def encoding_bytes(decoded: Decoded, options: Options) -> int:
     """Most bytes that encoding an answer takes beside the answer itself."""
-    each = MASK_BYTES_PER_PIXEL
-    if options.needs_upload:
-        each += BYTES_PER_PIXEL[decoded.format]
-    if options.format == "webp":
-        each += WEBP_BYTES_PER_PIXEL
+    decoding = BYTES_PER_PIXEL[decoded.format] if options.needs_upload else 0
+    each = MASK_BYTES_PER_PIXEL + max(decoding, ENCODER_BYTES_PER_PIXEL[options.format])
     # A mask is first widened, which takes as many rows as the network has, however thin the photo.
     rows: int = decoded.pixels.shape[0]
     return decoded.width * (decoded.height * each + rows * WIDENED_BYTES_PER_PIXEL)
@@ -159,8 +157,8 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
     elif upload is None:
         raise ValueError("a cutout of the original size needs the upload")
     else:
-        with service_errors(), decoding(upload) as image:
-            picture = cutout(as_displayed(image, keep_alpha=True), alpha)
+        with service_errors():
+            picture = cutout(open_image(upload, keep_alpha=True), alpha)
     if options.format == "webp":
         return Answer(encode_webp(picture), "image/webp", box)
     return Answer(encode_png(picture), "image/png", box)

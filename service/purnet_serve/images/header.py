@@ -22,12 +22,12 @@ from purnet.imaging import ImageError as UnreadableError
 from purnet_serve import errors
 
 BYTES_PER_PIXEL: dict[Format, int] = {
-    # What Pillow decodes, what that becomes and its turned copy, four bytes a pixel each; a
-    # progressive JPEG keeps coefficients of two bytes a sample meanwhile.
-    "JPEG": 12,
+    # What Pillow decodes, what that becomes and its turned copy, four bytes a pixel each. A
+    # progressive JPEG keeps coefficients of two bytes a sample while it is decoded.
+    "JPEG": 14,
     # Transparent colours of 16 bits are read twice.
     "PNG": 16,
-    # The decoder keeps two canvases and hands out a third.
+    # The decoder keeps two canvases and hands out a third; then there are two copies.
     "WEBP": 24,
     # Planes of two bytes a sample and RGBA from them, handed out as bytes.
     "AVIF": 24,
