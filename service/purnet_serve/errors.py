@@ -140,7 +140,7 @@ class BodyTooLargeError(ServiceError):
 
 
 class UnsupportedMediaError(ServiceError):
-    """The bytes are not a JPEG, PNG or WebP image."""
+    """The bytes are not an image of a format that is taken; `detail` says what they are."""
 
     status, code, title = 415, "unsupported_media", "Not an image we take"
 

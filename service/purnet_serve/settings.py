@@ -15,6 +15,9 @@ DAY_S = 86_400
 """No duration is longer; a larger number was meant in other units."""
 MIB = 1024 * 1024
 
+ImageFormat = Literal["jpeg", "png", "webp", "avif", "heif", "gif", "bmp", "tiff"]
+_OTHER_NAMES = {"jpg": "jpeg", "heic": "heif", "tif": "tiff"}
+
 
 class Settings(BaseSettings):
     """The service's settings; each is read from `PURNET_<NAME>` when no flag gives it.
@@ -78,13 +81,19 @@ class Settings(BaseSettings):
         description="File with the sha256 (hex) of one API key a line, read again on SIGHUP; by "
         "default no key is asked for.",
     )
+    formats: Annotated[tuple[ImageFormat, ...], NoDecode] = Field(
+        ("jpeg", "png", "webp", "avif", "heif"),
+        description="Image formats that are taken, comma-separated, of `jpeg`, `png`, `webp`, "
+        "`avif`, `heif`, `gif`, `bmp` and `tiff`; phones and web pages send the first five.",
+    )
     max_body_bytes: int = Field(
-        20 * MIB, ge=1, description="Largest body in bytes: a good photo of 40 megapixels."
+        32 * MIB, ge=1, description="Largest body in bytes: a good photo of 50 megapixels."
     )
     max_pixels: int = Field(
-        40_000_000,
+        8192 * 6144,
         ge=1,
-        description="Most pixels an image may have, by its header: bounds what a decode costs.",
+        description="Most pixels an image may have, by its header: bounds what a decode costs. "
+        "The default is the largest that phones of 50 megapixels make.",
     )
     max_side: int = Field(
         16_384, ge=1, description="Longest side in pixels: nothing a camera makes is longer."
@@ -214,6 +223,16 @@ class Settings(BaseSettings):
             if part != "*":
                 ip_network(part)  # raises ValueError with the reason
         return ",".join(parts)
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _read_formats(cls, value: object) -> object:
+        if isinstance(value, str):
+            names = [part.strip().lower() for part in value.split(",") if part.strip()]
+            value = tuple(dict.fromkeys(_OTHER_NAMES.get(name, name) for name in names))
+        if not value:
+            raise ValueError("no format is named, so no image would be taken")
+        return value
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -33,6 +33,26 @@ def test_unknown_variables_are_named_with_the_setting_they_may_mean() -> None:
     }
 
 
+def test_formats_may_have_their_other_names_and_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().formats == ("jpeg", "png", "webp", "avif", "heif")
+    monkeypatch.setenv("PURNET_FORMATS", "JPG, heic,tif, heif")
+    assert Settings().formats == ("jpeg", "heif", "tiff")
+
+
+@pytest.mark.parametrize("formats", [",", "jpeg,exe", ()])
+def test_formats_that_are_none_are_refused(formats: object) -> None:
+    with pytest.raises(ValidationError):
+        Settings(formats=formats)  # type: ignore[arg-type]
+
+
+def test_photos_of_50_megapixels_are_within_the_default_limits() -> None:
+    settings = Settings()
+    for width, height in ((8160, 6120), (8160, 6144), (8192, 6144)):
+        assert width * height <= settings.max_pixels
+        assert width <= settings.max_side
+    assert settings.max_body_bytes >= 30_000_000
+
+
 def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PURNET_CORS_ORIGINS", "https://a.example, https://b.example")
     assert Settings().cors_origins == ("https://a.example", "https://b.example")

@@ -78,10 +78,10 @@ def read_header(data: bytes, formats: Collection[Format] = FORMATS) -> Header:
     return header
 
 
-def listed(formats: Collection[Format]) -> str:
+def listed(formats: Collection[Format], word: str = "and") -> str:
     """Names of formats, as a sentence has them: `JPEG, PNG and WebP`."""
     *names, last = (NAMES[image_format] for image_format in FORMATS if image_format in formats)
-    return f"{', '.join(names)} and {last}" if names else last
+    return f"{', '.join(names)} {word} {last}" if names else last
 
 
 def format_of(data: bytes) -> Format | None:

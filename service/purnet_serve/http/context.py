@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
-from purnet_serve.images.codec import MASK_BYTES_PER_PIXEL
-from purnet_serve.images.header import BYTES_PER_PIXEL, Limits
+from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
+from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.cpus import available_cpus
@@ -33,7 +33,8 @@ class ServiceContext:
         self.pixel_memory = MemoryBudget(settings.max_pixel_bytes)
         self.decode_pool = BoundedThreadPool(decode_threads, "decode", self.pixel_memory)
         self.encode_pool = BoundedThreadPool(encode_threads, "encode", self.pixel_memory)
-        self.limits = Limits(settings.max_pixels, settings.max_side)
+        formats = tuple(FORMATS_BY_NAME[name] for name in settings.formats)
+        self.limits = Limits(settings.max_pixels, settings.max_side, formats)
         metrics.watch(
             requests=lambda: self.admission.requests,
             upload_bytes=lambda: self.admission.bytes,
@@ -57,7 +58,8 @@ def memory_ceiling_bytes(settings: Settings) -> int:
 
     Tested against a running service; docs/operating.md and `purnet config` quote it.
     """
-    largest = settings.max_pixels * (max(BYTES_PER_PIXEL.values()) + MASK_BYTES_PER_PIXEL)
+    each = MASK_BYTES_PER_PIXEL + max(*BYTES_PER_PIXEL.values(), *ENCODER_BYTES_PER_PIXEL.values())
+    largest = settings.max_pixels * each
     return (
         BASE_BYTES
         + settings.max_bytes_in_flight

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from purnet.imaging import listed
 from purnet_serve.errors import NotReadyError, tree
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions, require_single
@@ -31,13 +32,13 @@ def router(service: ServiceContext) -> APIRouter:
         responses=_responses(service.settings),
         openapi_extra={
             "parameters": _request_headers(service.settings),
-            "requestBody": _request_body(),
+            "requestBody": _request_body(service),
         },
     )
     async def mask(request: Request, options: Annotated[MaskOptions, Query()]) -> Response:
         """Answers an 8-bit grey PNG of the photo's displayed size, 255 where the object is; with
-        `output=cutout` the photo as RGBA with the mask as its alpha. Parameters may also be fields
-        of the form, each given once.
+        `output=cutout` the photo as RGBA with the mask as its alpha; with `format=webp` as WebP.
+        Parameters may also be fields of the form, each given once.
         """
         context: RequestContext = request.state.context
         return await _answer(service, context, request, options)
@@ -56,9 +57,10 @@ async def _answer(
         upload = await read_upload(request.stream(), context.headers.get("content-type", ""))
     if upload.fields:
         options = MaskOptions.parse([*query, *upload.fields])
-    wanted = options.codec_options()
+    wanted = options.codec_options(context.headers.get("accept", ""))
     service.admission.resize(context, len(upload.image))
     decoded = await _decode(service, context, upload.image)
+    codec.check_answer_size(decoded, wanted)
     image = upload.image if wanted.needs_upload else None
     del upload
     service.admission.resize(context, len(image or b""))
@@ -131,8 +133,9 @@ def _request_headers(settings: Settings) -> list[dict[str, Any]]:
     return [{"name": name, "in": "header", **header} for name, header in headers.items()]
 
 
-def _request_body() -> dict[str, Any]:
-    photo = {"type": "string", "format": "binary", "description": "A JPEG, PNG or WebP image."}
+def _request_body(service: ServiceContext) -> dict[str, Any]:
+    taken = f"An image: {listed(service.limits.formats, 'or')}."
+    photo = {"type": "string", "format": "binary", "description": taken}
     form = {
         "type": "object",
         "required": ["image"],
@@ -140,8 +143,9 @@ def _request_body() -> dict[str, Any]:
         "properties": {"image": photo, **MaskOptions.model_json_schema()["properties"]},
         "additionalProperties": False,
     }
-    raw = ("image/jpeg", "image/png", "image/webp", "application/octet-stream")
+    raw = [f"image/{name}" for name in service.settings.formats]
     content = {"multipart/form-data": form, **dict.fromkeys(raw, photo)}
+    content["application/octet-stream"] = photo
     schemas = {kind: {"schema": schema} for kind, schema in content.items()}
     return {"required": True, "content": schemas}
 
@@ -166,6 +170,7 @@ def _responses(settings: Settings) -> dict[int | str, Any]:
             "receive;dur=3.1, decode;dur=11.0, queue;dur=0.4, infer;dur=31.9",
         ),
     }
-    png = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
-    answer = {"description": "The mask or the cutout.", "headers": headers, "content": png}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    content = {"image/png": binary, "image/webp": binary}
+    answer = {"description": "The mask or the cutout.", "headers": headers, "content": content}
     return {200: answer, **responses_of(*codes, settings=settings)}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.json_schema import SkipJsonSchema
 from pydantic_core import PydanticCustomError
 
+from purnet.imaging import WEBP_MAX_SIDE
 from purnet_serve.errors import ParameterError
 from purnet_serve.images.codec import Options
 
@@ -38,6 +39,13 @@ class MaskOptions(BaseModel):
         examples=[128],
     )
 
+    format: Literal["png", "webp"] = Field(
+        "png",
+        description="PNG, or WebP: masks without loss, cutouts with exact alpha, sides up to "
+        f"{WEBP_MAX_SIDE} pixels. Without it, `Accept: image/webp` gives WebP.",
+        examples=["webp"],
+    )
+
     @field_validator("threshold", mode="before")
     @classmethod
     def _read_threshold(cls, value: str) -> int:
@@ -52,9 +60,25 @@ class MaskOptions(BaseModel):
         except ValidationError as error:
             raise bad_parameter(error.errors()[0]) from None
 
-    def codec_options(self) -> Options:
-        """The same for the codec."""
-        return Options(self.output, self.size, self.threshold)
+    def codec_options(self, accept: str = "") -> Options:
+        """The same for the codec; the header `Accept` decides the format where none is named."""
+        named = "format" in self.model_fields_set
+        image_format = "webp" if not named and prefers_webp(accept) else self.format
+        return Options(self.output, self.size, self.threshold, image_format)
+
+
+def prefers_webp(accept: str) -> bool:
+    """Whether an `Accept` header names `image/webp` and gives PNG a lower weight (RFC 9110)."""
+    weights: dict[str, float] = {}
+    for part in accept.lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
+        try:
+            weights[media_type] = float(weight)
+        except ValueError:
+            continue
+    png = next((weights[t] for t in ("image/png", "image/*", "*/*") if t in weights), 0.0)
+    return weights.get("image/webp", 0.0) > png
 
 
 def parse_timeout_s(value: str | None, default_s: float, most_s: float) -> float:

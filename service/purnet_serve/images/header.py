@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 from purnet.imaging import (
+    FORMATS,
     Format,
     Header,
     TooManyScansError,
@@ -38,6 +39,9 @@ BYTES_PER_PIXEL: dict[Format, int] = {
     "TIFF": 28,
 }
 """Most bytes that decoding takes for each pixel."""
+
+FORMATS_BY_NAME: dict[str, Format] = {name.lower(): name for name in FORMATS}
+"""Formats as the settings name them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 
 import numpy as np
 import pytest
+from image_files import heic
 from live_service import Live, MakeLive
 from photos import encoded, opened, scene, with_orientation
+from PIL import Image
 
 from purnet.imaging import open_image, resize_mask, to_pixels
 from purnet_serve.errors import NonFiniteError, WorkerError
@@ -74,13 +77,97 @@ async def test_cutout_is_the_photo_with_the_mask_as_alpha(live: Live) -> None:
     answer = await live.client.post("/v1/mask?output=cutout", content=PHOTO)
     cutout = opened(answer.content)
     assert cutout.mode == "RGBA"
-    assert np.array_equal(np.asarray(cutout)[..., :3], np.asarray(scene()))
-    assert np.array_equal(np.asarray(cutout)[..., 3], expected_mask(PHOTO))
+    alpha = np.asarray(cutout)[..., 3]
+    assert np.array_equal(alpha, expected_mask(PHOTO))
+    shown = np.where(alpha[..., None] > 0, np.asarray(scene()), 0)
+    assert np.array_equal(np.asarray(cutout)[..., :3], shown)
 
 
 async def test_cutout_of_model_size_is_what_the_network_saw(live: Live) -> None:
     answer = await live.client.post("/v1/mask?output=cutout&size=model", content=PHOTO)
-    assert np.array_equal(np.asarray(opened(answer.content))[..., :3], live.backend.seen[0])
+    cutout = np.asarray(opened(answer.content))
+    shown = np.where(cutout[..., 3:] > 0, live.backend.seen[0], 0)
+    assert np.array_equal(cutout[..., :3], shown)
+
+
+async def test_cutout_keeps_the_transparency_of_its_photo(live: Live) -> None:
+    photo = scene()
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    own = np.asarray(photo)[..., 3]
+    data = encoded(photo)
+    answer = await live.client.post("/v1/mask?output=cutout", content=data)
+    cutout = np.asarray(opened(answer.content))
+    assert np.array_equal(cutout[..., 3], np.minimum(own, expected_mask(data)))
+    model = await live.client.post("/v1/mask?output=cutout&size=model", content=data)
+    assert np.asarray(opened(model.content))[0, :, 3].max() < 16
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "media_type"),
+    [
+        ("", None, "image/png"),
+        ("", "*/*", "image/png"),
+        ("", "image/webp", "image/webp"),
+        ("", "image/webp, */*;q=0.8", "image/webp"),
+        ("", "image/png;q=0.5, image/WebP", "image/webp"),
+        ("", "image/png, image/webp", "image/png"),
+        ("", "image/avif,image/webp,image/*,*/*;q=0.8", "image/png"),
+        ("", "image/webp;q=0", "image/png"),
+        ("", "image/webp;q=much, ,;;", "image/png"),
+        ("format=webp", "image/png", "image/webp"),
+        ("format=png", "image/webp", "image/png"),
+    ],
+)
+async def test_webp_is_answered_where_it_is_asked_for(
+    live: Live, query: str, accept: str | None, media_type: str
+) -> None:
+    headers = {} if accept is None else {"Accept": accept}
+    answer = await live.client.post(f"/v1/mask?{query}", content=PHOTO, headers=headers)
+    assert answer.headers["content-type"] == media_type
+    mask = opened(answer.content)
+    assert mask.format == media_type.removeprefix("image/").upper()
+    assert np.array_equal(np.asarray(mask.convert("L")), expected_mask(PHOTO))
+
+
+async def test_a_photo_too_long_for_webp_is_refused_before_the_queue(live: Live) -> None:
+    long = encoded(Image.new("RGB", (16_384, 2), "red"))
+    answer = await live.client.post("/v1/mask?format=webp", content=long)
+    assert (answer.status_code, answer.json()["code"]) == (422, "side_too_long")
+    assert answer.json()["limit"] == 16_383
+    assert not live.backend.seen
+    answer = await live.client.post("/v1/mask?format=webp&size=model", content=long)
+    assert answer.status_code == 200
+
+
+async def test_a_photo_of_a_phone_gives_a_mask(live: Live) -> None:
+    for photo in (heic(), encoded(scene(), "AVIF"), encoded(scene(), "MPO")):
+        answer = await live.client.post("/v1/mask", content=photo)
+        assert answer.status_code == 200
+        assert np.array_equal(np.asarray(opened(answer.content)), expected_mask(photo))
+
+
+@pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b"%PDF-1.7", "a PDF"),
+        (b'{"image": "..."}', "JSON"),
+        (base64.b64encode(PHOTO), "base64 text"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (encoded(scene(), "TIFF"), "a TIFF image"),
+    ],
+)
+async def test_what_is_not_taken_is_named(live: Live, body: bytes, name: str) -> None:
+    answer = await live.client.post("/v1/mask", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media")
+    taken = "JPEG, PNG, WebP, AVIF and HEIC/HEIF"
+    assert answer.json()["detail"] == f"It is {name}; taken are {taken} images."
+
+
+async def test_the_settings_say_which_formats_are_taken(make_live: MakeLive) -> None:
+    live = await make_live(formats="jpg, GIF,tif")
+    for kind, status in (("GIF", 200), ("TIFF", 200), ("JPEG", 200), ("PNG", 415), ("BMP", 415)):
+        answer = await live.client.post("/v1/mask", content=encoded(scene(), kind))
+        assert answer.status_code == status, kind
 
 
 async def test_threshold_makes_the_mask_black_and_white(live: Live) -> None:
@@ -101,6 +188,7 @@ async def test_parameters_may_be_form_fields(live: Live) -> None:
     [
         ("output=png", "output"),
         ("size=big", "size"),
+        ("format=jpeg", "format"),
         ("threshold=256", "threshold"),
         ("threshold=-1", "threshold"),
         ("threshold=+1", "threshold"),

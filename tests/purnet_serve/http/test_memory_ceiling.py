@@ -42,6 +42,8 @@ def worst() -> list[bytes]:
     return [
         encoded(clear, "WEBP", lossless=True, quality=0, method=0),
         encoded(clear, "PNG", compress_level=1),
+        encoded(clear, "AVIF", speed=10, subsampling="4:4:4"),
+        encoded(clear.convert("CMYK"), "JPEG", progressive=True),
         encoded(Image.fromarray(noise).convert("RGB"), "JPEG", quality=60),
         encoded(Image.fromarray(noise.astype(np.uint16) * 257), "PNG", compress_level=9)[
             : 16 * MIB
@@ -60,7 +62,8 @@ def test_memory_stays_below_the_sum_of_the_limits() -> None:
 
         def post(number: int) -> int:
             answer = httpx.post(
-                f"{url}/v1/mask?output={'cutout' if number % 3 else 'mask'}",
+                f"{url}/v1/mask?output={'cutout' if number % 3 else 'mask'}"
+                f"&format={'webp' if number % 2 else 'png'}",
                 content=uploads[number % len(uploads)],
                 timeout=END_S,
                 trust_env=False,

@@ -91,7 +91,7 @@ def test_body_parameters_and_headers_are_documented(document: dict[str, Any]) ->
     assert {"multipart/form-data", "image/jpeg", "image/png", "image/webp"} <= set(content)
     names = {parameter["name"]: parameter for parameter in operation["parameters"]}
     assert set(names) == {
-        "output", "size", "threshold", "X-Timeout-Ms", "X-Request-Id", "X-Api-Key",
+        "output", "size", "threshold", "format", "X-Timeout-Ms", "X-Request-Id", "X-Api-Key",
     }  # fmt: skip
     assert all("example" in names[name] for name in names if name.startswith("X-"))
     assert all(names[name]["schema"]["examples"] for name in ("output", "size", "threshold"))
