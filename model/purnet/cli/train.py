@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +10,6 @@ import typer
 from purnet.cli.errors import reported_errors
 
 if TYPE_CHECKING:
-    import torch
-
     from purnet.training.recipe import Recipe
 
 
@@ -61,7 +58,7 @@ def train(
         from purnet.inference.torch_engine import resolve_device
         from purnet.io import make_folder
         from purnet.training.recipe import load_recipe
-        from purnet.training.sources import initial_weights, load_data
+        from purnet.training.sources import initial_weights, load_data, usable_cpus
         from purnet.training.trainer import Trainer, TrainerOptions
 
         console = Console(stderr=True)
@@ -73,14 +70,16 @@ def train(
         for folder in (out, cache_dir):
             make_folder(folder)
         place = resolve_device(device)
-        loaders = _loader_processes(place) if processes is None else processes
+        if processes is None:
+            # A GPU is faster than one process that decodes; a CPU is busy with training itself.
+            processes = 0 if place.type == "cpu" else max(1, usable_cpus() - 1)
         weights, weights_sha256 = initial_weights(settings, init=init, backbone=backbone_weights)
         with Progress(console=console) as progress:
             pairs = load_data(
                 settings,
                 data,
                 cache_dir,
-                processes=loaders + 1,
+                processes=usable_cpus(),
                 progress=lambda paths, n: progress.track(paths, n, description="superpixels"),
             )
         for path, reason in pairs.skipped:
@@ -108,7 +107,7 @@ def train(
                 TrainerOptions(
                     out=out,
                     device=place,
-                    loader_processes=loaders,
+                    loader_processes=processes,
                     stop_after_s=None if stop_after is None else stop_after * 60,
                 ),
                 listener=listen,
@@ -118,11 +117,6 @@ def train(
             f"done: {out}" if finished else f"stopped; the same command goes on: {out}",
             markup=False,
         )
-
-
-def _loader_processes(device: torch.device) -> int:
-    """A GPU outruns one process that decodes photos; a CPU is busy with training itself."""
-    return 0 if device.type == "cpu" else max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def _chosen_stages(recipe: Recipe, stage: int | None, init: Path | None) -> range:

@@ -9,7 +9,6 @@ Unpacked into one folder they give `data/`, to train on, and `superpixels/`, its
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tarfile
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from purnet.errors import ModelError
 from purnet.imaging import open_image
 from purnet.io import make_folder, writing
 from purnet.training.recipe import Recipe, load_recipe
-from purnet.training.sources import load_data
+from purnet.training.sources import load_data, usable_cpus
 
 SIDE = 320
 """Longer side of a packed photo, in pixels: what prediction sees."""
@@ -49,8 +48,7 @@ def pack(
         for source in recipe.sources:
             pairs = find_pairs(root / source.folder).pairs
             _shrink(pairs, staging / "data" / source.folder, quality)
-        processes = len(os.sched_getaffinity(0))
-        load_data(recipe, staging / "data", staging / "superpixels", processes=processes)
+        load_data(recipe, staging / "data", staging / "superpixels", processes=usable_cpus())
         return list(_tar_files(staging, out, piece_bytes))
 
 

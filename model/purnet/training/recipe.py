@@ -75,7 +75,8 @@ class Stage(Settings):
     isolate: StrictBool = False
     """Keep each loss to its own parts, as the paper does."""
     freeze_backbone_statistics: StrictBool = False
-    """Normalise the backbone's features by ImageNet's statistics instead of the batch's."""
+    """Normalise the backbone's features by the statistics it begins the stage with, ImageNet's in
+    a first stage, instead of each batch's."""
     schedule: Literal["cosine", "poly"] = "cosine"
     power: NotNegative = 0.9
     """Of the `poly` schedule."""
