@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 
 # A still image has some ten; a file of empty ones could hold millions.
-MAX_UNITS = 65_536
+MAX_UNITS = 1024
+MAX_PARAMETER_SETS = 64
 _SEQUENCE_HEADER = 1
 _SEQUENCE_PARAMETER_SET = 33
 _READ_BYTES = 256
@@ -111,9 +112,9 @@ def hevc_sizes(configuration: bytes, stream: bytes) -> Iterator[tuple[int, int]]
         raise CodedSizeError("its configuration is cut short")
     length_bytes = (configuration[21] & 3) + 1
     at = 23
-    for _ in range(configuration[22]):
+    for _ in range(min(configuration[22], MAX_PARAMETER_SETS)):
         count, at = int.from_bytes(configuration[at + 1 : at + 3], "big"), at + 3
-        at = yield from _parameter_sets(configuration, at, 2, count)
+        at = yield from _parameter_sets(configuration, at, 2, min(count, MAX_PARAMETER_SETS))
     if (yield from _parameter_sets(stream, 0, length_bytes, MAX_UNITS)) < len(stream):
         raise CodedSizeError("its pixels come in too many pieces")
 

@@ -59,6 +59,10 @@ _MAGIC: tuple[tuple[bytes, str], ...] = (
 )
 _RIFF = {b"AVI ": "an AVI video", b"WAVE": "a WAV file"}
 _BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\r\n]{16,}={0,2}\s*")
+# Each alternative ends where the next begins, so that no text is tried in many ways.
+_SVG = re.compile(
+    rb"(?is)(?:<\?(?:(?!\?>).)*\?>\s*|<!--(?:(?!-->).)*-->\s*|<!doctype svg[^>]*>\s*)*+<svg\b"
+)
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _LOOKED_AT_BYTES = 1024
 
@@ -127,7 +131,7 @@ def _what_text(start: bytes) -> str:
     text = start.lstrip()
     if re.match(rb"(?i)<!doctype html|<html|<head|<body", text):
         return "an HTML page"
-    if re.match(rb"(?is)(<\?xml.*?\?>\s*)?(<!--.*?-->\s*|<!doctype svg.*?>\s*)*<svg\b", text):
+    if _SVG.match(text):
         return "an SVG drawing"
     if text.startswith(b"<"):
         return "XML"

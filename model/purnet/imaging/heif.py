@@ -22,9 +22,13 @@ from purnet.imaging.formats import (
     cut_short,
 )
 
-# A photo of 50 megapixels has some two hundred tiles.
-MAX_ITEMS = 4096
+# A photo of 50 megapixels has some two hundred tiles, one of 200 eight hundred.
+MAX_ITEMS = 1024
 MAX_BOXES = 16_384
+# Pieces of items, and references between items: a few for each.
+MAX_LINKS = 16_384
+# Real images have some ten.
+MAX_PROPERTIES = 64
 # Codecs pad their pictures to whole blocks, of 64 pixels and less, and AV1 superblocks to 128.
 _PADDING = 128
 _LEAST_TILE_PIXELS = 1 << 22
@@ -261,7 +265,7 @@ def _read_extents(data: bytes, meta: _Meta, span: _Span, image_format: Format) -
     wide = 4 if version == 2 else 2
     at += 6
     count, at = _number(data, at, wide), at + wide
-    total = 0
+    total = pieces = 0
     for _ in range(min(count, MAX_ITEMS)):
         item, at = meta.items.get(_number(data, at, wide)), at + wide
         in_idat = False
@@ -270,6 +274,9 @@ def _read_extents(data: bytes, meta: _Meta, span: _Span, image_format: Format) -
         base = _number(data, at + 2, base_size) + (meta.idat if in_idat else 0)
         at += 2 + base_size
         extents, at = _number(data, at, 2), at + 2
+        pieces += extents
+        if pieces > MAX_LINKS:
+            raise ImageError(f"the {image_format} file has too many pieces", limit=MAX_LINKS)
         for _ in range(extents):
             at += index_size if version else 0
             start = base + _number(data, at, offset_size)
@@ -291,6 +298,8 @@ def _read_properties(data: bytes, meta: _Meta, span: _Span, image_format: Format
                     meta.unneeded.append(at - 4)
         elif kind == b"ipma":
             _read_associations(data, meta, (begin, end))
+    if any(len(item.properties) > MAX_PROPERTIES for item in meta.items.values()):
+        raise ImageError(f"the {image_format} file has too many properties", limit=MAX_PROPERTIES)
 
 
 def _read_associations(data: bytes, meta: _Meta, span: _Span) -> None:
@@ -311,9 +320,12 @@ def _read_associations(data: bytes, meta: _Meta, span: _Span) -> None:
 
 def _read_references(data: bytes, meta: _Meta, span: _Span, image_format: Format) -> None:
     begin, end = span
-    wide = 4 if _number(data, begin, 1) else 2
+    wide, total = 4 if _number(data, begin, 1) else 2, 0
     for kind, (at, stop) in _boxes(data, begin + 4, end, image_format):
         count = min(_number(data, at + wide, 2), MAX_ITEMS, (stop - at) // wide)
+        total += count
+        if total > MAX_LINKS:
+            raise ImageError(f"the {image_format} file has too many references", limit=MAX_LINKS)
         source = _number(data, at, wide)
         targets = [_number(data, at + 2 + wide * (i + 1), wide) for i in range(count)]
         if kind == b"dimg" and source in meta.items:

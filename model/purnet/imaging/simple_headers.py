@@ -13,7 +13,7 @@ from purnet.imaging.tiff import exif_orientation
 
 # An animation of ten thousand frames has that many chunks; a file of empty ones, 2.5 million.
 MAX_CHUNKS = 65_536
-# A GIF has a block for every 255 bytes: 20 MiB are 82,000.
+# A GIF has a block for every 255 bytes: 32 MiB are 132,000.
 MAX_BLOCKS = 262_144
 # Pillow decodes run lengths in Python, a run for every two bytes.
 MAX_RUN_LENGTH_BYTES = 4 << 20
@@ -62,7 +62,7 @@ def first_frame_of_gif(data: bytes) -> bytes:
     """The file without comments and later frames. Raises `ImageError`."""
     frame, control = _gif_frame(data)
     pixels = frame + 10 + _table_bytes(data[frame + 9]) + 1
-    end = _skip_blocks(data, pixels)
+    end, _ = _skip_blocks(data, pixels, MAX_BLOCKS)
     head = data[: 13 + _table_bytes(data[10])]
     return b"".join((head, control, data[frame:end], b";"))
 
@@ -71,13 +71,14 @@ def _gif_frame(data: bytes) -> tuple[int, bytes]:
     """Where the first image descriptor is, and the graphic control extension before it."""
     if len(data) < 13:
         raise cut_short("GIF")
-    at, control = 13 + _table_bytes(data[10]), b""
-    for _ in range(MAX_BLOCKS):
+    at, control, left = 13 + _table_bytes(data[10]), b"", MAX_BLOCKS
+    while left > 0:
         match data[at : at + 1]:
             case b"," if at + 10 <= len(data):
                 return at, control
             case b"!":
-                end = _skip_blocks(data, at + 2)
+                end, used = _skip_blocks(data, at + 2, left)
+                left -= used
                 if data[at + 1 : at + 3] == b"\xf9\x04":
                     control = data[at:end]
                 at = end
@@ -85,7 +86,7 @@ def _gif_frame(data: bytes) -> tuple[int, bytes]:
                 raise cut_short("GIF")
             case _:
                 raise broken("GIF", "it has no frame")
-    raise ImageError("the GIF file has too many extensions", limit=MAX_BLOCKS)
+    raise _too_many_blocks()
 
 
 def _table_bytes(flags: int) -> int:
@@ -93,16 +94,20 @@ def _table_bytes(flags: int) -> int:
     return 3 << (flags & 7) + 1 if flags & 0x80 else 0
 
 
-def _skip_blocks(data: bytes, at: int) -> int:
-    """The end of the data blocks that begin at `at`."""
-    for _ in range(MAX_BLOCKS):
+def _skip_blocks(data: bytes, at: int, most: int) -> tuple[int, int]:
+    """The end of the data blocks that begin at `at`, and their number, which is at most `most`."""
+    for used in range(1, most + 1):
         if at >= len(data):
             raise cut_short("GIF")
         size = data[at]
         at += 1 + size
         if not size:
-            return at
-    raise ImageError("the GIF file has too many blocks", limit=MAX_BLOCKS)
+            return at, used
+    raise _too_many_blocks()
+
+
+def _too_many_blocks() -> ImageError:
+    return ImageError("the GIF file has too many blocks", limit=MAX_BLOCKS)
 
 
 def read_bmp(data: bytes) -> Header:

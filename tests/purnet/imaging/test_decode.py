@@ -12,6 +12,7 @@ from photos import encoded, opened, scene, unknown_pixel_format, with_orientatio
 from PIL import Image, ImageCms
 
 from purnet.imaging import (
+    IMAGE_SUFFIXES,
     ImageError,
     UnknownFormatError,
     as_displayed,
@@ -42,6 +43,10 @@ def test_lossless_formats_come_back_as_they_were(kind: str) -> None:
     data = encoded(picture, kind, **({"lossless": True} if kind == "WEBP" else {}))
     truth = np.asarray(picture.convert("RGB")).astype(int)
     assert difference(open_image(data), truth) == 0
+
+
+def test_photos_of_every_camera_and_phone_are_found_in_folders() -> None:
+    assert {".jfif", ".jpe", ".mpo", ".heic", ".heif", ".avif", ".jpg", ".png"} <= IMAGE_SUFFIXES
 
 
 def test_a_path_gives_what_its_bytes_give(tmp_path: Path) -> None:

@@ -263,6 +263,39 @@ def test_other_codings_in_the_same_boxes_are_not_taken() -> None:
         read_header(data, FORMATS)
 
 
+@pytest.mark.parametrize("what", ["pieces", "references", "properties"])
+def test_endless_tables_are_refused(what: str) -> None:
+    infos = [box(b"infe", struct.pack(">BxxxHH4sx", 2, n, 0, b"hvc1")) for n in range(1, 1000)]
+    tables = {
+        # 60,000 extents of no bytes for each of 999 items
+        "pieces": box(
+            b"iloc",
+            bytes(6),
+            struct.pack(">H", 999),
+            *(struct.pack(">HHH", n, 0, 60_000) for n in range(1, 1000)),
+        ),
+        "references": box(
+            b"iref",
+            bytes(4),
+            *(box(b"auxl", struct.pack(">HH1000H", 1, 1000, *[2] * 1000)) for _ in range(20)),
+        ),
+        "properties": box(
+            b"iprp",
+            box(b"ipco"),
+            box(b"ipma", bytes(4), struct.pack(">I", 900), (b"\0\1\xff" + b"\1" * 255) * 900),
+        ),
+    }
+    meta = box(
+        b"meta",
+        bytes(4),
+        box(b"pitm", bytes(4), b"\0\1"),
+        box(b"iinf", bytes(4), struct.pack(">H", len(infos)), *infos),
+        tables[what],
+    )
+    with pytest.raises(ImageError, match=f"too many {what}"):
+        read_header(box(b"ftyp", b"heic", bytes(4)) + meta)
+
+
 def test_too_many_items_are_refused() -> None:
     infos = [
         box(b"infe", struct.pack(">BxxxHH4sx", 2, n, 0, b"hvc1")) for n in range(MAX_ITEMS + 2)
