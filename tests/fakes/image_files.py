@@ -15,7 +15,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def heic(name: str = "scene") -> bytes:
-    """The scene as HEIC, or `scene-alpha` with transparency that grows downward."""
+    """A file of `tests/data/pictures`."""
     return (PICTURES / f"{name}.heic").read_bytes()
 
 

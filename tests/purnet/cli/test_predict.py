@@ -88,6 +88,18 @@ def test_every_photo_of_a_folder_gets_a_mask_of_its_displayed_size(
         assert values[:, -1].max() == 0
 
 
+def test_a_cutout_keeps_the_transparency_of_its_photo(predictor: Predictor, tmp_path: Path) -> None:
+    photo = scene()
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    (tmp_path / "cup.png").write_bytes(encoded(photo))
+    targets = {tmp_path / "cup.png": tmp_path / "cutout.png"}
+    assert predict_all(predictor, targets, with_cutout=True, report=ignore) == []
+    cut, own = np.asarray(Image.open(tmp_path / "cutout.png")), np.asarray(photo)
+    assert np.array_equal(cut[:, :40, 3], own[:, :40, 3])
+    assert np.array_equal(cut[5:, :40, :3], own[5:, :40, :3])
+    assert not cut[:, 60:].any(), "nothing of the background is left"
+
+
 def test_a_cutout_is_the_photo_with_the_mask_as_its_alpha(
     photos: Path, predictor: Predictor, tmp_path: Path
 ) -> None:
