@@ -24,9 +24,10 @@ from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
 
-_REQUEST_HEADERS = "Authorization Content-Type X-Api-Key X-Request-Id X-Timeout-Ms"
+_REQUEST_HEADERS = "Authorization Content-Type X-Api-Key X-Request-Id X-Timeout-Ms Traceparent"
 _ANSWER_HEADERS = (
-    "Retry-After Server-Timing X-Foreground-Box X-Height X-Model-Version X-Request-Id X-Width"
+    "Retry-After Server-Timing Traceparent X-Foreground-Box X-Height X-Model-Version "
+    "X-Request-Id X-Width"
 )
 
 

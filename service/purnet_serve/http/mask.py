@@ -11,7 +11,13 @@ from purnet.imaging import listed
 from purnet_serve.errors import NotReadyError, tree
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions, require_single
-from purnet_serve.http.problem_details import COMMON_HEADERS, EXAMPLE_ID, described, responses_of
+from purnet_serve.http.problem_details import (
+    COMMON_HEADERS,
+    EXAMPLE_ID,
+    EXAMPLE_TRACE,
+    described,
+    responses_of,
+)
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import read_upload
 from purnet_serve.images import codec
@@ -128,6 +134,7 @@ def _request_headers(settings: Settings) -> list[dict[str, Any]]:
     headers = {
         TIMEOUT_HEADER: described("Milliseconds from arrival to answer.", 5000, **bounds),
         "X-Request-Id": described(f"An id of the client's own: {plain}.", EXAMPLE_ID),
+        "traceparent": described("The trace of the client, as W3C has it.", EXAMPLE_TRACE),
         "X-Api-Key": described("API key, if asked for; or `Authorization: Bearer`.", "an-api-key"),
     }
     return [{"name": name, "in": "header", **header} for name, header in headers.items()]

@@ -22,7 +22,12 @@ from purnet_serve.http.api_keys import offered_key
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import TIMEOUT_HEADER, parse_timeout_s
 from purnet_serve.http.problem_details import problem
-from purnet_serve.http.request import ClientGoneError, RequestContext, content_length
+from purnet_serve.http.request import (
+    ClientGoneError,
+    RequestContext,
+    content_length,
+    continued_trace,
+)
 from purnet_serve.http.upload import UploadStream
 from purnet_serve.observability.labels import Stage
 
@@ -84,6 +89,7 @@ class RequestMiddleware:
             headers=headers,
             arrived=now,
             deadline=now + self._service.settings.timeout_s,
+            traceparent=continued_trace(headers),
         )
         scope.setdefault("state", {})["context"] = context
         return context
@@ -104,7 +110,8 @@ class RequestMiddleware:
         except ClientGoneError:
             raise
         except Exception:
-            log.exception("unexpected error", extra={"request_id": context.id})
+            ids = {"request_id": context.id, "trace_id": context.trace_id}
+            log.exception("unexpected error", extra=ids)
             return InternalError("Something went wrong here; the log has it under this request id.")
         return None
 
@@ -151,6 +158,7 @@ class RequestMiddleware:
         level = logging.DEBUG if route in PROBES and context.status == 200 else logging.INFO
         fields = {
             "request_id": context.id,
+            "trace_id": context.trace_id,
             "method": context.method if context.method.isalpha() else "other",
             "route": route,
             "ms": round(seconds * 1000, 3),
@@ -179,7 +187,9 @@ class ResponseStream:
             self._started = loop.time()
             context.stage = Stage.SEND
             context.status = message["status"]
-            ours = (b"x-request-id", context.id.encode()), (b"x-content-type-options", b"nosniff")
+            ours = [(b"x-request-id", context.id.encode()), (b"x-content-type-options", b"nosniff")]
+            if context.traceparent is not None:
+                ours.append((b"traceparent", context.traceparent.encode()))
             message["headers"] = [*message.get("headers", ()), *ours]
             await self.send(message)
             return

@@ -15,6 +15,7 @@ from purnet_serve.settings import Settings
 MEDIA_TYPE = "application/problem+json"
 RETRY_STATUSES = (429, 503)
 EXAMPLE_ID = "3b8f0c9b5f0a4d6e9a55d1f5b0f7f3a2"
+EXAMPLE_TRACE = f"00-{EXAMPLE_ID}-00f067aa0ba902b7-01"
 _Bound = int | float | str | SkipJsonSchema[None]
 
 
@@ -71,6 +72,7 @@ def described(description: str, example: str | int, **schema: Any) -> dict[str, 
 COMMON_HEADERS = {
     "X-Request-Id": described("The client's id, if it is plain and short, or ours.", EXAMPLE_ID),
     "X-Content-Type-Options": described("The content is what its type says.", "nosniff"),
+    "traceparent": described("The client's trace, with an id of our part of it.", EXAMPLE_TRACE),
 }
 """Headers of every answer."""
 _RETRY_AFTER = {"Retry-After": described("Seconds after which to come again.", 1)}

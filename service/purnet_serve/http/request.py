@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import secrets
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -12,6 +14,11 @@ from starlette.datastructures import Headers
 from purnet_serve.errors import DeadlineError, MalformedBodyError, UploadTimeoutError
 from purnet_serve.images.thread_pool import Reservation
 from purnet_serve.observability.labels import Stage
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)(?P<version>[0-9a-f]{2})-(?P<trace>(?!0{32})[0-9a-f]{32})-(?!0{16})[0-9a-f]{16}"
+    r"-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
+)
 
 
 class ClientGoneError(Exception):
@@ -33,6 +40,7 @@ class RequestContext:
     headers: Headers
     arrived: float
     deadline: float
+    traceparent: str | None = None  # what is answered: the client's trace, with an id of our part
     upload_bytes: int = 0  # that admission counts for the upload
     answer_memory: Reservation | None = None  # from before it is encoded until it is sent
     stage: Stage = Stage.RECEIVE
@@ -49,6 +57,11 @@ class RequestContext:
     batch_size: int = 0
     _task: asyncio.Task[object] | None = None
     _aborted_by: Exception | None = None
+
+    @property
+    def trace_id(self) -> str | None:
+        """The id of the trace this request belongs to, 32 hex digits; None without one."""
+        return None if self.traceparent is None else self.traceparent.split("-")[1]
 
     @asynccontextmanager
     async def timed(self, stage: Stage, until: float | None = None) -> AsyncIterator[None]:
@@ -98,3 +111,17 @@ def content_length(headers: Headers) -> int | None:
     if values or not (value.isascii() and value.isdigit()) or len(value) > 18:
         raise MalformedBodyError("Content-Length is not one whole number.")
     return int(value)
+
+
+def continued_trace(headers: Headers) -> str | None:
+    """The `traceparent` of our part of the client's trace, by W3C Trace Context.
+
+    It keeps the trace's id and the flag "sampled" and has a new parent id. None without a valid
+    `traceparent`: one that is malformed starts no trace and fails no request.
+    """
+    values = headers.getlist("traceparent")
+    match = _TRACEPARENT.fullmatch(values[0]) if len(values) == 1 else None
+    if match is None or (match["version"] == "00" and match["more"]):
+        return None
+    sampled = int(match["flags"], 16) & 1
+    return f"00-{match['trace']}-{secrets.token_hex(8)}-{sampled:02x}"

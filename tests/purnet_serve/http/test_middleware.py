@@ -21,6 +21,8 @@ pytestmark = pytest.mark.anyio
 
 PHOTO = encoded(scene())
 KEY = "correct horse"
+TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
+SPAN_ID = "00f067aa0ba902b7"
 
 
 class AsgiRequest:
@@ -188,6 +190,47 @@ async def test_an_id_that_is_not_plain_is_replaced(offered: str) -> None:
     request = await AsgiRequest(build(), path="/nowhere", headers={"X-Request-Id": offered}).run()
     assert request.headers["x-request-id"] != offered
     assert len(request.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize(
+    ("offered", "flags"),
+    [
+        (f"00-{TRACE_ID}-{SPAN_ID}-01", "01"),
+        (f"00-{TRACE_ID}-{SPAN_ID}-00", "00"),
+        (f"00-{TRACE_ID}-{SPAN_ID}-03", "01"),  # a flag of later versions
+        (f"01-{TRACE_ID}-{SPAN_ID}-01-later", "01"),
+    ],
+)
+async def test_a_trace_is_continued_in_answer_and_log(
+    offered: str, flags: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "purnet_serve.access")
+    request = await AsgiRequest(build(), path="/nowhere", headers={"traceparent": offered}).run()
+    version, trace_id, span_id, answered = request.headers["traceparent"].split("-")
+    assert (version, trace_id, answered) == ("00", TRACE_ID, flags)
+    assert len(bytes.fromhex(span_id)) == 8
+    assert span_id != SPAN_ID
+    assert "x-request-id" in request.headers
+    assert [record.trace_id for record in caplog.records] == [TRACE_ID]
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [
+        "",
+        "x",
+        f"ff-{TRACE_ID}-{SPAN_ID}-01",
+        f"00-{'0' * 32}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{'0' * 16}-01",
+        f"00-{TRACE_ID.upper()}-{SPAN_ID}-01",
+        f"00-{TRACE_ID}-{SPAN_ID}-01-more",
+        f"00-{TRACE_ID}-{SPAN_ID}-1",
+        f"00-{TRACE_ID}-{SPAN_ID}-01\r\nX-Other: 1",
+    ],
+)
+async def test_a_malformed_trace_is_ignored(offered: str) -> None:
+    request = await AsgiRequest(build(), path="/nowhere", headers={"traceparent": offered}).run()
+    assert "traceparent" not in request.headers
 
 
 async def test_a_client_that_goes_while_uploading_is_counted_there() -> None:

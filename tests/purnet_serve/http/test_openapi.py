@@ -92,6 +92,7 @@ def test_body_parameters_and_headers_are_documented(document: dict[str, Any]) ->
     names = {parameter["name"]: parameter for parameter in operation["parameters"]}
     assert set(names) == {
         "output", "size", "threshold", "format", "X-Timeout-Ms", "X-Request-Id", "X-Api-Key",
+        "traceparent",
     }  # fmt: skip
     assert all("example" in names[name] for name in names if name.startswith("X-"))
     assert all(names[name]["schema"]["examples"] for name in ("output", "size", "threshold"))
