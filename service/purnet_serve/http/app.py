@@ -17,6 +17,7 @@ from starlette.responses import Response
 from purnet_serve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, ServiceError
 from purnet_serve.http import mask, probes
 from purnet_serve.http.context import ServiceContext
+from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
 from purnet_serve.http.parameters import bad_parameter
 from purnet_serve.http.problem_details import Problem, problem
@@ -54,6 +55,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
         summary="A photo in, a mask of its salient object out.",
         version=version("purnet-serve"),
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -61,6 +63,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     routers = [mask.router(service), probes.router(service)]
     for router in routers:
         app.include_router(router)
+    app.add_route("/docs", docs_page(app.openapi), include_in_schema=False)
     _handle_errors(app)
     app.add_middleware(RequestMiddleware, service=service)
     if settings.cors_origins:
