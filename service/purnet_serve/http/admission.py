@@ -41,6 +41,11 @@ class Admission:
         """Requests in flight."""
         return len(self._admitted)
 
+    @property
+    def draining(self) -> bool:
+        """Whether no more requests are admitted, and connections are closed after their answer."""
+        return self._draining
+
     def unavailable(self) -> ServiceError | None:
         """Why no image can be taken now; None when it can."""
         if self._draining:

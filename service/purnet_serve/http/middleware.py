@@ -30,6 +30,7 @@ from purnet_serve.http.request import (
 )
 from purnet_serve.http.upload import UploadStream
 from purnet_serve.observability.labels import Stage
+from purnet_serve.settings import MIB
 
 API_PREFIX = "/v1/"
 MASK_ROUTE = ("POST", "/v1/mask")
@@ -37,6 +38,14 @@ PROBES = ("/livez", "/readyz", "/metrics")
 """Requested every few seconds by machines: logged at debug level while they succeed."""
 SLICE_BYTES = 64 * 1024
 """An answer is sent in slices, each when the one before was taken; the server buffers no more."""
+LINGER_S = 20.0
+"""Seconds for which the rest of a body is read after a refusal; uploads have as many to arrive."""
+LINGER_IDLE_S = 3.0
+"""Seconds without a byte after which nothing more is expected; a draining server waits no longer
+than this in all, so it must be below `server.GRACE_S`.
+"""
+LINGER_BYTES = 256 * MIB
+"""Bytes that are read and thrown away after a refusal: several times what any upload may have."""
 _LOGGED = "status", "code", "body_bytes", "answer_bytes", "width", "height", "batch_size"
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # short and safe in logs
 
@@ -57,13 +66,24 @@ class RequestMiddleware:
             return
         settings = self._service.settings
         context = self._begin(scope)
-        answer = ResponseStream(send, context, settings.send_timeout_s, self._end)
+
+        async def receive_body() -> Message:
+            message = await receive()
+            context.body_received = not message.get("more_body", False)
+            return message
+
+        answer = ResponseStream(
+            send, context, settings.send_timeout_s, self._end, lambda: self._lingers(scope, context)
+        )
         try:
-            error = await self._serve(scope, receive, answer, context)
+            error = await self._serve(scope, receive_body, answer, context)
             if error is not None and not context.status:
                 context.code = error.code
                 response = problem(error, context.id, retry_after_s=settings.retry_after_s)
-                await response(scope, receive, answer)
+                await response(scope, receive_body, answer)
+            if answer.withheld:
+                await self._read_on(receive_body, context)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
         except ClientGoneError:
             context.gone = True
         finally:
@@ -140,6 +160,35 @@ class RequestMiddleware:
             upload.close()
             service.admission.release(context)
 
+    def _lingers(self, scope: Scope, context: RequestContext) -> bool:
+        """Whether the connection closes after this answer while its request is still arriving.
+
+        Closing it on unread input would reset it, and the client would lose the answer.
+        """
+        headers = context.headers
+        if context.body_received or (
+            headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+        ):
+            return False
+        options = ",".join(headers.getlist("connection")).lower().split(",")
+        closes = scope["http_version"] == "1.0" or "close" in (option.strip() for option in options)
+        return closes or self._service.admission.draining
+
+    async def _read_on(self, receive: Receive, context: RequestContext) -> None:
+        """Throw away what still comes of the body, within a time and a number of bytes.
+
+        The request holds nothing by then: it was released when its answer was sent.
+        """
+        loop, seen = asyncio.get_running_loop(), 0
+        started = loop.time()
+        while not context.body_received and seen < LINGER_BYTES:
+            most = LINGER_IDLE_S if self._service.admission.draining else LINGER_S
+            try:
+                async with asyncio.timeout_at(min(started + most, loop.time() + LINGER_IDLE_S)):
+                    seen += len((await receive()).get("body", b""))
+            except TimeoutError:
+                return
+
     def _end(self, context: RequestContext) -> None:
         """Release, count and log a request; a second call does nothing."""
         if context.ended:
@@ -178,6 +227,9 @@ class ResponseStream:
     timeout_s: float
     on_complete: Callable[[RequestContext], None]
     """Called after the last byte, before the client's next request can be read."""
+    withhold: Callable[[], bool]
+    """Whether the event that ends the answer is withheld, so that its connection stays open."""
+    withheld: bool = False
     _started: float = 0.0
 
     async def __call__(self, message: Message) -> None:
@@ -207,6 +259,8 @@ class ResponseStream:
         for start in range(0, max(1, len(body)), SLICE_BYTES):
             piece = body[start : start + SLICE_BYTES]
             context.complete = start + SLICE_BYTES >= len(body) and not more
-            part = {"type": "http.response.body", "body": piece, "more_body": not context.complete}
+            self.withheld = context.complete and self.withhold()
+            more_body = not context.complete or self.withheld
+            part = {"type": "http.response.body", "body": piece, "more_body": more_body}
             await self.send(part)
             context.answer_bytes += len(piece)

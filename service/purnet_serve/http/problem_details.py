@@ -49,7 +49,8 @@ def problem(
     """The response for an error; `retry_after_s` is for those that do not bring their own.
 
     It never asks to close the connection: a client in the middle of its upload would be reset and
-    lose the answer. The server reads on and discards instead.
+    lose the answer. The server reads on and discards instead, and so does the middleware where the
+    client itself asks for the end of the connection.
     """
     extra = {"Cache-Control": "no-store", **(headers or {})}
     if error.status in RETRY_STATUSES:

@@ -50,6 +50,7 @@ class RequestContext:
     complete: bool = False  # whether the last byte of the answer was sent
     gone: bool = False  # whether the client left first; `stage` says during what
     ended: bool = False  # whether it was counted and logged
+    body_received: bool = False  # whether nothing more of the body can come
     body_bytes: int = 0
     answer_bytes: int = 0
     width: int = 0

@@ -44,7 +44,7 @@ class AsgiRequest:
             "headers": [(k.lower().encode(), v.encode()) for k, v in (headers or {}).items()],
         }
         self.app = app
-        self.received = 0
+        self.received = self.received_before_answer = 0
         self.incoming: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self.sent: list[dict[str, Any]] = []
 
@@ -53,6 +53,8 @@ class AsgiRequest:
         return await self.incoming.get()
 
     async def send(self, message: dict[str, Any]) -> None:
+        if not self.sent:
+            self.received_before_answer = self.received
         self.sent.append(message)
 
     async def run(self) -> AsgiRequest:
@@ -97,7 +99,7 @@ async def check_refused(request: AsgiRequest, status: int, code: str) -> None:
     await request.run()
     assert (request.status, request.problem["code"]) == (status, code)
     assert (admission.requests, admission.bytes) == before
-    assert request.received == 0, "a byte of the body was asked for"
+    assert request.received_before_answer == 0, "a byte of the body was asked for"
     assert "connection" not in request.headers
     registry = request.app.state.service.metrics.registry
     assert registry.get_sample_value("purnet_refusals_total", {"reason": code}) == 1
@@ -115,7 +117,9 @@ async def test_not_ready_comes_first(tmp_path: Path) -> None:
 async def test_draining_is_its_own_reason() -> None:
     app = build()
     app.state.service.admission.drain()
-    await check_refused(AsgiRequest(app, headers=sized(1)), 503, "draining")
+    request = AsgiRequest(app, headers=sized(1))
+    request.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": False})
+    await check_refused(request, 503, "draining")
 
 
 async def test_the_key_comes_before_the_body(tmp_path: Path) -> None:
