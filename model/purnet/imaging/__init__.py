@@ -41,6 +41,7 @@ from purnet.imaging.formats import (
     QUARTER_TURNS,
     Format,
     Header,
+    TooManyPixelsError,
     TooManyScansError,
     UnknownFormatError,
 )
@@ -63,6 +64,7 @@ __all__ = [
     "Format",
     "Header",
     "ImageError",
+    "TooManyPixelsError",
     "TooManyScansError",
     "UInt8Array",
     "UnknownFormatError",

@@ -21,6 +21,7 @@ from purnet.imaging.formats import (
     NAMES,
     Format,
     Header,
+    TooManyPixelsError,
     UnknownFormatError,
     broken,
 )
@@ -56,8 +57,8 @@ def open_image(source: bytes | Path, *, keep_alpha: bool = False) -> Image.Image
 
     RGB with transparency on white; with `keep_alpha` RGBA where the image has transparency.
 
-    Raises `ImageError` (a `ValueError`) for what is not an image or is broken, `OSError` for a file
-    that cannot be read, and `PIL.Image.DecompressionBombError` for one too large to be honest.
+    Raises `ImageError` (a `ValueError`) for what is not an image or is broken, `TooManyPixelsError`
+    (one of them) for one too large to be honest, and `OSError` for a file that cannot be read.
     """
     with decoding(source) as image:
         return _upright(image, keep_alpha=keep_alpha)
@@ -81,10 +82,11 @@ def decoding(source: bytes | Path, *, header: Header | None = None) -> Iterator[
     name = "image" if image_format is None else f"{NAMES[image_format]} image"
     try:
         yield from opened
-    except (ImageError, MemoryError, Image.DecompressionBombError):
+    except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombWarning as error:  # where warnings are errors
-        raise Image.DecompressionBombError(str(error)) from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = f"the {name} has more pixels than can be decoded safely"
+        raise TooManyPixelsError(reason, limit=Image.MAX_IMAGE_PIXELS) from error
     except Exception as error:  # decoders fed with garbage raise nearly anything
         is_cut = any(word in str(error).lower() for word in ("truncated", "end of file", "eof"))
         raise ImageError(f"the {name} is {'cut short' if is_cut else 'broken'}") from error
@@ -264,7 +266,7 @@ def _heif(data: bytes, size: tuple[int, int]) -> Iterator[Image.Image]:
     pi_heif.options.DEPTH_IMAGES = False
     pi_heif.options.AUX_IMAGES = False
     if Image.MAX_IMAGE_PIXELS and size[0] * size[1] > 2 * Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError("the HEIC/HEIF image has too many pixels")
+        raise Image.DecompressionBombError
     yield pi_heif.open_heif(strip_heif(data, "HEIF")).to_pillow()
 
 

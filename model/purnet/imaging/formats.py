@@ -35,6 +35,10 @@ class UnknownFormatError(ImageError):
     """The bytes do not begin as an image of a format that is taken."""
 
 
+class TooManyPixelsError(ImageError):
+    """The image has more pixels than Pillow decodes without being told that it may."""
+
+
 class TooManyScansError(ImageError):
     """The progressive JPEG has more scans than any camera or editor writes."""
 

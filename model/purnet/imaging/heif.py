@@ -112,12 +112,15 @@ def strip_heif(data: bytes, image_format: Format) -> bytes:
 
     Raises `ImageError`.
     """
-    out = bytearray(data)
-    for at in _read_meta(data, image_format).unneeded:
-        out[at : at + 4] = b"free"
+    changes = dict.fromkeys(_read_meta(data, image_format).unneeded, b"free")
     if image_format == "AVIF":
-        out[8:12] = b"avif"  # a decoder would show the sequence of one that says `avis`
-    return bytes(out)
+        changes[8] = b"avif"  # a decoder would show the sequence of one that says `avis`
+    view, begin = memoryview(data), 0
+    parts: list[bytes | memoryview] = []
+    for at in sorted(changes):
+        parts += [view[begin:at], changes[at]]
+        begin = at + 4
+    return b"".join((*parts, view[begin:]))
 
 
 def _check(data: bytes, meta: _Meta, image_format: Format) -> tuple[int, int, int, int | None]:

@@ -64,7 +64,7 @@ def first_frame_of_gif(data: bytes) -> bytes:
     pixels = frame + 10 + _table_bytes(data[frame + 9]) + 1
     end, _ = _skip_blocks(data, pixels, MAX_BLOCKS)
     head = data[: 13 + _table_bytes(data[10])]
-    return b"".join((head, control, data[frame:end], b";"))
+    return b"".join((head, control, memoryview(data)[frame:end], b";"))
 
 
 def _gif_frame(data: bytes) -> tuple[int, bytes]:

@@ -9,12 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from PIL import Image
-
 from purnet.imaging import (
     FORMATS,
     Format,
     Header,
+    TooManyPixelsError,
     TooManyScansError,
     UnknownFormatError,
     read_header,
@@ -90,12 +89,10 @@ def service_errors() -> Iterator[None]:
         raise errors.UnsupportedMediaError(_sentence(error)) from error
     except TooManyScansError as error:
         raise errors.TooManyScansError(_sentence(error), limit=error.limit) from error
+    except TooManyPixelsError as error:
+        raise errors.TooManyPixelsError(_sentence(error), limit=error.limit) from error
     except UnreadableError as error:
         raise errors.ImageError(_sentence(error), limit=error.limit) from error
-    except Image.DecompressionBombError as error:
-        raise errors.TooManyPixelsError(
-            "The image has more pixels than can be decoded safely.", limit=Image.MAX_IMAGE_PIXELS
-        ) from error
 
 
 def _sentence(error: Exception) -> str:

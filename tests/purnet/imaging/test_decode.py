@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skimage.data
-from image_files import without_adobe_marker
+from image_files import heic, without_adobe_marker
 from photos import encoded, opened, scene, unknown_pixel_format, with_orientation
 from PIL import Image, ImageCms
 
 from purnet.imaging import (
     IMAGE_SUFFIXES,
     ImageError,
+    TooManyPixelsError,
     UnknownFormatError,
     as_displayed,
     decoding,
@@ -256,6 +257,15 @@ def test_what_is_no_image_raises() -> None:
 def test_whatever_pillow_raises_on_a_damaged_file_is_an_error_of_the_file() -> None:
     with pytest.raises(ImageError, match=r"^the image is broken$"):
         open_image(unknown_pixel_format())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "HEIF"])
+def test_more_pixels_than_pillow_decodes_are_an_error_of_the_file(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(TooManyPixelsError, match="more pixels than can be decoded safely"):
+        open_image(heic() if kind == "HEIF" else encoded(scene()))
 
 
 def test_a_file_that_cannot_be_read_is_no_error_of_an_image(tmp_path: Path) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tracemalloc
+import zlib
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_files import apng, heic
+from image_files import SIGNATURE, apng, heic
 from photos import encoded, scene, with_orientation
 from PIL import Image
 
@@ -66,7 +67,21 @@ def damaged(draw: st.DrawFn) -> bytes:
                 data[at:at] = draw(st.binary(max_size=8))
             case "cut":
                 del data[at:]
-    return bytes(data)
+    return with_checksums(bytes(data)) if draw(st.booleans()) else bytes(data)
+
+
+def with_checksums(data: bytes) -> bytes:
+    """A PNG whose chunks have the right checksums again; any other file as it is."""
+    if not data.startswith(SIGNATURE):
+        return data
+    out, at = bytearray(data), 8
+    while at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(data[at : at + 4], "big")
+        if end + 4 > len(data):
+            break
+        out[end : end + 4] = zlib.crc32(data[at + 4 : end]).to_bytes(4, "big")
+        at = end + 4
+    return bytes(out)
 
 
 def process(upload: bytes) -> None:
