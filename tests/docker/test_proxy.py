@@ -75,7 +75,7 @@ def test_photos_pass(port: int) -> None:
 
 def test_a_refusal_arrives_though_the_upload_was_not_read(port: int) -> None:
     answer = httpx.post(
-        f"http://127.0.0.1:{port}/v1/mask", content=bytes(21 * 1024 * 1024), trust_env=False
+        f"http://127.0.0.1:{port}/v1/mask", content=bytes(33 * 1024 * 1024), trust_env=False
     )
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
