@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -238,7 +240,18 @@ class Settings(BaseSettings):
     @classmethod
     def _split_commas(cls, value: object) -> object:
         if isinstance(value, str):
+            if value.lstrip().startswith("[") or '"' in value or "'" in value:  # JSON, or quoted
+                plain = ",".join(re.findall(r"[^][\s\"',]+", value))
+                raise ValueError(f"write the origins with commas alone: {plain}")
             return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin not in ("*", "null") and origin != (sent := browser_origin(origin)):
+                raise ValueError(f"{origin!r} matches no page; a browser sends {sent!r}")
         return value
 
     @model_validator(mode="after")
@@ -251,6 +264,23 @@ class Settings(BaseSettings):
         if len(set(devices)) < len(devices):
             raise ValueError(f"{self.device} names a device twice; there is one worker on each")
         return self
+
+
+def browser_origin(text: str) -> str:
+    """The origin meant by `text` as browsers send it: scheme, host, and port if not the default.
+
+    Raises `ValueError` when no origin can be made of it.
+    """
+    try:
+        parts = urlsplit(text if "://" in text else f"https://{text}")
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError:
+        host, port = "", None
+    if not host or "*" in host:
+        raise ValueError(f"{text!r} is no origin; write each as https://name, or * alone for all")
+    host = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default) else "")
 
 
 def environment_name(field: str) -> str:

@@ -59,6 +59,46 @@ def test_lists_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "origin",
+    [
+        "*", "null", "http://localhost:3000", "https://[::1]:8443", "https://xn--bcher-kva.example",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop", "http://a.example:443",
+    ],
+)  # fmt: skip
+def test_origins_as_browsers_send_them_are_taken(origin: str) -> None:
+    assert Settings(cors_origins=origin).cors_origins == (origin,)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("origins", "right"),
+    [
+        ("https://a.example/", "'https://a.example'"),
+        ("https://a.example/page?x=1#y", "'https://a.example'"),
+        ("a.example", "'https://a.example'"),
+        ("localhost:3000", "'https://localhost:3000'"),
+        ("HTTPS://A.example", "'https://a.example'"),
+        ("https://a.example:443", "'https://a.example'"),
+        ("http://a.example:80", "'http://a.example'"),
+        ("https://bücher.example", "'https://xn--bcher-kva.example'"),
+        ("https://user@a.example", "'https://a.example'"),
+        ("https://fine.example, https://b.example/", "'https://b.example'"),
+        ('["https://a.example", "https://b.example"]', "https://a.example,https://b.example"),
+        ('"https://a.example"', "https://a.example"),
+        ("https://*.a.example", "no origin"),
+        ("https://", "no origin"),
+        ("https://a.example:port", "no origin"),
+    ],
+)
+def test_an_origin_that_matches_no_page_is_refused_with_the_right_spelling(
+    monkeypatch: pytest.MonkeyPatch, origins: str, right: str
+) -> None:
+    monkeypatch.setenv("PURNET_CORS_ORIGINS", origins)
+    with pytest.raises(ValidationError) as refused:
+        Settings()
+    assert right in refused.value.errors()[0]["msg"]
+
+
+@pytest.mark.parametrize(
     "values",
     [
         {"port": 70_000},

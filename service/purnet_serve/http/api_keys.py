@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import hmac
 import re
@@ -34,9 +35,11 @@ class ApiKeys:
         if self._file is None:
             return ()
         try:
-            text = self._file.read_text(encoding="ascii")
-        except (OSError, UnicodeDecodeError) as error:
+            text = _decoded(self._file.read_bytes())
+        except OSError as error:
             raise ApiKeysError(f"cannot read the API keys in {self._file}: {error}") from error
+        except UnicodeDecodeError as error:
+            raise ApiKeysError(f"{self._file} is not text; save it as UTF-8") from error
         digests = []
         for number, line in enumerate(text.lower().splitlines(), 1):
             digest = line.strip()
@@ -63,6 +66,16 @@ class ApiKeys:
         matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
         if not any(matches):
             raise KeyUnknownError("This API key is not known here.")
+
+
+def _decoded(content: bytes) -> str:
+    """Text in UTF-8, or in UTF-16 with a byte order mark, as Windows' tools write it."""
+    utf_16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    encoding = "utf-16" if utf_16 else "utf-8-sig"
+    text = content.decode(encoding)
+    if "\0" in text:
+        raise UnicodeDecodeError(encoding, content, 0, 1, "not text in this encoding")
+    return text
 
 
 def offered_key(headers: Headers) -> str | None:

@@ -56,6 +56,26 @@ def test_known_keys_are_accepted_and_others_are_not(tmp_path: Path) -> None:
             keys.check(missing)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_keys_are_read_as_editors_on_any_system_save_them(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# für uns\r\n{digest('one')}\r\n", encoding=encoding)
+    keys = ApiKeys(file)
+    keys.load()
+    keys.check("one")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32", "latin-1"])
+def test_keys_in_another_encoding_are_refused_in_one_sentence(
+    tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text(f"# für uns\n{digest('one')}\n", encoding=encoding)
+    with pytest.raises(ApiKeysError) as refused:
+        ApiKeys(file).load()
+    assert str(refused.value) == f"{file} is not text; save it as UTF-8"
+
+
 @pytest.mark.parametrize("content", ["one\n", "", "# none\n", digest("x")[:-1], "\xff"])
 def test_a_file_of_something_else_is_refused_and_the_old_keys_stay(
     tmp_path: Path, content: str
