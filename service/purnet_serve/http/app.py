@@ -71,7 +71,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST"),
+            allow_methods=("GET", "HEAD", "POST"),
             allow_headers=_REQUEST_HEADERS.split(),
             expose_headers=_ANSWER_HEADERS.split(),
         )
@@ -102,10 +102,14 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def answer_routing_error(request: Request, raised: HTTPException) -> Response:
         error: ServiceError = BadRequestError(raised.detail)
+        headers = dict(raised.headers or {})
         if raised.status_code == 404:
             error = NotFoundError("There is nothing at this path; see /docs.")
         elif raised.status_code == 405:
-            error = MethodNotAllowedError("This path does not take this method.")
+            allowed = set(headers["Allow"].split(", "))
+            methods = sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
+            headers["Allow"] = ", ".join(methods)
+            error = MethodNotAllowedError(f"This path takes {' or '.join(methods)}.")
         context = request.state.context
         context.code = error.code
-        return problem(error, context.id, dict(raised.headers or {}))
+        return problem(error, context.id, headers)

@@ -34,6 +34,8 @@ from purnet_serve.settings import MIB
 
 API_PREFIX = "/v1/"
 MASK_ROUTE = ("POST", "/v1/mask")
+_ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
+"""What precedes the path in a request target such as `http://host/v1/mask` (RFC 9112, 3.2.2)."""
 PROBES = ("/livez", "/readyz", "/metrics")
 """Requested every few seconds by machines: logged at debug level while they succeed."""
 SLICE_BYTES = 64 * 1024
@@ -76,7 +78,10 @@ class RequestMiddleware:
             send, context, settings.send_timeout_s, self._end, lambda: self._lingers(scope, context)
         )
         try:
-            error = await self._serve(scope, receive_body, answer, context)
+            # HEAD is answered as GET is, without the body. Only the application may see another
+            # method: the server goes by the scope.
+            routed = {**scope, "method": "GET"} if context.method == "HEAD" else scope
+            error = await self._serve(routed, receive_body, answer, context)
             if error is not None and not context.status:
                 context.code = error.code
                 response = problem(error, context.id, retry_after_s=settings.retry_after_s)
@@ -94,11 +99,14 @@ class RequestMiddleware:
     def _begin(self, scope: Scope) -> RequestContext:
         """Make the context of a request and put it into its scope."""
         prefix, path = self._service.settings.root_path, str(scope["path"])
+        path = _ABSOLUTE_FORM.sub("", path, count=1) if not path.startswith("/") else path
+        path = path.removesuffix("/") or "/"
         if prefix:
             # Routing and the OpenAPI document get the published prefix and the path below it from
             # the scope, whether or not the proxy cut the prefix off.
             path = path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
-            scope["root_path"], scope["path"] = prefix, prefix + path
+            scope["root_path"] = prefix
+        scope["path"] = prefix + path
         headers = Headers(scope=scope)
         offered_id = headers.get("x-request-id", "")
         now = asyncio.get_running_loop().time()
@@ -256,6 +264,8 @@ class ResponseStream:
 
     async def _send_slices(self, body: bytes, more: bool) -> None:
         context = self.context
+        if context.method == "HEAD":
+            body = b""
         for start in range(0, max(1, len(body)), SLICE_BYTES):
             piece = body[start : start + SLICE_BYTES]
             context.complete = start + SLICE_BYTES >= len(body) and not more

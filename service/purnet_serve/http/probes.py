@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+import gzip
+
+from fastapi import APIRouter, Request
+from prometheus_client.exposition import choose_encoder, gzip_accepted
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -78,10 +80,22 @@ def router(service: ServiceContext) -> APIRouter:
     @routes.get(
         "/metrics",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format."}},
+        responses={
+            200: {
+                "content": {"text/plain": {}, "application/openmetrics-text": {}},
+                "description": "Prometheus' text format, or OpenMetrics where `Accept` names it.",
+            }
+        },
     )
-    async def metrics() -> Response:
-        """Every metric in Prometheus' text format."""
-        return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    async def metrics(request: Request) -> Response:
+        """Every metric, in Prometheus' text format or in OpenMetrics; compressed if asked for."""
+        try:
+            encode, media_type = choose_encoder(",".join(request.headers.getlist("accept")))
+        except TypeError:  # the library's, for a version that is no number
+            encode, media_type = choose_encoder("")
+        page, headers = encode(service.metrics.registry), {"Vary": "Accept, Accept-Encoding"}
+        if gzip_accepted(",".join(request.headers.getlist("accept-encoding"))):
+            page, headers["Content-Encoding"] = gzip.compress(page), "gzip"
+        return Response(page, media_type=media_type, headers=headers)
 
     return routes
