@@ -135,6 +135,8 @@ def config(more: Set = None) -> None:
 
 def _settings(flags: dict[str, object], more: list[str] | None) -> Settings:
     """Settings from flags, then the environment. Exits with 2 and a line for each bad value."""
+    from difflib import get_close_matches
+
     from pydantic import ValidationError
 
     from purnet_serve.settings import Settings
@@ -147,8 +149,17 @@ def _settings(flags: dict[str, object], more: list[str] | None) -> Settings:
     try:
         return Settings(**flags)  # type: ignore[arg-type]
     except ValidationError as error:
-        named = [(".".join(map(str, bad["loc"])) or "settings", bad) for bad in error.errors()]
-        _fail("\n".join(f"{name}: {bad['msg']}" for name, bad in named), code=2)
+        known = ", ".join(Settings.model_fields)
+        lines = []
+        for bad in error.errors():
+            name = ".".join(map(str, bad["loc"])) or "settings"
+            reason = bad["msg"].removeprefix("Value error, ")
+            if bad["type"] == "extra_forbidden":
+                close = get_close_matches(name, Settings.model_fields, 1)
+                meant = f"; did you mean {close[0]}?" if close else "."
+                reason = f"there is no such setting{meant} There are {known}."
+            lines.append(f"{name}: {reason}")
+        _fail("\n".join(lines), code=2)
 
 
 def _announce(url: str) -> None:

@@ -73,7 +73,6 @@ class Settings(BaseSettings):
     )
     device: str = Field(
         "auto",
-        pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$",
         description="`auto`, `cpu`, `cuda` or a list such as `cuda:0,cuda:1`: one worker each.",
     )
 
@@ -225,6 +224,16 @@ class Settings(BaseSettings):
             if part != "*":
                 ip_network(part)  # raises ValueError with the reason
         return ",".join(parts)
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?(,cuda:\d+)*", value):
+            raise ValueError(
+                f"there is no device {value!r}; there are auto, cpu, cuda, cuda:N and lists such "
+                "as cuda:0,cuda:1"
+            )
+        return value
 
     @field_validator("formats", mode="before")
     @classmethod

@@ -41,6 +41,48 @@ def test_a_bad_setting_is_named_and_exits_2(arguments: list[str]) -> None:
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--device", "mps"], ["device: there is no device 'mps'", "auto, cpu, cuda, cuda:N"]),
+        (["--set", "max_bach=3"], ["did you mean max_batch?", "drain_s, max_batch, batch_wait_s"]),
+        (["--set", "zzz=3"], ["zzz: there is no such setting.", "host, port, metrics_port"]),
+    ],
+)
+def test_a_bad_setting_names_what_exists(arguments: list[str], named: list[str]) -> None:
+    (line,) = run(app, ["serve", *arguments]).output.splitlines()
+    assert all(part in line for part in named)
+
+
+@pytest.mark.needs_torch
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"<!DOCTYPE html><html>", "is an HTML page, not a checkpoint: download the file itself"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a Git LFS pointer, not the file: run `git lfs pull`",
+        ),
+        (b"", "is empty"),
+        (None, "is cut short or damaged: download it again"),
+    ],
+    ids=["HTML page", "LFS pointer", "empty", "torn"],
+)
+def test_serve_says_in_one_plain_line_what_is_in_a_checkpoint_s_place(
+    content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if content is None:
+        from purnet.network.checkpoint import DEFAULT_CHECKPOINT
+
+        content = DEFAULT_CHECKPOINT.read_bytes()[:100_000]
+    path.write_bytes(content)
+    command = ["-c", "from purnet_serve.cli import app; app()", "serve"]
+    with running(command, PURNET_CHECKPOINT=str(path)) as service:
+        assert service.wait() == 1
+    assert [line.rstrip() for line in service.errors] == [f"{path} {said}"]
+
+
 def test_serving_warns_of_variables_that_are_no_settings(tmp_path: Path) -> None:
     command = ["-c", "from purnet_serve.cli import app; app()", "serve"]
     with running(command, PURNET_MAX_BACH="4", PURNET_CHECKPOINT=str(tmp_path / "none")) as service:

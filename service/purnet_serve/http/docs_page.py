@@ -19,9 +19,10 @@ from starlette.responses import HTMLResponse
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
 h2 { border-top: 1px solid #8888; margin-top: 2.5rem; padding-top: 1rem }
-table { border-collapse: collapse; width: 100% }
+table { border-collapse: collapse; display: block; overflow-x: auto }
 th, td { border: 1px solid #8888; padding: .3rem .6rem; text-align: left; vertical-align: top }
-code { font: 90% ui-monospace, monospace; overflow-wrap: anywhere }
+code { font: 90% ui-monospace, monospace; overflow-wrap: break-word }
+td:first-child { white-space: nowrap }
 :root { color-scheme: light dark }
 """
 _STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()

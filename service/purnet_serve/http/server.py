@@ -218,7 +218,8 @@ class Server:
         admission = self._service.admission
         admission.leave()
         self._metrics.begin_draining()
-        log.info("draining", extra={"requests_in_flight": admission.requests})
+        if not self._stop_now.is_set():  # else nothing was served: the start failed
+            log.info("draining", extra={"requests_in_flight": admission.requests})
         stop_now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({stop_now}, timeout=self._settings.drain_delay_s)
         admission.drain()

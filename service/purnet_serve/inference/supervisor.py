@@ -77,6 +77,7 @@ class DeviceSupervisor:
         self._loop = batcher.loop
         self._consecutive_failures = 0
         """Ends of workers with no answer in between, without those an image alone caused."""
+        self._has_served = False
         self._max_batch = spec.settings.max_batch
         self._full_batches = 0
         """Since out of memory last changed `_max_batch`."""
@@ -151,7 +152,9 @@ class DeviceSupervisor:
                     self._begin_serving(worker)
                 end = await worker.serve(self._on_answer)
             except WorkerEndError as error:
-                self._log(logging.ERROR, "worker not loaded", error)
+                if self._has_served or error.failure is not FailureKind.REFUSED:
+                    # A refusal at the start ends the service, which then says the reason itself.
+                    self._log(logging.ERROR, "worker not loaded", error)
                 self._metrics.failed(error.failure)
                 self._count_failure(error)
             else:
@@ -163,6 +166,7 @@ class DeviceSupervisor:
     def _begin_serving(self, worker: Worker) -> None:
         self.worker = worker
         self.state = DeviceState.SERVING
+        self._has_served = True
         self.unready_reason = None
         self._cancel_timers()
         self._canary_timer = self._loop.call_later(self._canary_s, self._check_if_idle)
