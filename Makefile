@@ -37,7 +37,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	for version in 3.11 3.12 3.13; do $(BIN)/mypy --python-version $$version; done
 	$(BIN)/lint-imports
 
 format: $(VENV)/.dev
