@@ -11,7 +11,7 @@ from PIL import Image
 
 from purnet.imaging import FORMATS, ImageError, UnknownFormatError, open_image, read_header
 from purnet.imaging.coded_size import CodedSizeError, av1_sizes, hevc_sizes
-from purnet.imaging.heif import MAX_ITEMS
+from purnet.imaging.heif_boxes import MAX_ITEMS
 
 SCENE = np.asarray(scene()).astype(int)
 TILE = (96, 64)
