@@ -69,7 +69,7 @@ weights: $(VENV)/.dev
 	rm -rf model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/purnet export model/purnet/weights/purnet-lite0.safetensors -o model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/python docs/make_picture.py
-	cp $(RUN)/curves.png docs/weights/curves.png
+	mkdir -p docs/weights && cp $(RUN)/curves.png docs/weights/curves.png
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.load $(ARGS)

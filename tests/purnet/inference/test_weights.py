@@ -53,11 +53,10 @@ def overlap(predictor: Predictor, name: str) -> float:
     return float((found & truth).sum() / (found | truth).sum())
 
 
-@pytest.mark.parametrize(("name", "least"), [("chelsea", 0.8), ("coffee", 0.9), ("rocket", 0.8)])
-def test_masks_agree_with_those_drawn_by_hand(
-    overlaps: dict[str, float], name: str, least: float
-) -> None:
-    assert overlaps[name] >= least
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket"])
+def test_masks_agree_with_those_drawn_by_hand(overlaps: dict[str, float], name: str) -> None:
+    """A smoke test: nothing is chosen by these three photos."""
+    assert overlaps[name] >= 0.6
 
 
 def test_the_model_card_tells_these_overlaps(overlaps: dict[str, float]) -> None:
