@@ -2,7 +2,7 @@
 #
 #   make serve      install and run the service with the shipped weights
 #   make test       install and pass the tests
-#   make lint | test-slow | train | pack | evaluate | bench | weights
+#   make lint | test-slow | audit | train | pack | evaluate | bench | weights
 #
 # TORCH_INDEX_URL=<url>  an index with the torch build you want; the default index's torch is a
 #                        CUDA build of several GB
@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
 ENGINE ?= $(if $(shell command -v nvidia-smi),torch,openvino)
 
-.PHONY: serve test test-slow lint format docs train pack evaluate bench weights clean
+.PHONY: serve test test-slow audit lint format docs train pack evaluate bench weights clean
 
 serve: $(VENV)/.serve-$(ENGINE)
 	@exec $(BIN)/purnet serve $(ARGS)
@@ -39,6 +39,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	for version in 3.11 3.12 3.13; do $(BIN)/mypy --python-version $$version; done
 	$(BIN)/lint-imports
+
+# Known faults of the pinned dependencies, where an index of them can be reached.
+audit: $(VENV)/.dev
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet pip-audit
+	$(BIN)/pip-audit --strict --requirement constraints.txt --no-deps --disable-pip $(ARGS) || \
+		{ echo "A fault was found above, or the index of faults could not be reached." >&2; exit 1; }
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

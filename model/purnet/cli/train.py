@@ -84,6 +84,8 @@ def train(
             )
         for path, reason in pairs.skipped:
             console.print(f"skipped {path}: {reason}", markup=False)
+        for path in pairs.empty:
+            console.print(f"nothing is salient in {path}", markup=False)
         console.print(
             f"{settings.variant}: {len(pairs.train)} pairs to train on, {len(pairs.validation)} to "
             f"validate, on {place}",

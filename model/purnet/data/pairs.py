@@ -81,6 +81,8 @@ class Pairs:
     """Sorted by stem; every file decodes and every mask has its photo's size."""
     skipped: list[tuple[Path, str]]
     """Files left out, with the reason for a person to read."""
+    empty: list[Path]
+    """Masks of `pairs` in which nothing is salient: meant so, or exported wrongly."""
 
 
 def find_pairs(folder: Path) -> Pairs:
@@ -103,9 +105,10 @@ def find_pairs(folder: Path) -> Pairs:
     skipped += [(masks[stem], "has no image") for stem in sorted(masks.keys() - images.keys())]
     pairs = [Pair(s, images[s], masks[s]) for s in sorted(images.keys() & masks.keys())]
     with ThreadPoolExecutor() as pool:
-        faults = list(pool.map(_fault, pairs))
-    skipped += [fault for fault in faults if fault is not None]
-    whole = [pair for pair, fault in zip(pairs, faults, strict=True) if fault is None]
+        found_in = list(pool.map(_inspect, pairs))
+    skipped += [fault for fault, _ in found_in if fault is not None]
+    whole = [pair for pair, (fault, _) in zip(pairs, found_in, strict=True) if fault is None]
+    empty = [pair.mask for pair, (_, is_empty) in zip(pairs, found_in, strict=True) if is_empty]
     if not whole:
         what = (
             "; ".join(f"{path.name} {reason}" for path, reason in skipped[:3]) or "both are empty"
@@ -113,7 +116,7 @@ def find_pairs(folder: Path) -> Pairs:
         raise DatasetError(
             f"{folder} has the layout {layout} but no usable pair: {what}. {_known_layouts()}"
         )
-    return Pairs(folder, layout, whole, skipped)
+    return Pairs(folder, layout, whole, skipped, empty)
 
 
 def holds_layout(folder: Path) -> bool:
@@ -214,16 +217,18 @@ def grey_levels(image: Image.Image) -> UInt8Array:
     return np.asarray(as_displayed(image).convert("L"))
 
 
-def _fault(pair: Pair) -> tuple[Path, str] | None:
+def _inspect(pair: Pair) -> tuple[tuple[Path, str] | None, bool]:
+    """What is wrong with a pair, if anything is, and whether nothing is salient in its mask."""
     try:
         with opened(pair.image) as image:
             w, h = as_displayed(image).size
-        mask_h, mask_w = read_truth(pair.mask).shape
+        truth = read_truth(pair.mask)
     except UnreadableError as error:
-        return error.path, error.reason
+        return (error.path, error.reason), False
+    mask_h, mask_w = truth.shape
     if (w, h) != (mask_w, mask_h):
-        return pair.mask, f"is {mask_w}x{mask_h}, its image is {w}x{h}"
-    return None
+        return (pair.mask, f"is {mask_w}x{mask_h}, its image is {w}x{h}"), False
+    return None, not truth.any()
 
 
 def _layouts_in(folder: Path) -> Iterator[tuple[Layout, Path, Path]]:

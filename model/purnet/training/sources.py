@@ -32,6 +32,8 @@ class TrainingData:
     validation: list[Pair]
     skipped: list[tuple[Path, str]]
     """Files that were left out, and why."""
+    empty: list[Path]
+    """Masks in which nothing is salient."""
 
 
 def usable_cpus() -> int:
@@ -59,9 +61,11 @@ def load_data(
     validation: list[Pair] = []
     sizes: list[int] = []
     skipped: list[tuple[Path, str]] = []
+    empty: list[Path] = []
     for source in recipe.sources:
         found = find_pairs(root / source.folder)
         skipped += found.skipped
+        empty += found.empty
         kept: list[Pair] = []
         for pair in found.pairs:
             held_out = is_held_out(pair.stem, percent=recipe.held_out_percent)
@@ -80,7 +84,12 @@ def load_data(
         paths = recipe.superpixels.compute_all(photos, cache_dir, processes=processes)
         regions = list(progress(paths, len(photos)))
     return TrainingData(
-        train=train, regions=regions, sizes=sizes, validation=validation, skipped=skipped
+        train=train,
+        regions=regions,
+        sizes=sizes,
+        validation=validation,
+        skipped=skipped,
+        empty=empty,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from purnet.cli.app import app
@@ -89,11 +90,14 @@ def test_initial_weights_and_a_backbones_exclude_each_other(
     assert "leave --backbone-weights out" in refusal({**options, **both})
 
 
-def test_a_finished_run_does_not_pass_for_one_from_other_weights(
-    options: dict[str, Path], tmp_path: Path
+def test_empty_masks_are_named_and_a_finished_run_does_not_pass_for_one_from_other_weights(
+    options: dict[str, Path], folder: Path
 ) -> None:
-    arguments = [str(word) for option in options.items() for word in option]
-    assert CliRunner().invoke(app, ["train", *arguments]).exit_code == 0
+    Image.new("L", (88, 72)).save(folder / "mask" / "3.png")
+    arguments = [str(word) for option in (options | {"--data": folder}).items() for word in option]
+    first = CliRunner().invoke(app, ["train", *arguments])
+    assert first.exit_code == 0
+    assert f"nothing is salient in {folder / 'mask' / '3.png'}" in "".join(first.output.split("\n"))
     init = options["--out"] / "stage1.safetensors"
     result = CliRunner().invoke(app, ["train", *arguments, "--init", str(init)])
     assert result.exit_code == 2

@@ -65,6 +65,14 @@ def test_files_without_partner_are_skipped_and_named(tmp_path):
     ]
 
 
+def test_a_mask_in_which_nothing_is_salient_is_kept_and_named(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    Image.new("L", SIZE, 1).save(tmp_path / "mask" / "b.png")  # of 0 and 1: all of it is salient
+    found = find_pairs(tmp_path)
+    assert [pair.stem for pair in found.pairs] == ["a", "b"]
+    assert found.empty == [tmp_path / "mask" / "a.png"]
+
+
 def test_a_truncated_photo_is_skipped_and_named(tmp_path):
     write_pairs(tmp_path, Layout("image", "mask"))
     photo = tmp_path / "image" / "a.jpg"
