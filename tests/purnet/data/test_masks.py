@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -171,3 +172,11 @@ def test_a_broken_file_is_named_with_the_reason(tmp_path):
 
 def test_an_image_in_memory_will_do():
     np.testing.assert_array_equal(grey_levels(Image.fromarray(RAMP)), RAMP)
+
+
+def test_a_mask_of_0_and_1_at_16_bits_is_stretched():
+    path = Path(__file__).parent / "cases" / "mask16-of-0-and-1.png"
+    with Image.open(path) as image:
+        stored = np.asarray(image)
+    assert set(np.unique(stored)) == {0, 1}
+    np.testing.assert_array_equal(read_truth(path), stored * 255)
