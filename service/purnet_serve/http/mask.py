@@ -8,7 +8,8 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from purnet.imaging import listed
-from purnet_serve.errors import NotReadyError, tree
+from purnet_serve.errors import tree
+from purnet_serve.http.answer import answer_headers, answer_photo
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions, require_single
 from purnet_serve.http.problem_details import (
@@ -20,8 +21,6 @@ from purnet_serve.http.problem_details import (
 )
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import read_upload
-from purnet_serve.images import codec
-from purnet_serve.images.header import check_header, decoding_bytes
 from purnet_serve.observability.labels import Stage
 from purnet_serve.settings import Settings
 
@@ -64,61 +63,9 @@ async def _answer(
     if upload.fields:
         options = MaskOptions.parse([*query, *upload.fields])
     wanted = options.codec_options(context.headers.get("accept", ""))
-    service.admission.resize(context, len(upload.image))
-    decoded = await _decode(service, context, upload.image)
-    codec.check_answer_size(decoded, wanted)
-    image = upload.image if wanted.needs_upload else None
-    del upload
-    service.admission.resize(context, len(image or b""))
-    context.stage = Stage.QUEUE
-    prediction = await service.backend.predict(decoded.pixels, deadline_s=context.deadline)
-    context.timings |= {Stage.QUEUE: prediction.queue_s, Stage.INFER: prediction.infer_s}
-    context.batch_size = prediction.batch_size
-    async with context.timed(Stage.ENCODE):
-        memory = await service.answer_memory.reserve(_most_bytes(decoded, wanted))
-        context.answer_memory = memory
-        size = codec.encoding_bytes(decoded, wanted)
-        arguments = prediction.mask, decoded, image, wanted
-        answer = await service.encode_pool.run(size, codec.encode, *arguments)
-        memory.resize(len(answer.body))
-    timings = [f"{stage};dur={s * 1000:.1f}" for stage, s in context.timings.items()]
-    headers = {
-        "Cache-Control": "no-store",
-        "Server-Timing": ", ".join(timings),
-        "X-Height": str(decoded.height),
-        "X-Model-Version": prediction.model.version,
-        "X-Width": str(decoded.width),
-    }
-    if answer.box is not None:
-        headers["X-Foreground-Box"] = ",".join(map(str, answer.box))
-    return Response(answer.body, media_type=answer.media_type, headers=headers)
-
-
-async def _decode(service: ServiceContext, context: RequestContext, image: bytes) -> codec.Decoded:
-    model, pool = service.backend.model, service.decode_pool
-    if model is None:
-        raise NotReadyError("Not ready: no model is loaded.")
-    size, limits, reduced = model.input_size, service.limits, service.settings.reduced_jpeg
-    service.backend.expect(1)
-    try:
-        async with context.timed(Stage.DECODE):
-            decoded = await pool.run_measured(
-                lambda: check_header(image, limits),
-                decoding_bytes,
-                lambda header: codec.decode(image, size, limits, header, reduced_jpeg=reduced),
-            )
-    finally:
-        service.backend.expect(-1)
-    context.width, context.height = decoded.width, decoded.height
-    return decoded
-
-
-def _most_bytes(decoded: codec.Decoded, options: codec.Options) -> int:
-    """Upper bound of an answer: its samples, stored, with 1 % for PNG's own and some headers."""
-    samples = 4 if options.output == "cutout" else 1
-    side = decoded.pixels.shape[0]
-    size = decoded.width * decoded.height if options.size == "original" else side * side
-    return samples * size * 101 // 100 + decoded.height + 4096
+    photo = await answer_photo(service, context, upload.take(), wanted)
+    headers = answer_headers(photo, context)
+    return Response(photo.body, media_type=photo.media_type, headers=headers)
 
 
 # --- for the OpenAPI document

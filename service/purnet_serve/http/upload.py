@@ -72,12 +72,17 @@ class UploadStream:
             self.context.abort(ClientGoneError())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Upload:
     """An encoded image as sent, and the form fields beside it in order."""
 
     image: bytes
-    fields: tuple[tuple[str, str], ...]
+    fields: tuple[tuple[str, str], ...] = ()
+
+    def take(self) -> bytes:
+        """The image, which is kept here no longer: it is freed as soon as it was decoded."""
+        image, self.image = self.image, b""
+        return image
 
 
 async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload:
@@ -91,7 +96,7 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
         image = b"".join([chunk async for chunk in chunks])
         if not image:
             raise EmptyBodyError("The body is empty; send an image as body or as field `image`.")
-        return Upload(image, ())
+        return Upload(image)
     form = _Form()
     try:
         parser = multipart.PushMultipartParser(
