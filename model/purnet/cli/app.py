@@ -6,8 +6,10 @@ needed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -17,25 +19,54 @@ from purnet.cli.evaluate import evaluate
 from purnet.cli.predict import predict
 from purnet.cli.train import train
 
+if TYPE_CHECKING:
+    from purnet.inference.parity import Agreement
+
 app = typer.Typer(no_args_is_help=True)
 app.command()(predict)
 app.command()(train)
 app.command()(evaluate)
 
 
+class ExportFormat(StrEnum):
+    """What a checkpoint is exported for."""
+
+    OPENVINO = "openvino"
+    ONNX = "onnx"
+
+
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of any kind PurNet reads.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make.", metavar="DIR")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="Folder to make; with ONNX, the .onnx file to write."),
+    ],
+    target: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="openvino, for `purnet serve`; onnx, for ONNX Runtime."),
+    ] = ExportFormat.OPENVINO,
 ) -> None:
-    """Convert a checkpoint for serving on CPUs without torch: `purnet serve --checkpoint DIR`."""
-    console = Console(stderr=True)
-    with reported_errors(extra="torch,openvino"):
-        from purnet.inference.openvino_export import export as run
+    """Convert a checkpoint to run without torch: `purnet serve --checkpoint DIR`, or ONNX Runtime.
 
+    The export is tried on a photo, and refused if its mask is not that of the checkpoint.
+    """
+    console = Console(stderr=True)
+    with reported_errors(extra=f"torch,{target}"):
+        run = _exporter(target)
         with console.status(f"converting {checkpoint} ..."):
             difference = run(checkpoint, out)
     console.print(f"{out}: {difference} from eager float32", markup=False, soft_wrap=True)
+
+
+def _exporter(target: ExportFormat) -> Callable[[Path, Path], Agreement]:
+    if target is ExportFormat.ONNX:
+        from purnet.inference import onnx_export
+
+        return onnx_export.export
+    from purnet.inference import openvino_export
+
+    return openvino_export.export
 
 
 @app.command()

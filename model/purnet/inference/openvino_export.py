@@ -10,29 +10,12 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
 from purnet.errors import CheckpointError
-from purnet.imaging import UInt8Array
 from purnet.inference import openvino_engine as openvino
+from purnet.inference.export_source import ExportSource
 from purnet.inference.openvino_engine import INFO, NETWORK, REFERENCE, ExportInfo, write_info
-from purnet.inference.parity import Agreement, agreement, self_check_pixels
-from purnet.inference.torch_engine import reference_output, to_masks
-from purnet.io import sha256_of
-from purnet.network import checkpoint as checkpoints
-from purnet.network.purnet import PurNet
-
-
-class _ExportedNetwork(nn.Module):
-    """The network with what comes before and after: uint8 pixels in, uint8 masks and flags out."""
-
-    def __init__(self, network: PurNet) -> None:
-        super().__init__()
-        self._network = network
-
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, S, S, 3) uint8 -> masks (N, S, S) uint8, finite (N,) bool."""
-        return to_masks(self._network.predict(pixels.permute(0, 3, 1, 2).float() / 255))
+from purnet.inference.parity import Agreement
 
 
 def export(checkpoint: Path, folder: Path) -> Agreement:
@@ -43,12 +26,7 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
     """
     if folder.exists():
         raise CheckpointError(f"{folder} exists; choose a folder that does not")
-    network, info = checkpoints.load_with_info(checkpoint)
-    pixels = self_check_pixels(info.input_size)
-    expected = reference_output(network, pixels)
-    if not expected.finite.all():
-        raise CheckpointError(f"{checkpoint}: the mask of the bundled photo is not finite")
-    reference = expected.masks[0]
+    source = ExportSource.load(checkpoint)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Beside the target, so that the last step is a rename within one file system.
@@ -59,22 +37,20 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
         ) from error
     try:
         try:
-            versions = _convert(network, pixels, part / NETWORK)
+            versions = _convert(source, part / NETWORK)
         except Exception as error:  # OpenVINO's converter has no closed set of errors
             raise CheckpointError(f"OpenVINO cannot convert {checkpoint}: {error}") from error
-        Image.fromarray(reference).save(part / REFERENCE)
+        Image.fromarray(source.reference).save(part / REFERENCE)
         write_info(
             part,
             ExportInfo(
-                variant=info.variant,
-                input_size=info.input_size,
-                sha256=sha256_of(checkpoint),
+                variant=source.variant,
+                input_size=source.input_size,
+                sha256=source.sha256,
                 versions=versions,
             ),
         )
-        close = agreement(openvino.load(part)(pixels).masks[0], reference)
-        if not close.holds:
-            raise CheckpointError(f"{checkpoint}: its export differs from eager float32 by {close}")
+        close = source.check(openvino.load(part)(source.pixels).masks[0])
         part.chmod(0o755)
         _move(part, folder)
     finally:
@@ -82,17 +58,17 @@ def export(checkpoint: Path, folder: Path) -> Agreement:
     return close
 
 
-def _convert(network: PurNet, pixels: UInt8Array, path: Path) -> dict[str, str]:
+def _convert(source: ExportSource, path: Path) -> dict[str, str]:
     """Write the network as `path` with its `.bin` beside it; return the versions that made it."""
     runtime = openvino.runtime()
-    size = pixels.shape[1]
+    size = source.input_size
     with torch.inference_mode(), warnings.catch_warnings():
         # OpenVINO traces the module. torch would rather have it exported, which takes ten times as
         # long with a free batch size, and warns of checks of image sides, which are fixed here.
         warnings.simplefilter("ignore")
         converted = runtime.convert_model(
-            _ExportedNetwork(network).eval(),
-            example_input=torch.from_numpy(pixels.repeat(2, axis=0)),
+            source.graph,
+            example_input=source.example(),
             input=[runtime.PartialShape([-1, size, size, 3])],
         )
     # In 16 bits, as OpenVINO would store them, weights already folded with their normalisation move

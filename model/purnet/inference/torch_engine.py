@@ -55,7 +55,7 @@ def to_masks(logits: Tensor) -> tuple[Tensor, Tensor]:
     """
     finite = logits.isfinite().flatten(1).all(dim=1)
     saliency = torch.where(finite.view(-1, 1, 1, 1), logits, -torch.inf).sigmoid()
-    return to_uint8(saliency).squeeze(1), finite
+    return to_uint8(saliency)[:, 0], finite
 
 
 def to_output(logits: Tensor) -> EngineOutput:

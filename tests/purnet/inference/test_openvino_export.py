@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from purnet.cli import app as cli
 from purnet.errors import CheckpointError
-from purnet.inference import factory
+from purnet.inference import export_source, factory
 from purnet.inference import openvino_export as exporting
 from purnet.inference.engine import EngineOutput
 from purnet.inference.openvino_engine import (
@@ -112,7 +112,7 @@ def test_a_mask_that_is_not_finite_is_no_reference(
 ) -> None:
     masks = np.zeros((1, SIZE, SIZE), np.uint8)
     monkeypatch.setattr(
-        exporting,
+        export_source,
         "reference_output",
         lambda *_: EngineOutput(masks=masks, finite=np.array([False])),
     )
@@ -125,7 +125,7 @@ def test_a_mask_that_is_not_finite_is_no_reference(
 def test_a_failed_export_leaves_nothing_behind(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: str
 ) -> None:
-    def copy(_network: object, _pixels: object, path: Path) -> dict[str, str]:
+    def copy(_source: object, path: Path) -> dict[str, str]:
         if failure == "conversion":
             raise RuntimeError("no rule for this operation")
         for name in ("model.xml", "model.bin"):
@@ -133,7 +133,7 @@ def test_a_failed_export_leaves_nothing_behind(
         return {}
 
     monkeypatch.setattr(exporting, "_convert", copy)
-    monkeypatch.setattr(exporting, "agreement", lambda *_: Agreement(mean=2.0, tail=9.0))
+    monkeypatch.setattr(export_source, "agreement", lambda *_: Agreement(mean=2.0, tail=9.0))
     said = "no rule" if failure == "conversion" else "differs"
     with pytest.raises(CheckpointError, match=said):
         export(exported.checkpoint, tmp_path / "out")
