@@ -1,0 +1,155 @@
+"""One request with all its retries, as steps that do no I/O.
+
+`exchange` yields what is to be done next: send this, or wait so long. `PurNetClient` does it with
+threads and `AsyncPurNetClient` with asyncio; what is sent, when it is sent again and how an answer
+is read is written once, here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypedDict, TypeVar
+
+import httpx
+
+from purnet_serve.client.errors import (
+    BUSY_STATUSES,
+    DeadlineError,
+    NoAnswerError,
+    PurNetError,
+    from_answer,
+)
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_GRACE_S = 2.0
+"""Seconds beyond the deadline in which the service's own 504 is waited for: it says more."""
+MIN_TIMEOUT_S = 0.1
+"""With less, the service would refuse the request."""
+MAX_TIMEOUT_S = 60.0
+"""The most that a service takes as `X-Timeout-Ms` unless it is set otherwise."""
+
+Output = Literal["mask", "cutout"]
+T = TypeVar("T")
+
+
+class Options(TypedDict, total=False):
+    """The parameters of `POST /v1/mask`; docs/api.md describes them."""
+
+    size: Literal["original", "model"]
+    threshold: int
+    format: Literal["png", "webp"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """When a request is sent again: after 429, 503, and a connection that failed or broke.
+
+    That is safe: the same photo twice is the same mask twice. Before each retry the client waits
+    what `Retry-After` says, or longer where `first_wait_s`, doubled each time, is more.
+    """
+
+    timeout_s: float = 30.0
+    """Seconds for one photo, retries and waits included. An answer that has begun to arrive may
+    take longer, as long as it goes on arriving."""
+    retries: int = 6
+    first_wait_s: float = 0.25
+    longest_wait_s: float = 5.0
+
+    def wait_s(self, attempt: int, retry_after_s: float | None) -> float:
+        """Seconds to wait after the failure of an attempt; the first one is number 0."""
+        doubled = min(self.first_wait_s * 2.0**attempt, self.longest_wait_s)
+        return max(doubled, retry_after_s or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is sent, the same in every attempt."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    params: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """A step: send the request with these headers and bounds; give back what came of it."""
+
+    headers: Mapping[str, str]
+    timeout: httpx.Timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A step: do nothing for so long."""
+
+    seconds: float
+
+
+Came = httpx.Response | httpx.TransportError | None
+Exchange = Generator[Send | Wait, Came, T]
+
+
+def mask_request(photo: bytes, output: Output, options: Options) -> Request:
+    """The request for one photo."""
+    params = {name: str(value) for name, value in options.items() if value is not None}
+    return Request("POST", "/v1/mask", {"output": output, **params}, photo)
+
+
+def exchange(
+    request: Request,
+    read: Callable[[httpx.Response], T],
+    policy: RetryPolicy,
+    clock: Callable[[], float],
+) -> Exchange[T]:
+    """The steps of one request; their result is what `read` makes of its 200.
+
+    Raises an error of the tree as soon as no retry can succeed in time.
+    """
+    until = clock() + policy.timeout_s
+    attempt = 0
+    while True:
+        left_s = until - clock()
+        if left_s < MIN_TIMEOUT_S:
+            raise DeadlineError(f"The {policy.timeout_s} s were over.", code="deadline")
+        came = yield _send(request, left_s)
+        error = _error(came, policy)
+        if error is None and isinstance(came, httpx.Response):
+            return read(came)
+        if error is None:
+            raise TypeError("a request that was sent brings an answer or an error")
+        wait_s = policy.wait_s(attempt, error.retry_after_s)
+        too_late = clock() + wait_s > until - MIN_TIMEOUT_S
+        if not _may_succeed_later(error) or attempt >= policy.retries or too_late:
+            raise error
+        yield Wait(wait_s)
+        attempt += 1
+
+
+def _send(request: Request, left_s: float) -> Send:
+    headers = {"Content-Type": "application/octet-stream"} if request.method == "POST" else {}
+    if request.method == "POST":
+        headers["X-Timeout-Ms"] = str(int(min(left_s, MAX_TIMEOUT_S) * 1000))
+    bound = httpx.Timeout(left_s + ANSWER_GRACE_S, connect=min(CONNECT_TIMEOUT_S, left_s))
+    return Send(headers, bound)
+
+
+def _error(came: Came, policy: RetryPolicy) -> PurNetError | None:
+    """What went wrong in an attempt, or None."""
+    if isinstance(came, httpx.TimeoutException) and not isinstance(came, httpx.ConnectTimeout):
+        return DeadlineError(f"No answer came within {policy.timeout_s} s.", code="deadline")
+    if isinstance(came, httpx.TransportError):
+        reason = str(came) or type(came).__name__
+        return NoAnswerError(f"No answer from the service: {reason}.", code="no_answer")
+    if came is None or came.status_code == 200:
+        return None
+    try:
+        problem = came.json()
+    except ValueError:
+        problem = None
+    return from_answer(came.status_code, came.headers, problem)
+
+
+def _may_succeed_later(error: PurNetError) -> bool:
+    return isinstance(error, NoAnswerError) or error.status in BUSY_STATUSES
