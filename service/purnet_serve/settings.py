@@ -177,15 +177,17 @@ class Settings(BaseSettings):
         16,
         ge=1,
         le=256,
-        description="Most images in one batch. More of them raise the latency of the first one and "
-        "the memory; when memory runs out, the service lowers the number by itself.",
+        description="Most images in one batch. At the start the service measures which sizes up to "
+        "this pay on the device and uses no larger ones: on most CPUs single images, several at "
+        "the same time. More images raise the latency of the first one and the memory; when memory "
+        "runs out, the service lowers the number by itself.",
     )
     batch_wait_s: float = Field(
         0.002,
         ge=0,
         le=1,
-        description="Seconds a queued image may be held back for others that are being decoded; "
-        "about what a round trip to the worker costs.",
+        description="Seconds a queued image may be held back for others that are being decoded, "
+        "where batches pay; about what a round trip to the worker costs.",
     )
     engine_threads: int | None = Field(
         None,

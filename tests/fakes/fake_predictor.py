@@ -54,6 +54,11 @@ class Behaviour:
     name: str = "fake"
     input_size: int = 16
     device: str = "cpu"
+    streams: int = 1
+    batch_s: float = 0.010
+    """What every batch is said to take, of whatever size,"""
+    image_s: float = 0.001
+    """and what each of its images adds to that."""
     gate: str | None = None
     """Folder with the FIFOs `entered` and `leave`."""
     most: int = 1000
@@ -88,6 +93,7 @@ class FakeEngine:
 
     def __init__(self, behaviour: Behaviour) -> None:
         self.device = behaviour.device
+        self.streams = behaviour.streams
         self._behaviour = behaviour
 
     def __call__(self, pixels: np.ndarray) -> EngineOutput:
@@ -124,6 +130,10 @@ class FakePredictor:
 
     def run(self, pixels: np.ndarray) -> EngineOutput:
         return self.engine(pixels)
+
+    def measure(self, pixels: np.ndarray) -> float:
+        self.run(pixels)
+        return self._behaviour.batch_s + self._behaviour.image_s * len(pixels)
 
 
 def load(

@@ -66,12 +66,16 @@ class FakeProcess:
     def alive(self) -> bool:
         return self.returncode is None
 
-    def step(self) -> None:
-        """Handle one message, unless it is stopped or gone."""
+    def step(self, position: int = 0) -> None:
+        """Handle one message, unless it is stopped or gone.
+
+        The oldest is at position 0; a worker of several streams may be done with another first.
+        """
         if not self.alive or self.stopped or not self.inbox:
             return
         assert self._loop is not None
-        message = decode(self.inbox.popleft())
+        message = decode(self.inbox[position])
+        del self.inbox[position]
         if isinstance(message, Run):
             self.begun.append(message.images)
         answer = self._loop.handle(message)

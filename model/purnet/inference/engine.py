@@ -37,6 +37,14 @@ class Engine(Protocol):
         """`cpu`, `cuda:0`, ..."""
         ...
 
+    @property
+    def streams(self) -> int:
+        """Single images it computes at the same time: threads that may call it at one time.
+
+        Where there are several, a batch is computed as single images: a larger one gains nothing.
+        """
+        ...
+
     def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """Predict (N, S, S, 3) uint8 RGB. Raises `OutOfMemoryError` when the batch is too big."""
         ...

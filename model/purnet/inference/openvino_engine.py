@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -35,13 +38,6 @@ FILES = (NETWORK, "model.bin", REFERENCE)
 
 DEFAULT_EXPORT = Path(__file__).parents[1] / "weights" / "purnet-lite0-openvino"
 """The shipped weights, exported."""
-
-IMAGES_AT_ONCE = 4
-"""Fewest images of a batch computed together where there are that many.
-
-On two processors, four at once take 13 % less time than one by one, eight 18 % less and sixteen no
-less than four, while each adds some 60 MB: `purnet-lite0` takes 150 MB for one, 1.1 GB for sixteen.
-"""
 
 _OUT_OF_MEMORY = ("bad_alloc", "allocate")
 """OpenVINO wraps the allocator's exception into a RuntimeError that quotes it."""
@@ -138,61 +134,92 @@ def runtime() -> Any:
 class OpenVinoEngine:
     """A compiled network: preprocessing, network, sigmoid and truncation are in the graph.
 
-    `compiled` takes (N, S, S, 3) uint8 and gives masks (N, S, S) uint8 and flags (N,) bool; it is
-    given at most `at_once` images at a time.
+    Every image is computed by itself. One that comes while nothing runs gets all threads; those
+    that come together get a stream each, of one thread: threads that share an image cost a fifth
+    more processor time. May be called from `streams` threads at one time.
+
+    `lone` and `streamed` are the same network, compiled for one request with all threads and for
+    `streams` requests. Each takes (1, S, S, 3) uint8 and gives a mask (1, S, S) uint8 and a flag
+    (1,) bool.
     """
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, compiled: Any, *, at_once: int = IMAGES_AT_ONCE) -> None:
-        self._request = compiled.create_infer_request()
-        self._at_once = at_once
+    def __init__(self, lone: Any, streamed: Any = None, *, streams: int = 1) -> None:
+        self.streams = streams
+        self._lone = lone.create_infer_request()
+        self._free: SimpleQueue[Any] = SimpleQueue()
+        """Requests of the streams, none of which runs."""
+        for _ in range(streams if streamed is not None else 0):
+            self._free.put(streamed.create_infer_request())
+        self._running = 0
+        self._lock = threading.Lock()
 
     def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """See `Engine`."""
-        parts = [
-            self._infer(pixels[start : start + self._at_once])
-            for start in range(0, len(pixels), self._at_once)
-        ]
+        if len(pixels) == 1:
+            return self._infer(pixels, may_be_lone=True)
+        images = [pixels[index : index + 1] for index in range(len(pixels))]
+        if self.streams == 1:
+            parts = [self._infer(image, may_be_lone=True) for image in images]
+        else:
+            with ThreadPoolExecutor(min(self.streams, len(images))) as threads:
+                parts = list(threads.map(self._infer, images))
         return EngineOutput(
             masks=np.concatenate([part.masks for part in parts]),
             finite=np.concatenate([part.finite for part in parts]),
         )
 
-    def _infer(self, pixels: UInt8Array) -> EngineOutput:
-        """Run a few images. Answers are copies: the next call reuses OpenVINO's own memory."""
+    def _infer(self, image: UInt8Array, *, may_be_lone: bool = False) -> EngineOutput:
+        """Run one image. The answer is a copy: the next call reuses OpenVINO's own memory."""
+        with self._lock:
+            lone = may_be_lone and self._running == 0
+            self._running += 1
+        request = self._lone if lone else self._free.get()
         try:
-            answer = self._request.infer([pixels], share_inputs=True)
+            answer = request.infer([image], share_inputs=True)
         except MemoryError as error:
             raise OutOfMemoryError(str(error)) from error
         except RuntimeError as error:
             if any(word in str(error) for word in _OUT_OF_MEMORY):
                 raise OutOfMemoryError(str(error)) from error
             raise
+        finally:
+            if not lone:
+                self._free.put(request)
+            with self._lock:
+                self._running -= 1
         return EngineOutput(masks=answer[0], finite=answer[1])
 
 
 def load(
     folder: Path, *, threads: int | None = None, precision: Literal["f32", "bf16"] = "f32"
 ) -> OpenVinoEngine:
-    """Compile an export for this processor.
+    """Compile an export for this processor, once for a lone image and once for streams.
 
     `threads` None leaves their number to OpenVINO: all processors it may use. What it computes in
     is up to `precision`; bfloat16 misses the parity gate (docs/operating.md has the figures).
     Raises `CheckpointError` for a network that OpenVINO does not read.
     """
-    openvino = runtime()
+    core = runtime().Core()
     options: dict[str, Any] = {
         # Without this OpenVINO computes in bfloat16 wherever the processor can.
         "INFERENCE_PRECISION_HINT": precision,
-        # One request at a time, with all threads on it.
-        "PERFORMANCE_HINT": "LATENCY",
+        # Threads bound to processors would meet those of another replica, or of the worker that
+        # is about to take over, while other processors are idle.
+        "ENABLE_CPU_PINNING": False,
     }
+    streamed_options = {**options, "PERFORMANCE_HINT": "THROUGHPUT"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
+        streamed_options |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
     try:
-        compiled = openvino.Core().compile_model(folder / NETWORK, "CPU", options)
+        network = core.read_model(folder / NETWORK)
+        lone = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
+        streamed = None if threads == 1 else core.compile_model(network, "CPU", streamed_options)
     except RuntimeError as error:
         raise CheckpointError(f"OpenVINO does not read {folder / NETWORK}: {error}") from error
-    return OpenVinoEngine(compiled, at_once=max(IMAGES_AT_ONCE, threads or 0))
+    # A machine with fewer processors than `threads` has fewer streams.
+    streams = 1 if streamed is None else int(streamed.get_property("NUM_STREAMS"))
+    return OpenVinoEngine(lone, streamed, streams=streams)

@@ -92,6 +92,7 @@ class EagerEngine:
 
     name = "eager"
     device = "cpu"
+    streams = 1
 
     def __init__(self, network: PurNet) -> None:
         fuse(network)
@@ -115,6 +116,7 @@ class CudaEngine:
     """Eager float32 on a GPU, convolutions too: PyTorch would run those in TF32 by default."""
 
     name = "cuda"
+    streams = 1
 
     def __init__(self, network: PurNet, device: torch.device) -> None:
         self.device = str(device)

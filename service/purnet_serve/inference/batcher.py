@@ -30,7 +30,8 @@ class Ticket:
     future: asyncio.Future[Prediction]
     location: TicketLocation = TicketLocation.QUEUE
     alone: bool = False
-    """A worker ended while it ran this image's batch: the image runs once more, by itself."""
+    """A worker ended while it ran this image: it runs once more, on a device that runs nothing
+    else."""
 
     @property
     def live(self) -> bool:
@@ -59,6 +60,11 @@ class Batch:
     canary: bool = False
     """A check of an idle worker, not a request."""
 
+    @property
+    def alone(self) -> bool:
+        """Whether it must have its device to itself."""
+        return any(ticket.alone for ticket in self.tickets)
+
     def __len__(self) -> int:
         return len(self.tickets)
 
@@ -68,7 +74,7 @@ class BatchExecutor(Protocol):
 
     @property
     def limit(self) -> int:
-        """Most images of the next batch; 0 while it can run none."""
+        """Most images of the next batch; 0 while it takes none, as beside one that runs alone."""
 
     @property
     def batches(self) -> int:
@@ -202,10 +208,13 @@ class Batcher:
         self._wakeup = None
         while not self._paused and self._waiting:
             self._drop_dead()
-            executor = self._free_executor()
-            if executor is None or not self._waiting:
+            if not self._waiting:
                 return
             first = next(iter(self._waiting))
+            # While an image that must run alone is first, devices are left to become idle.
+            executor = self._free_executor(idle=first.alone)
+            if executor is None:
+                return
             limit = 1 if first.alone else executor.limit
             reason = self._dispatch_reason(first, limit)
             if reason is None:
@@ -216,9 +225,10 @@ class Batcher:
                 return
             executor.submit(Batch(self._pop(limit), reason, self.loop.time()))
 
-    def _free_executor(self) -> BatchExecutor | None:
-        free = (executor for executor in self.executors if executor.limit)
-        return min(free, key=lambda executor: executor.batches, default=None)
+    def _free_executor(self, *, idle: bool) -> BatchExecutor | None:
+        free = [executor for executor in self.executors if executor.limit]
+        least = min(free, key=lambda executor: executor.batches, default=None)
+        return None if least is None or (idle and least.batches) else least
 
     def _drop_dead(self) -> None:
         """Keep what is cancelled, and what expires at this very moment, off the device."""

@@ -3,13 +3,14 @@
     service                         worker
     Load ─────────────────────────→        reads the checkpoint, checks itself
          ←───────────────────────── Loaded | LoadFailed
-    Warmup ───────────────────────→        maps the shared memory, runs every batch size
+    Warmup ───────────────────────→        maps the shared memory, measures what batches pay
          ←───────────────────────── Ready  | LoadFailed
     Run ──────────────────────────→
          ←───────────────────────── Done | OutOfMemory | EngineFailed (and then the worker exits)
 
-Pixels and masks lie in shared memory. The messages are JSON and not pickles: the service must not
-unpickle what a process that runs other people's weights sends.
+A worker with several streams runs as many batches, of one image each, at the same time and answers
+each when it is done, in any order. Pixels and masks lie in shared memory. The messages are JSON and
+not pickles: the service must not unpickle what a process that runs other people's weights sends.
 """
 
 from __future__ import annotations
@@ -53,11 +54,13 @@ class Loaded:
     input_size: int
     device: str
     engine: str
+    streams: int
+    """Single images the engine computes at the same time."""
 
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Warmup:
-    """The shared memory has its size: map it and run every batch size up to `max_batch` once."""
+    """The shared memory has its size: map it, then run and measure what will be in use."""
 
     buffers: int
     max_batch: int
@@ -66,10 +69,14 @@ class Warmup:
 
 @dataclass(frozen=True, slots=True, config=STRICT)
 class Ready:
-    """Every batch size up to `max_batch` has run; the slowest took `slowest_s` seconds."""
+    """Everything that will be in use has run and was measured."""
 
-    max_batch: int
-    slowest_s: float
+    streams: int
+    """Single images that fit and run at the same time; above 1 there is no larger batch."""
+    sizes: list[int]
+    """Images of the batches that pay, ascending from 1; the last is the largest to send."""
+    seconds: list[float]
+    """What a batch of each of `sizes` takes while all streams are busy."""
     resident_bytes: int
     device_bytes: int
 

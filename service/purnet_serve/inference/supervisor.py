@@ -30,7 +30,7 @@ FAILED_AFTER = 5
 RESTART_GRACE_S = 30.0
 """Longest restart during which the device still counts as ready: about what clients wait."""
 RECOVERY_BATCHES = 100
-"""Full batches after which one image more is tried again after out of memory."""
+"""Full batches after which one image or stream more is tried again after out of memory."""
 
 
 class DeviceState(Enum):
@@ -79,8 +79,11 @@ class DeviceSupervisor:
         """Ends of workers with no answer in between, without those an image alone caused."""
         self._has_served = False
         self._max_batch = spec.settings.max_batch
+        """Images of the largest batch in use: what pays, less after out of memory."""
+        self._streams = 1
+        """Streams in use: those of the worker, fewer after out of memory."""
         self._full_batches = 0
-        """Since out of memory last changed `_max_batch`."""
+        """Since out of memory last changed one of the two."""
         self._lifecycle: asyncio.Task[None] | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._canary_timer: asyncio.TimerHandle | None = None
@@ -94,9 +97,18 @@ class DeviceSupervisor:
 
     @property
     def limit(self) -> int:
-        """Most images of the next batch; 0 while there is no worker, or no free buffer in it."""
+        """Most images of the next batch; 0 while none can be taken.
+
+        Then there is no worker, it has no free buffer or stream, or an image must run alone.
+        """
         worker = self.worker
-        return self._max_batch if worker is not None and worker.accepts else 0
+        if worker is None or not worker.accepts:
+            return 0
+        on_device = worker.unanswered
+        streams_are_busy = worker.streams > 1 and len(on_device) >= self._streams
+        if streams_are_busy or any(batch.alone for batch in on_device):
+            return 0
+        return self._max_batch
 
     @property
     def batches(self) -> int:
@@ -177,7 +189,7 @@ class DeviceSupervisor:
         self.idle.set()
         self._log(logging.INFO, "worker up")
         self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
-        self._set_max_batch(worker.max_batch)
+        self._set_limits(worker.max_batch, worker.streams)
         self._batcher.wake()
         self._on_change()
 
@@ -186,12 +198,12 @@ class DeviceSupervisor:
         self.worker = None
         self._cancel_timers()
         self._grace_timer = self._loop.call_later(RESTART_GRACE_S, self._on_long_restart)
-        images_fault = False
-        for position, batch in enumerate(worker.unanswered):
+        begun = worker.begun
+        images_fault = bool(begun) and all(batch.alone for batch in begun)
+        for batch in worker.unanswered:
             if batch.canary:
                 self._metrics.canary(ok=False)
-            elif position == 0:
-                images_fault = all(ticket.alone for ticket in batch.tickets)
+            elif batch in begun:
                 self._retry(batch, end)
             else:
                 self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
@@ -252,10 +264,10 @@ class DeviceSupervisor:
         if worker is None:
             raise RuntimeError("A worker answered that serves no more.")
         if isinstance(answer, OutOfMemory):
-            # Half of it may fit: lower the limit and let the queue form smaller batches.
             self._metrics.failed(FailureKind.OUT_OF_MEMORY)
-            self._set_max_batch(max(1, min(self._max_batch, len(batch) // 2)))
-            self._retry(batch, None)
+            self._lower_limits(worker, batch)
+            if not batch.canary:
+                self._retry(batch, None)
         elif batch.canary:
             self._on_canary(worker, answer)
         else:
@@ -268,7 +280,7 @@ class DeviceSupervisor:
     def _on_masks(self, worker: Worker, batch: Batch, answer: Done, masks: Mask) -> None:
         """Give every ticket its own mask, copied out before the buffer is used again."""
         self._consecutive_failures = 0
-        self._recover_max_batch(worker, len(batch))
+        self._recover_limits(worker, batch)
         # Answered first, counted then: a batch whose answers fail half-way is counted when the
         # worker's end is handled.
         outcomes = [self._answer(slot, worker, batch, answer, masks) for slot in range(len(batch))]
@@ -314,18 +326,34 @@ class DeviceSupervisor:
             self._metrics.outcome(outcome)
         self._batcher.requeue(again)
 
-    def _recover_max_batch(self, worker: Worker, images: int) -> None:
-        """Out of memory may have been another process's doing: try one image more after a while."""
-        if self._max_batch >= worker.max_batch or images < self._max_batch:
+    def _lower_limits(self, worker: Worker, batch: Batch) -> None:
+        """Half of what did not fit may fit: send smaller batches, or to fewer streams.
+
+        `batch` is no longer among those that run.
+        """
+        if len(batch) > 1:
+            self._set_limits(min(self._max_batch, len(batch) // 2), self._streams)
+        else:
+            running = len(worker.begun) + 1
+            self._set_limits(self._max_batch, max(1, min(self._streams, running // 2)))
+
+    def _recover_limits(self, worker: Worker, batch: Batch) -> None:
+        """Out of memory may have been another process's doing: try a little more after a while."""
+        fewer_images, fewer_streams = (
+            self._max_batch < worker.max_batch,
+            self._streams < worker.streams,
+        )
+        full = len(batch) >= self._max_batch and len(worker.begun) + 1 >= self._streams
+        if not full or not (fewer_images or fewer_streams):
             return
         self._full_batches += 1
         if self._full_batches == RECOVERY_BATCHES:
-            self._set_max_batch(self._max_batch + 1)
+            self._set_limits(self._max_batch + fewer_images, self._streams + fewer_streams)
 
-    def _set_max_batch(self, images: int) -> None:
-        self._max_batch = images
+    def _set_limits(self, max_batch: int, streams: int) -> None:
+        self._max_batch, self._streams = max_batch, streams
         self._full_batches = 0
-        self._metrics.max_batch(self.spec.device, images)
+        self._metrics.limits(self.spec.device, max_batch, streams)
 
     def _count_execution(self, batch: Batch, infer_s: float | None) -> None:
         waits_s = [batch.started_s - ticket.queued_s for ticket in batch.tickets]

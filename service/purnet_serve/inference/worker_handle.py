@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeVar
 
 from purnet_serve.inference import protocol
@@ -39,6 +39,18 @@ class WorkerSpec:
     spawn: Spawn
 
 
+@dataclass(eq=False, slots=True)
+class _Sent:
+    """A batch that was sent and not answered."""
+
+    buffer: int
+    batch: Batch
+    watchdog: asyncio.TimerHandle | None = None
+    """Runs from when the device could begin with it; None before."""
+    had_neighbour: bool = False
+    """Whether another batch ran at the same time, on another stream."""
+
+
 class Worker:
     """A worker that is loaded, checked and warm. Made by `load`, ended by `serve` or `dismiss`."""
 
@@ -51,26 +63,33 @@ class Worker:
         watchdog_s: float,
     ) -> None:
         self.info = info
-        self.max_batch = ready.max_batch
+        self.streams = ready.streams
+        """Batches that run at the same time."""
+        self.max_batch = ready.sizes[-1]
+        """Images of the largest batch that pays."""
         self.resident_bytes = ready.resident_bytes
         self.device_bytes = ready.device_bytes
         self._watchdog_s = watchdog_s
         self.connection = connection
         self._shared = batches
-        self._running: deque[tuple[int, int, Batch]] = deque()
-        """Number, buffer and batch of all that was sent and not answered, oldest first."""
+        self._unanswered: dict[int, _Sent] = {}
+        """By number, in the order in which they were sent."""
         self._free_buffers = list(range(batches.buffers))
-        self._sent = 0
+        self._last_number = 0
         self._ending = False
         """Set by a kill, or once the pipe is closed: no batch can be run any more."""
         self._cause: WorkerEndError | None = None
         self._loop = asyncio.get_running_loop()
-        self._watchdog: asyncio.TimerHandle | None = None
 
     @property
     def unanswered(self) -> tuple[Batch, ...]:
-        """Batches sent and not answered. The first is running, the others have not begun."""
-        return tuple(batch for _, _, batch in self._running)
+        """Batches sent and not answered, oldest first."""
+        return tuple(sent.batch for sent in self._unanswered.values())
+
+    @property
+    def begun(self) -> tuple[Batch, ...]:
+        """Those of them that the device works on: at most one a stream."""
+        return tuple(sent.batch for sent in self._unanswered.values() if sent.watchdog is not None)
 
     @property
     def accepts(self) -> bool:
@@ -82,11 +101,10 @@ class Worker:
         buffer = self._free_buffers.pop()
         for slot, ticket in enumerate(batch.tickets):
             self._shared.pixels[buffer, slot] = ticket.pixels
-        self._sent += 1
-        self._running.append((self._sent, buffer, batch))
-        if len(self._running) == 1:
-            self._begin_first()
-        self.connection.send(protocol.Run(self._sent, buffer, len(batch)))
+        self._last_number += 1
+        self._unanswered[self._last_number] = _Sent(buffer, batch)
+        self._begin_next()
+        self.connection.send(protocol.Run(self._last_number, buffer, len(batch)))
 
     def kill(self, failure: FailureKind, detail: str, trace: str = "") -> None:
         """End the process now. The first reason given is the one that `serve` returns."""
@@ -118,8 +136,9 @@ class Worker:
 
     async def _end(self) -> WorkerEndError:
         self._ending = True
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        for sent in self._unanswered.values():
+            if sent.watchdog is not None:
+                sent.watchdog.cancel()
         end = await self.connection.reap()
         self._shared.close()
         return self._cause or end
@@ -128,12 +147,13 @@ class Worker:
         if isinstance(message, protocol.EngineFailed):
             self.kill(FailureKind.EXCEPTION, message.detail, message.trace)
             return
-        if not isinstance(message, protocol.Done | protocol.OutOfMemory) or not self._running:
+        if not isinstance(message, protocol.Done | protocol.OutOfMemory):
             raise protocol.ProtocolError(f"unexpected {type(message).__name__}")
-        number, buffer, batch = self._running[0]
-        if message.number != number:
-            raise protocol.ProtocolError(f"batch {message.number} answered, {number} is running")
-        if isinstance(message, protocol.OutOfMemory) and len(batch) == 1:
+        sent = self._unanswered.get(message.number)
+        if sent is None or sent.watchdog is None:
+            raise protocol.ProtocolError(f"batch {message.number} answered, which does not run")
+        batch = sent.batch
+        if isinstance(message, protocol.OutOfMemory) and len(batch) == 1 and not sent.had_neighbour:
             # Nothing smaller can be tried. A fresh process has all of the device's memory.
             detail = "The device has no room for a single image."
             self.kill(FailureKind.OUT_OF_MEMORY, detail)
@@ -143,26 +163,28 @@ class Worker:
                 raise protocol.ProtocolError(f"{len(message.finite)} masks for {len(batch)} images")
             self.resident_bytes = message.resident_bytes
             self.device_bytes = message.device_bytes
-        self._running.popleft()
-        self._free_buffers.append(buffer)
-        self._begin_first()
+        sent.watchdog.cancel()
+        del self._unanswered[message.number]
+        self._free_buffers.append(sent.buffer)
+        self._begin_next()
         try:
-            on_answer(batch, message, self._shared.masks[buffer, : len(batch)])
+            on_answer(batch, message, self._shared.masks[sent.buffer, : len(batch)])
         except Exception:
             # Whoever in it has no answer yet still needs one.
-            self._running.appendleft((number, buffer, batch))
+            self._unanswered[message.number] = sent
             raise
 
-    def _begin_first(self) -> None:
-        """The oldest batch is the one the device works on: its time starts now."""
-        if self._watchdog is not None:
-            self._watchdog.cancel()
-        if self._running:
-            self._running[0][2].started_s = self._loop.time()
-            detail = f"No answer for {self._watchdog_s:.1f} s."
-            self._watchdog = self._loop.call_later(
-                self._watchdog_s, self.kill, FailureKind.HANG, detail
-            )
+    def _begin_next(self) -> None:
+        """The oldest batches, one a stream, are those the device works on: their time starts."""
+        running = list(islice(self._unanswered.values(), self.streams))
+        for sent in running:
+            sent.had_neighbour |= len(running) > 1
+            if sent.watchdog is None:
+                sent.batch.started_s = self._loop.time()
+                detail = f"No answer for {self._watchdog_s:.1f} s."
+                sent.watchdog = self._loop.call_later(
+                    self._watchdog_s, self.kill, FailureKind.HANG, detail
+                )
 
 
 async def load(spec: WorkerSpec, *, expected: ModelInfo | None = None) -> Worker:
@@ -217,8 +239,10 @@ async def _load_and_warm_up(
         raise WorkerEndError(FailureKind.REFUSED, detail)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
-    buffers = 2 if _kind(loaded.device) == "cuda" else 1
-    size = {"buffers": buffers, "max_batch": settings.max_batch, "input_size": info.input_size}
+    buffers, most = 2 if _kind(loaded.device) == "cuda" else 1, settings.max_batch
+    if loaded.streams > 1:
+        buffers, most = loaded.streams, 1
+    size = {"buffers": buffers, "max_batch": most, "input_size": info.input_size}
     try:
         shared.reserve(segment_fd, **size)
     except MemoryError as error:
@@ -226,7 +250,7 @@ async def _load_and_warm_up(
     connection.send(protocol.Warmup(**size))
     ready = await _receive(protocol.Ready, connection)
     batches = shared.SharedBatches(segment_fd, **size)
-    watchdog_s = settings.watchdog_s or max(5.0, 20 * ready.slowest_s)
+    watchdog_s = settings.watchdog_s or max(5.0, 20 * max(ready.seconds))
     return Worker(connection, info, batches, ready, watchdog_s)
 
 

@@ -1,5 +1,7 @@
 """The worker process: holds a predictor, answers batches until its pipe closes.
 
+A thread runs one batch at a time; where the engine has several streams there is a thread for each.
+
 Run as `python -m purnet_serve.inference.worker_main SOCKET_FD SEGMENT_FD PARENT_PID`. The
 predictor's module is imported when the first message names it, so only here is torch loaded.
 """
@@ -22,9 +24,13 @@ from pathlib import Path
 import numpy as np
 
 from purnet.errors import ModelError, OutOfMemoryError
+from purnet.imaging import UInt8Array
 from purnet.inference.predictor import Predictor
 from purnet_serve.inference import protocol
 from purnet_serve.inference.shared_memory import SharedBatches
+
+GAIN_OF_TWICE = 0.1
+"""Part of an image's time that a batch of twice the size must save to be worth its latency."""
 
 MAX_TRACE = 8000
 """Characters of a traceback that are sent for the log."""
@@ -33,7 +39,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 class WorkerLoop:
-    """A worker's answers, one message at a time, with no process or socket around them."""
+    """A worker's answers, with no process or socket around them.
+
+    `handle` may run in as many threads at one time as the engine has streams.
+    """
 
     def __init__(self, segment_fd: int) -> None:
         self._segment_fd = segment_fd
@@ -64,11 +73,16 @@ class WorkerLoop:
         self._predictor = predictor
         engine = predictor.engine
         return protocol.Loaded(
-            predictor.variant, predictor.sha256, predictor.input_size, engine.device, engine.name
+            name=predictor.variant,
+            sha256=predictor.sha256,
+            input_size=predictor.input_size,
+            device=engine.device,
+            engine=engine.name,
+            streams=engine.streams,
         )
 
     def _warm_up(self, message: protocol.Warmup) -> protocol.Message:
-        """Map the segment, then run every batch size once, so that no request pays for it."""
+        """Map the segment, then run what will be in use, so that no request pays for it."""
         predictor = self._loaded()
         shared = self._shared = SharedBatches(
             self._segment_fd,
@@ -76,18 +90,19 @@ class WorkerLoop:
             max_batch=message.max_batch,
             input_size=message.input_size,
         )
-        max_batch, slowest_s = 0, 0.0
-        for images in range(1, message.max_batch + 1):
-            began_s = time.perf_counter()
-            try:
-                predictor.run(shared.pixels[0, :images])
-            except OutOfMemoryError:
-                break
-            slowest_s = max(slowest_s, time.perf_counter() - began_s)
-            max_batch = images
-        if max_batch == 0:
+        pixels = shared.pixels.reshape(-1, *shared.pixels.shape[2:])
+        streams = predictor.engine.streams
+        try:
+            if streams > 1:
+                streams, seconds = streams_that_fit(predictor, pixels[:streams])
+                curve = {1: seconds}
+            else:
+                curve = batches_that_pay(predictor, pixels[: message.max_batch])
+        except OutOfMemoryError:
             return protocol.LoadFailed("The device has no room for a single image.")
-        return protocol.Ready(max_batch, slowest_s, _resident_bytes(), self._device_bytes())
+        return protocol.Ready(
+            streams, list(curve), list(curve.values()), _resident_bytes(), self._device_bytes()
+        )
 
     def _run(self, message: protocol.Run) -> protocol.Message:
         if self._shared is None:
@@ -118,6 +133,39 @@ class WorkerLoop:
         return 0 if memory_bytes is None else int(memory_bytes())
 
 
+def streams_that_fit(predictor: Predictor, pixels: UInt8Array) -> tuple[int, float]:
+    """How many of the images fit into memory at the same time, and the seconds that they take.
+
+    Raises `OutOfMemoryError` when not even one does.
+    """
+    streams = len(pixels)
+    while streams > 1:
+        try:
+            return streams, predictor.measure(pixels[:streams])
+        except OutOfMemoryError:
+            streams //= 2
+    return 1, predictor.measure(pixels[:1])
+
+
+def batches_that_pay(predictor: Predictor, pixels: UInt8Array) -> dict[int, float]:
+    """Seconds of batches of 1, 2, 4, ... of the images, as far as larger ones pay and fit.
+
+    Raises `OutOfMemoryError` when not even one image does.
+    """
+    images, curve = 1, {1: predictor.measure(pixels[:1])}
+    while images < len(pixels):
+        larger = min(2 * images, len(pixels))
+        try:
+            seconds = predictor.measure(pixels[:larger])
+        except OutOfMemoryError:
+            break
+        allowed = 1 - GAIN_OF_TWICE * (larger / images - 1)
+        if seconds / larger > allowed * curve[images] / images:
+            break
+        images, curve[larger] = larger, seconds
+    return curve
+
+
 def main() -> None:
     """Serve the socket named on the command line until it closes."""
     socket_fd, segment_fd, parent_pid = (int(argument) for argument in sys.argv[1:4])
@@ -129,12 +177,25 @@ def main() -> None:
     connection = socket.socket(fileno=socket_fd)
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
-    loop = WorkerLoop(segment_fd)
-    while True:
-        answer = loop.handle(protocol.decode(inbox.get()))
-        connection.sendall(protocol.encode(answer))
-        if isinstance(answer, protocol.LoadFailed | protocol.EngineFailed):
+    loop, sending = WorkerLoop(segment_fd), threading.Lock()
+
+    def serve() -> None:
+        try:
+            while True:
+                answer = loop.handle(protocol.decode(inbox.get()))
+                with sending:
+                    connection.sendall(protocol.encode(answer))
+                if isinstance(answer, protocol.LoadFailed | protocol.EngineFailed):
+                    os._exit(os.EX_SOFTWARE)
+                if isinstance(answer, protocol.Ready):
+                    for _ in range(answer.streams - 1):
+                        threading.Thread(target=serve, daemon=True).start()
+        except BaseException:
+            # A fault of ours in any thread ends the process: its batch would never be answered.
+            traceback.print_exc()
             os._exit(os.EX_SOFTWARE)
+
+    serve()
 
 
 def _read(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:

@@ -78,6 +78,8 @@ class InferenceMetrics:
         text = "By how much the event loop's regular turns were late."
         self._lag = histogram("purnet_event_loop_lag_seconds", text, _LAG_BUCKETS_S)
         self._max_batch = gauge("purnet_max_batch", "Largest batch a worker takes now.", "device")
+        text = "Batches a worker runs at the same time now."
+        self._streams = gauge("purnet_streams", text, "device")
         text = "Memory a worker process has in RAM."
         self._resident = gauge("purnet_worker_resident_bytes", text, "device")
         text = "Memory a worker holds on its device."
@@ -164,9 +166,10 @@ class InferenceMetrics:
         self._resident.labels(device).set(resident_bytes)
         self._device.labels(device).set(device_bytes)
 
-    def max_batch(self, device: str, images: int) -> None:
-        """The largest batch a device takes now."""
-        self._max_batch.labels(device).set(images)
+    def limits(self, device: str, max_batch: int, streams: int) -> None:
+        """The largest batch a device takes now, and how many it runs at the same time."""
+        self._max_batch.labels(device).set(max_batch)
+        self._streams.labels(device).set(streams)
 
     def model(self, *, name: str, sha256: str, engine: str, input_size: int) -> None:
         """These weights answer from now on."""

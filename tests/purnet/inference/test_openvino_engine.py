@@ -23,9 +23,11 @@ from purnet.inference.torch_engine import reference_output
 PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
-@pytest.fixture(scope="module")
-def engine(exported: Exported) -> OpenVinoEngine:
-    return openvino.load(exported.folder, threads=1)
+@pytest.fixture(scope="module", params=[1, 2], ids=["one stream", "two streams"])
+def engine(exported: Exported, request: pytest.FixtureRequest) -> OpenVinoEngine:
+    if request.param > (os.cpu_count() or 1):
+        pytest.skip("needs two processors")
+    return openvino.load(exported.folder, threads=request.param)
 
 
 def photos() -> np.ndarray:
@@ -76,7 +78,8 @@ class Compiled:
     """Stands for a compiled network: counts what it is given, marks images that begin with 0."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.sizes: list[int] = []
+        self.images: list[int] = []
+        """First samples, of images in the order in which they were computed."""
         self.error = error
 
     def create_infer_request(self) -> Compiled:
@@ -87,17 +90,51 @@ class Compiled:
         if self.error is not None:
             raise self.error
         (pixels,) = inputs
-        self.sizes.append(len(pixels))
+        assert len(pixels) == 1
+        self.images.append(int(pixels[0, 0, 0, 0]))
         return [pixels[..., 0].copy(), pixels[:, 0, 0, 0] > 0]
 
 
-def test_memory_is_bounded_by_computing_a_few_images_at_once() -> None:
-    compiled = Compiled()
-    pixels = np.arange(11, dtype=np.uint8).repeat(48).reshape(11, 4, 4, 3)
-    maps = OpenVinoEngine(compiled, at_once=4)(pixels)
-    assert compiled.sizes == [4, 4, 3]
+def numbered(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.uint8).repeat(48).reshape(count, 4, 4, 3)
+
+
+@pytest.mark.parametrize("streams", [1, 3])
+def test_a_batch_is_computed_as_single_images(streams: int) -> None:
+    lone, streamed = Compiled(), Compiled()
+    maps = OpenVinoEngine(lone, streamed if streams > 1 else None, streams=streams)(numbered(11))
+    assert sorted((streamed if streams > 1 else lone).images) == list(range(11))
     assert maps.masks[:, 0, 0].tolist() == list(range(11))
     assert maps.finite.tolist() == [False] + [True] * 10
+
+
+def test_an_image_gets_all_threads_while_nothing_else_runs_and_else_a_stream() -> None:
+    class Slow(Compiled):
+        """While it computes its first image, the next one comes."""
+
+        def infer(self, inputs: list[np.ndarray], *, share_inputs: bool) -> list[np.ndarray]:
+            if not self.images:
+                engine(numbered(3)[2:])
+            return super().infer(inputs, share_inputs=share_inputs)
+
+    lone, streamed = Slow(), Compiled()
+    engine = OpenVinoEngine(lone, streamed, streams=2)
+    engine(numbered(2)[1:])
+    assert (lone.images, streamed.images) == ([1], [2])
+    engine(numbered(4)[3:])
+    assert (lone.images, streamed.images) == ([1, 3], [2])
+
+
+def test_a_stream_is_free_again_after_a_failure() -> None:
+    lone, streamed = Compiled(), Compiled(RuntimeError("no"))
+    engine = OpenVinoEngine(lone, streamed, streams=2)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="no"):
+            engine(numbered(4))
+    streamed.error = None
+    assert len(engine(numbered(4)).masks) == 4
+    engine(numbered(1))
+    assert lone.images == [0]
 
 
 @pytest.mark.parametrize(

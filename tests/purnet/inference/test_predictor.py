@@ -24,7 +24,8 @@ class Brightness:
     name = "fake"
     device = "cpu"
 
-    def __init__(self) -> None:
+    def __init__(self, streams: int = 1) -> None:
+        self.streams = streams
         self.batches: list[int] = []
 
     def __call__(self, pixels: UInt8Array) -> EngineOutput:
@@ -172,6 +173,29 @@ def test_a_batch_holds_at_least_one_image() -> None:
 def test_self_check_refuses_an_engine_that_disagrees() -> None:
     with pytest.raises(CheckpointError, match="self-check failed: fake on cpu"):
         predictor(reference=0).self_check()
+
+
+def test_self_check_runs_every_stream() -> None:
+    class Faulty(Brightness):
+        """Its masks are 0 in a batch, which is what a second stream gives."""
+
+        def __call__(self, pixels: UInt8Array) -> EngineOutput:
+            self.batches.append(len(pixels))
+            level = 7 if len(pixels) == 1 else 0
+            masks = np.full(pixels.shape[:3], level, np.uint8)
+            return EngineOutput(masks, np.ones(len(pixels), np.bool_))
+
+    one = Faulty(streams=1)
+    predictor(reference=7, engine=one).self_check()
+    assert one.batches == [1]
+    with pytest.raises(CheckpointError, match="self-check failed"):
+        predictor(reference=7, engine=Faulty(streams=3)).self_check()
+
+
+def test_a_run_is_measured_after_one_that_is_not() -> None:
+    engine = Brightness()
+    assert predictor(engine=engine).measure(np.zeros((2, SIZE, SIZE, 3), np.uint8)) > 0
+    assert engine.batches == [2, 2, 2]
 
 
 def test_the_predictor_loads_no_torch_by_itself() -> None:

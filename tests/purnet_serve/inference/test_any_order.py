@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fake_predictor import Act, Behaviour, number_in
@@ -58,19 +58,24 @@ class Sent:
 
 
 class AnyOrder(RuleBasedStateMachine):
+    """Two GPUs, which take batches, one running and one waiting."""
+
+    devices = "cuda:0,cuda:1"
+    kind = Behaviour(device="cuda")
+
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
         root = Path(self.folder.name)
         self.descriptors = len(list(Path("/proc/self/fd").iterdir()))
-        checkpoint = Behaviour(device="cuda").save(root / "fake.json")
+        checkpoint = self.kind.save(root / "fake.json")
         self.candidates = {
-            "same": Behaviour(device="cuda").save(root / "same.json"),
-            "other": Behaviour(device="cuda", name="other").save(root / "other.json"),
-            "size": Behaviour(device="cuda", input_size=32).save(root / "size.json"),
+            "same": self.kind.save(root / "same.json"),
+            "other": replace(self.kind, name="other").save(root / "other.json"),
+            "size": replace(self.kind, input_size=32).save(root / "size.json"),
             "missing": root / "missing.json",
         }
-        self.harness = BackendHarness(checkpoint, device="cuda:0,cuda:1", max_batch=4)
+        self.harness = BackendHarness(checkpoint, device=self.devices, max_batch=4)
         self.harness.workers.on_batch = self.on_batch
         self.harness.start()
         self.harness.work()
@@ -236,6 +241,13 @@ class AnyOrder(RuleBasedStateMachine):
         assert found["purnet_queue_depth", ()] <= in_flight, "every queued image has a client"
 
     @invariant()
+    def an_image_that_is_retried_has_no_neighbour(self) -> None:
+        for device in self.harness.backend._devices:
+            batches = () if device.worker is None else device.worker.unanswered
+            if any(ticket.alone for batch in batches for ticket in batch.tickets):
+                assert [len(batch) for batch in batches] == [1]
+
+    @invariant()
     def workers_are_bounded(self) -> None:
         waiting_to_go = 2  # by a reload: one beside each that serves
         assert len([p for p in self.harness.workers.alive if not p.stopped]) <= 2 + waiting_to_go
@@ -265,8 +277,23 @@ class AnyOrder(RuleBasedStateMachine):
         assert len(list(Path("/proc/self/fd").iterdir())) == self.descriptors
 
 
+class AnyOrderOfStreams(AnyOrder):
+    """One CPU, which runs three single images at the same time and answers them in any order."""
+
+    devices = "cpu"
+    kind = Behaviour(streams=3)
+
+    @precondition(lambda self: any(len(p.inbox) > 1 for p in self.harness.workers.alive))
+    @rule(data=st.data())
+    def a_later_image_is_done_first(self, data: st.DataObject) -> None:
+        (process,) = (p for p in self.harness.workers.alive if len(p.inbox) > 1)
+        process.step(data.draw(st.integers(1, len(process.inbox) - 1)))
+        self.harness.loop.settle()
+
+
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(
+TestAnyOrderOfStreams = AnyOrderOfStreams.TestCase
+TestAnyOrder.settings = TestAnyOrderOfStreams.settings = settings(
     max_examples=40,
     stateful_step_count=40,
     deadline=None,

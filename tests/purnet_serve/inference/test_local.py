@@ -52,7 +52,7 @@ def test_the_device_that_auto_found_stays(make_harness, checkpoint):
     model = harness.backend.model
     harness.workers.last.die(-signal.SIGKILL)
     harness.loop.settle()
-    on_cpu = Loaded(model.name, model.sha256, model.input_size, "cpu", "fake")
+    on_cpu = Loaded(model.name, model.sha256, model.input_size, "cpu", "fake", 1)
     harness.workers.last.say(encode(on_cpu))
     harness.loop.settle()
     assert harness.backend.unready_reason() == "The model was asked onto cuda:0 and came up on cpu."

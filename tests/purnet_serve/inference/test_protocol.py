@@ -10,9 +10,9 @@ from purnet_serve.inference.protocol import ProtocolError, decode, encode
 EVERY = [
     messages.Load("module:attribute", None, "auto", 1),
     messages.Load("module:attribute", "a folder/ünïcode\n.safetensors", "cuda:0", 16),
-    messages.Loaded("lite0", "ab" * 32, 320, "cpu", "eager"),
+    messages.Loaded("lite0", "ab" * 32, 320, "cpu", "eager", 2),
     messages.Warmup(2, 16, 320),
-    messages.Ready(16, 0.25, 1 << 40, 0),
+    messages.Ready(2, [1, 2, 4], [0.25, 0.375, 0.5], 1 << 40, 0),
     messages.Run(7, 1, 16),
     messages.Done(7, [True, False], 0.125, 1, 2),
     messages.OutOfMemory(7),

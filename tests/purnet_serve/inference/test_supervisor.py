@@ -210,7 +210,7 @@ def test_warm_up_finds_the_largest_batch_that_fits(make_harness, checkpoint):
     Behaviour(most=5).save(checkpoint)
     harness = make_harness()
     harness.bring_up()
-    assert harness.value("purnet_max_batch", device="cpu") == 5
+    assert harness.value("purnet_max_batch", device="cpu") == 4
 
 
 def test_an_image_nobody_waits_for_is_not_retried(harness):

@@ -74,14 +74,46 @@ def test_the_predictor_gets_its_number_of_threads(worker_loop):
     assert worker_loop._predictor.threads == 2
 
 
-def test_warm_up_stops_at_the_largest_batch_that_fits(segment, checkpoint):
-    Behaviour(most=3).save(checkpoint)
+def warmed_up(segment, checkpoint, warmup: Warmup, **behaviour: object) -> Ready:
+    Behaviour(**behaviour).save(checkpoint)
     worker_loop = WorkerLoop(segment)
     worker_loop.handle(Load(FACTORY, str(checkpoint), "cpu", 2))
-    ready = worker_loop.handle(WARMUP)
+    ready = worker_loop.handle(warmup)
     assert isinstance(ready, Ready)
-    assert ready.max_batch == 3
-    assert ready.slowest_s > 0
+    return ready
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "sizes"),
+    [
+        ({"batch_s": 0.01, "image_s": 0.001}, [1, 2, 4]),
+        ({"batch_s": 0.01, "image_s": 0.001, "most": 3}, [1, 2]),
+        ({"batch_s": 0.01, "image_s": 0.021}, [1, 2]),  # 31, 26 and 23.5 ms an image
+        ({"batch_s": 0.0, "image_s": 0.02}, [1]),
+    ],
+    ids=["all pay", "four do not fit", "four gain little", "none pays"],
+)
+def test_warm_up_ends_at_the_largest_batch_that_fits_and_pays(
+    segment, checkpoint, behaviour, sizes
+):
+    ready = warmed_up(segment, checkpoint, WARMUP, **behaviour)
+    assert ready.sizes == sizes
+    assert ready.seconds == [
+        pytest.approx(behaviour["batch_s"] + behaviour["image_s"] * size) for size in sizes
+    ]
+    assert ready.streams == 1
+
+
+def test_the_last_step_to_the_largest_batch_may_be_shorter(segment, checkpoint):
+    ready = warmed_up(segment, checkpoint, Warmup(1, 3, 16), batch_s=0.01, image_s=0.01)
+    assert ready.sizes == [1, 2, 3]
+
+
+@pytest.mark.parametrize(("most", "streams"), [(1000, 4), (3, 2), (1, 1)])
+def test_streams_are_measured_together_and_no_more_than_fit(segment, checkpoint, most, streams):
+    ready = warmed_up(segment, checkpoint, Warmup(4, 1, 16), streams=4, most=most)
+    assert (ready.streams, ready.sizes) == (streams, [1])
+    assert ready.seconds == [pytest.approx(0.01 + 0.001 * streams)]
 
 
 def test_no_room_for_one_image_is_refused(segment, checkpoint):
