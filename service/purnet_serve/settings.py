@@ -17,6 +17,9 @@ DAY_S = 86_400
 """No duration is longer; a larger number was meant in other units."""
 MIB = 1024 * 1024
 
+API_KEY_VARIABLE = "PURNET_API_KEY"
+"""What `purnet predict --url` reads its key from; no setting of the service."""
+
 ImageFormat = Literal["jpeg", "png", "webp", "avif", "heif", "gif", "bmp", "tiff"]
 _OTHER_NAMES = {"jpg": "jpeg", "heic": "heif", "tif": "tiff"}
 
@@ -308,6 +311,8 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
     unknown: dict[str, str | None] = {}
     for name in sorted(environment):
         field = name.removeprefix(prefix).lower()
+        if name == API_KEY_VARIABLE:
+            continue
         if name.startswith(prefix) and field not in Settings.model_fields:
             close = get_close_matches(field, Settings.model_fields, 1)
             unknown[name] = environment_name(close[0]) if close else None

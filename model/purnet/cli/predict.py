@@ -1,4 +1,7 @@
-"""`purnet predict`: photos and folders of photos -> masks or cutouts. Imports nothing heavy."""
+"""`purnet predict`: photos and folders of photos -> masks or cutouts. Imports nothing heavy.
+
+Where the answers come from is up to `run`'s caller: a predictor here, or a service elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -30,43 +33,52 @@ _NAMED_AT_MOST = 10
 Report = Callable[[Path, Exception | None], None]
 """Called for every photo that is done, or failed with an error."""
 
+Answer = bytes | Exception
+"""The encoded mask or cutout of a photo, or why there is none."""
+
+Answers = Callable[[Sequence[Path]], Iterator[Answer]]
+"""Gives each photo's answer, in order. Raises `ModelError` when there can be none at all."""
+
+Photos = Annotated[
+    list[Path],
+    typer.Argument(
+        help="Photos, or folders of photos; - is standard input.", metavar="PHOTO|FOLDER|-..."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder the masks are written into; for one photo, also a .png file. - is "
+        "standard output, the default for standard input.",
+    ),
+]
+WithCutout = Annotated[
+    bool, typer.Option("--cutout", help="Write the object on transparent ground, not its mask.")
+]
+Recursive = Annotated[
+    bool,
+    typer.Option("--recursive", "-r", help="Take subfolders too, and make the same in OUT."),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Skip photos whose output is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace outputs that are there.")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Weights to predict with. Default: those this package ships.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
 
 def predict(
-    photos: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Photos, or folders of photos; - is standard input.", metavar="PHOTO|FOLDER|-..."
-        ),
-    ],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Folder the masks are written into; for one photo, also a .png file. - is "
-            "standard output, the default for standard input.",
-        ),
-    ] = None,
+    photos: Photos,
+    out: Out = None,
     *,
-    with_cutout: Annotated[
-        bool,
-        typer.Option("--cutout", help="Write the object on transparent ground, not its mask."),
-    ] = False,
-    recursive: Annotated[
-        bool,
-        typer.Option("--recursive", "-r", help="Take subfolders too, and make the same in OUT."),
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Skip photos whose output is there.")
-    ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace outputs that are there.")
-    ] = False,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights to predict with. Default: those this package ships."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    with_cutout: WithCutout = False,
+    recursive: Recursive = False,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+    checkpoint: Checkpoint = None,
+    device: Device = "auto",
 ) -> None:
     """Find the salient object in photos: writes OUT/STEM.png for each, of the photo's own size.
 
@@ -74,6 +86,20 @@ def predict(
     work, unless --resume or --overwrite is given; a photo is never overwritten. What of a folder is
     no photo is named. Exits 1 when a photo could not be read; it is named and the rest is done.
     """
+    answers = answers_here(checkpoint, device=device, with_cutout=with_cutout)
+    run(photos, out, answers, recursive=recursive, resume=resume, overwrite=overwrite)
+
+
+def run(
+    photos: Sequence[Path],
+    out: Path | None,
+    answers: Answers,
+    *,
+    recursive: bool,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """The command, wherever the answers come from: plan, ask, write, and say how it went."""
     from rich.console import Console
     from rich.progress import Progress
 
@@ -84,23 +110,20 @@ def predict(
     out = STANDARD if out is None else out
     console = Console(stderr=True)
     with reported_errors(extra="torch"):
-        from purnet.inference.factory import load
-
         work = plan(photos, out, recursive=recursive, resume=resume, overwrite=overwrite)
         if STANDARD in work.targets.values() and sys.stdout.isatty():
             raise ModelError("standard output is a terminal: redirect it, or name a file by --out")
         _print_not_taken(work.not_taken, console)
-        predictor = load(checkpoint, device=device)
-    with Progress(console=console) as progress:
-        task = progress.add_task("photos", total=len(work.targets))
+        with Progress(console=console) as progress:
+            task = progress.add_task("photos", total=len(work.targets))
 
-        def report(source: Path, error: Exception | None) -> None:
-            progress.advance(task)
-            if error is not None:
-                name = "standard input" if source == STANDARD else source
-                progress.console.print(f"{name}: {error}", markup=False, soft_wrap=True)
+            def report(source: Path, error: Exception | None) -> None:
+                progress.advance(task)
+                if error is not None:
+                    name = "standard input" if source == STANDARD else source
+                    progress.console.print(f"{name}: {error}", markup=False, soft_wrap=True)
 
-        failed = predict_all(predictor, work.targets, with_cutout=with_cutout, report=report)
+            failed = write_all(answers([*work.targets]), work.targets, report)
     done = f"{len(work.targets) - len(failed)} of {len(work.targets)} written to {out}"
     if work.done:
         done += f"; {work.done} were there"
@@ -171,34 +194,57 @@ def plan(
     return work
 
 
-def predict_all(
-    predictor: Predictor, targets: dict[Path, Path], *, with_cutout: bool, report: Report
-) -> list[Path]:
-    """Write every mask, or every cutout; return the photos that failed.
+def answers_here(checkpoint: Path | None, *, device: str, with_cutout: bool) -> Answers:
+    """Answers computed in this process; the weights are loaded when the first one is asked for."""
 
-    A photo that cannot be read, or whose mask cannot be computed, is reported and passed over.
-    """
+    def answers(sources: Sequence[Path]) -> Iterator[Answer]:
+        from purnet.inference.factory import load
+
+        predictor = load(checkpoint, device=device)
+        return predicted(predictor, sources, with_cutout=with_cutout)
+
+    return answers
+
+
+def predicted(
+    predictor: Predictor, sources: Sequence[Path], *, with_cutout: bool
+) -> Iterator[Answer]:
+    """Each photo's mask or cutout as PNG, or the error of one that cannot be read or computed."""
     from PIL import Image
 
     from purnet.imaging import cutout, encode_png, open_image
-    from purnet.io import write_atomically
 
-    failed = []
-    for source, target in targets.items():
-        error: Exception | None = None
+    for source in sources:
         try:
             photo = sys.stdin.buffer.read() if source == STANDARD else source
             image = open_image(photo, keep_alpha=with_cutout)
             picture = Image.fromarray(predictor.predict(image))
-            data = encode_png(cutout(image, picture) if with_cutout else picture)
-            if target == STANDARD:
-                sys.stdout.buffer.write(data)
+            answer: Answer = encode_png(cutout(image, picture) if with_cutout else picture)
+        except (OSError, ValueError, Image.DecompressionBombError, ModelError) as error:
+            answer = error
+        yield answer
+
+
+def write_all(answers: Iterator[Answer], targets: dict[Path, Path], report: Report) -> list[Path]:
+    """Write every mask, or every cutout; return the photos that failed.
+
+    A photo without an answer, or whose answer cannot be written, is reported and passed over.
+    """
+    from purnet.io import write_atomically
+
+    failed = []
+    for (source, target), answer in zip(targets.items(), answers, strict=True):
+        error = answer if isinstance(answer, Exception) else None
+        try:
+            if target == STANDARD and not isinstance(answer, Exception):
+                sys.stdout.buffer.write(answer)
                 sys.stdout.buffer.flush()
-            else:
+            elif not isinstance(answer, Exception):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, partial(Path.write_bytes, data=data))
-        except (OSError, ValueError, Image.DecompressionBombError, ModelError) as caught:
+                write_atomically(target, partial(Path.write_bytes, data=answer))
+        except OSError as caught:
             error = caught
+        if error is not None:
             failed.append(source)
         report(source, error)
     return failed

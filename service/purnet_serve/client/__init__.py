@@ -22,7 +22,7 @@ from purnet_serve.client.errors import (
     RequestError,
     ServerError,
 )
-from purnet_serve.client.exchange import Options, RetryPolicy
+from purnet_serve.client.exchange import Options, Output, RetryPolicy
 from purnet_serve.client.photos import Photo
 from purnet_serve.client.result import Outcome, Result
 
@@ -34,6 +34,7 @@ __all__ = [
     "NoAnswerError",
     "Options",
     "Outcome",
+    "Output",
     "Photo",
     "PhotoError",
     "PurNetClient",

@@ -14,7 +14,7 @@ from PIL import Image, features
 from typer.testing import CliRunner
 
 from purnet.cli.app import app
-from purnet.cli.predict import plan, predict_all
+from purnet.cli.predict import Report, plan, predicted, write_all
 from purnet.errors import ModelError
 from purnet.imaging import UInt8Array, open_image
 from purnet.inference import factory
@@ -65,6 +65,13 @@ def photos(tmp_path: Path) -> Path:
     exif[0x0112] = 6
     grey.convert("RGB").save(folder / "turned.jpg", exif=exif)
     return folder
+
+
+def predict_all(
+    predictor: Predictor, targets: dict[Path, Path], *, with_cutout: bool, report: Report
+) -> list[Path]:
+    answers = predicted(predictor, [*targets], with_cutout=with_cutout)
+    return write_all(answers, targets, report)
 
 
 def ignore(_source: Path, _error: Exception | None) -> None:

@@ -20,10 +20,12 @@ from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
 from service_process import END_S, ServiceProcess, running
 from tests.conftest import Require
+from typer.testing import CliRunner
 
 from purnet.imaging import open_image
 from purnet.inference.factory import load
 from purnet.inference.predictor import Predictor
+from purnet_serve.cli import app
 
 PHOTOS = ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "camera.png"]
 
@@ -104,6 +106,19 @@ def test_the_printed_curl_line_names_a_photo_that_works(served: Served) -> None:
     path = Path(line.split("@")[1].split()[0])
     assert served.url in line
     assert served.mask(path.read_bytes()).status_code == 200
+
+
+def test_the_command_line_gets_the_same_from_here_and_from_a_service(
+    served: Served, tmp_path: Path
+) -> None:
+    (tmp_path / "cat.png").write_bytes(photo("chelsea.png"))
+    for out, more in (("here", []), ("there", ["--url", served.url])):
+        arguments = ["predict", str(tmp_path / "cat.png"), "-o", str(tmp_path / out), *more]
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    here, there = (
+        np.asarray(Image.open(tmp_path / out / "cat.png")).astype(int) for out in ("here", "there")
+    )
+    assert np.abs(here - there).max() <= 1
 
 
 def test_many_photos_at_once_each_get_their_own(

@@ -1,5 +1,7 @@
 """The command `purnet`: serve, health and config here; `purnet.cli` works on files.
 
+`predict` of this package replaces that of `purnet.cli`: it also sends photos to a service.
+
 Heavy imports stay inside the commands: `purnet health` runs every few seconds in a container.
 """
 
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from purnet.cli.app import app as model_commands
+from purnet_serve.cli.predict import predict
 
 if TYPE_CHECKING:
     from purnet_serve.settings import Settings
@@ -23,6 +26,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 app.add_typer(model_commands)
+# Of two commands of one name, the one that was added last counts.
+with_url = typer.Typer()
+with_url.command()(predict)
+app.add_typer(with_url)
 
 HEALTH_TIMEOUT_S = 5.0
 
