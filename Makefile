@@ -2,7 +2,7 @@
 #
 #   make serve      install and run the service with the shipped weights
 #   make test       install and pass the tests
-#   make lint | test-slow | audit | train | pack | evaluate | bench | weights
+#   make lint | test-slow | audit | train | pack | evaluate | bench | bench-peers | weights
 #
 # TORCH_INDEX_URL=<url>  an index with the torch build you want; the default index's torch is a
 #                        CUDA build of several GB
@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
 ENGINE ?= $(if $(shell command -v nvidia-smi),torch,openvino)
 
-.PHONY: serve test test-slow audit lint format docs train pack evaluate bench weights clean
+.PHONY: serve test test-slow audit lint format docs train pack evaluate bench bench-peers weights clean
 
 serve: $(VENV)/.serve-$(ENGINE)
 	@exec $(BIN)/purnet serve $(ARGS)
@@ -79,6 +79,10 @@ weights: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.load $(ARGS)
+
+# The service beside other servers: ARGS="install", then "run --photos DIR", then "report FILE".
+bench-peers: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks.peers $(or $(ARGS),--help)
 
 clean:
 	rm -rf $(VENV)

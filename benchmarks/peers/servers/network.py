@@ -1,0 +1,41 @@
+"""The shipped network on OpenVINO, in float32 as the service runs it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from benchmarks.peers.servers.codec import INPUT_SIZE
+from benchmarks.peers.servers.options import MAX_BATCH
+
+import purnet
+from purnet.imaging import UInt8Array
+
+EXPORT = Path(purnet.__file__).parent / "weights" / "purnet-lite0-openvino" / "model.xml"
+
+
+def compiled(*, threads: int, hint: str) -> Any:
+    """The network compiled for the CPU; `hint` is OpenVINO's `PERFORMANCE_HINT`."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it reports use
+    import openvino
+
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    return openvino.Core().compile_model(EXPORT, "CPU", options)
+
+
+class Network:
+    """Runs one batch at a time. Every size is tried once, so that no client waits for it."""
+
+    def __init__(self, *, threads: int) -> None:
+        self._request = compiled(threads=threads, hint="LATENCY").create_infer_request()
+        for images in range(1, MAX_BATCH + 1):
+            self(np.zeros((images, INPUT_SIZE, INPUT_SIZE, 3), np.uint8))
+
+    def __call__(self, pixels: UInt8Array) -> UInt8Array:
+        """(N, 320, 320, 3) uint8 -> masks (N, 320, 320) uint8, a copy."""
+        masks: UInt8Array = self._request.infer([pixels], share_inputs=True)[0]
+        return masks
