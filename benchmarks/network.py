@@ -24,8 +24,8 @@ from purnet.inference.openvino_export import export
 from purnet.inference.parity import agreement, self_check_pixels
 from purnet.inference.torch_engine import EagerEngine, to_images, to_output
 from purnet.network import checkpoint
+from purnet.network.blocks import resize_logits
 from purnet.network.checkpoint import CheckpointInfo, load
-from purnet.network.purnet import resize_logits
 from purnet.network.variants import build, get
 
 Way = Callable[[], EngineOutput]

@@ -10,263 +10,22 @@ Mechanism and Structural Similarity Loss, IEEE TIP 2021.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purnet.network.backbones import Backbone
-
-Block = Callable[[int, int, int], nn.Module]
-"""Makes a convolution with its normalisation and activation: (in, out, kernel) -> module."""
-
-Attentions = tuple[Tensor, Tensor]
-"""Promotion attention A and rectification attention R of one level, each (N, C, h, w)."""
-
-
-# --- building blocks ---------------------------------------------------------------------------
-
-
-def conv_block(cin: int, cout: int, kernel: int) -> nn.Sequential:
-    """Dense convolution, batch normalisation, PReLU with one slope, as released."""
-    return nn.Sequential(
-        nn.Conv2d(cin, cout, kernel, padding=kernel // 2), nn.BatchNorm2d(cout), nn.PReLU()
-    )
-
-
-def separable_block(cin: int, cout: int, kernel: int) -> nn.Sequential:
-    """Depthwise then pointwise convolution, each normalised; 1x1 is pointwise alone."""
-    depthwise: list[nn.Module] = []
-    if kernel > 1:
-        depthwise = [
-            nn.Conv2d(cin, cin, kernel, padding=kernel // 2, groups=cin, bias=False),
-            nn.BatchNorm2d(cin),
-        ]
-    return nn.Sequential(
-        *depthwise,
-        nn.Conv2d(cin, cout, 1, bias=False),
-        nn.BatchNorm2d(cout),
-        nn.ReLU(inplace=True),
-    )
-
-
-class BilinearUpsample(nn.Module):
-    """Upsample by a whole factor, without weights."""
-
-    def __init__(self, factor: int) -> None:
-        super().__init__()
-        self.factor = factor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, factor * H, factor * W)."""
-        return F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
-
-
-def transposed_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
-    """Upsample by a learned transposed convolution that starts as bilinear interpolation.
-
-    Kernel 2 * factor, no bias. Padding factor / 2 crops the output to factor times the input, just
-    as the released code does after the fact.
-    """
-    layer = nn.ConvTranspose2d(
-        channels, channels, 2 * factor, factor, padding=factor // 2, bias=False
-    )
-    ramp = 1 - (torch.arange(2 * factor) - (factor - 0.5)).abs() / factor
-    weight = torch.zeros_like(layer.weight)
-    for channel in range(channels):
-        weight[channel, channel] = torch.outer(ramp, ramp)
-    layer.weight.data.copy_(weight)
-    return layer
-
-
-class Pyramid(nn.Module):
-    """Every level is projected, then sums run from the coarsest level to the finest."""
-
-    def __init__(
-        self,
-        *,
-        channels: Sequence[int],
-        strides: Sequence[int],
-        width: int,
-        block: Block,
-        upsample: Callable[[int, int], nn.Module],
-    ) -> None:
-        super().__init__()
-        self.laterals = nn.ModuleList(block(cin, width, 1) for cin in channels)
-        # descents[i] takes level i + 1 to level i.
-        self.descents = nn.ModuleList()
-        for fine, coarse in pairwise(strides):
-            layers = [block(width, width, 3)]
-            if coarse != fine:
-                layers.append(upsample(width, coarse // fine))
-            self.descents.append(nn.Sequential(*layers))
-
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Backbone features -> per level (N, width, H / stride, W / stride)."""
-        sums = [self.laterals[-1](features[-1])]
-        for level in reversed(range(len(self.descents))):
-            sums.append(self.laterals[level](features[level]) + self.descents[level](sums[-1]))
-        return sums[::-1]
-
-
-class Head(nn.Module):
-    """Features of a level -> one map of logits."""
-
-    def __init__(self, *, width: int, blocks: Sequence[nn.Module], upsample: nn.Module) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*blocks)
-        self.logits = nn.Conv2d(width, 1, 1)
-        self.upsample = upsample
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, width, h, w) -> (N, 1, h', w'), h' and w' as the variant's upsampling makes them."""
-        y: Tensor = self.upsample(self.logits(self.blocks(x)))
-        return y
-
-
-# --- attentions --------------------------------------------------------------------------------
-
-
-class SoftmaxPromotion(nn.Module):
-    """The released promotion attention: softmax over positions times softmax over channels.
-
-    It has no weights and sums to 1 over all positions and channels together, so 1 + A is all but
-    the identity; kept for released weights.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> attention of that shape, in [0, 1]."""
-        spatial = x.flatten(2).softmax(dim=2).view_as(x)
-        channel = x.mean(dim=(2, 3), keepdim=True).softmax(dim=1)
-        attention: Tensor = spatial * channel
-        return attention
-
-
-class GatePromotion(nn.Module):
-    """Promotion attention that acts: a gate over positions times a gate over channels, learnt."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.spatial = nn.Conv2d(width, 1, 1)
-        self.channel = nn.Conv2d(width, width, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> attention of that shape, in (0, 1)."""
-        context = x.mean(dim=(2, 3), keepdim=True)
-        attention: Tensor = self.spatial(x).sigmoid() * self.channel(context).sigmoid()
-        return attention
-
-
-# --- branches ----------------------------------------------------------------------------------
-
-
-class PromotionBranch(nn.Module):
-    """Promotion attention of one level, and the head that trains it to find objects."""
-
-    def __init__(self, *, attention: nn.Module, head: Head) -> None:
-        super().__init__()
-        self.attention = attention
-        self.head = head
-
-    def attend(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> promotion attention A of that shape, in [0, 1]."""
-        attention: Tensor = self.attention(x)
-        return attention
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, C, h, w) -> attention A (N, C, h, w), promotion logits (N, 1, h', w')."""
-        attention = self.attend(x)
-        return attention, self.head(x * (1 + attention))
-
-
-class RectificationBranch(nn.Module):
-    """Rectification attention of one level: tanh of error features minus object features."""
-
-    def __init__(
-        self,
-        *,
-        object_features: nn.Module,
-        error_features: nn.Module,
-        object_head: Head,
-        error_head: Head,
-    ) -> None:
-        super().__init__()
-        self.object_features = object_features
-        self.error_features = error_features
-        self.object_head = object_head
-        self.error_head = error_head
-
-    def attend(self, x: Tensor) -> Tensor:
-        """(N, C, h, w) -> rectification attention R of that shape, in (-1, 1)."""
-        residual: Tensor = self.error_features(x) - self.object_features(x)
-        return residual.tanh()
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, C, h, w) -> attention R (N, C, h, w), object logits, error logits (N, 1, h', w').
-
-        Object logits go through a sigmoid, error logits through tanh.
-        """
-        objects = self.object_features(x)
-        residual = self.error_features(x) - objects
-        attention = residual.tanh()
-        return attention, self.object_head(objects * (1 + attention)), self.error_head(residual)
-
-
-class PurificationBranch(nn.Module):
-    """Saliency of one level from its features, promoted by A and rectified by R."""
-
-    def __init__(self, *, refine: nn.Module | None, head: Head) -> None:
-        super().__init__()
-        self.refine = refine
-        self.head = head
-
-    def purify(self, x: Tensor, attentions: Attentions | None) -> Tensor:
-        """(N, C, h, w), (A, R) of that shape -> purified features of that shape."""
-        if self.refine is not None and attentions is not None:
-            promotion, rectification = attentions
-            x = self.refine(x * (1 + promotion)) * (1 + rectification)
-        return x
-
-    def forward(self, x: Tensor, attentions: Attentions | None) -> Tensor:
-        """(N, C, h, w), (A, R) of that shape -> saliency logits (N, 1, h', w')."""
-        logits: Tensor = self.head(self.purify(x, attentions))
-        return logits
-
-
-class EdgeRefinement(nn.Module):
-    """A last step at stride 2: the finest level's saliency, corrected by the backbone's stem.
-
-    It starts as bilinear upsampling.
-    """
-
-    def __init__(self, *, stem_channels: int, width: int, channels: int = 16) -> None:
-        super().__init__()
-        self.stem = separable_block(stem_channels, channels, 1)
-        self.features = separable_block(width, channels, 1)
-        self.mix = separable_block(2 * channels + 1, channels, 3)
-        self.logits = nn.Conv2d(channels, 1, 1)
-        nn.init.zeros_(self.logits.weight)
-        nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]  # it has one
-
-    def forward(self, stem: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Stem features (N, C', 2h, 2w), level-1 features (N, C, h, w) and logits (N, 1, h, w).
-
-        Returns logits (N, 1, 2h, 2w).
-        """
-        size = stem.shape[-2:]
-        logits = resize_logits(logits, size)
-        fine = F.interpolate(
-            self.features(features), size=size, mode="bilinear", align_corners=False
-        )
-        correction: Tensor = self.logits(self.mix(torch.cat([self.stem(stem), fine, logits], 1)))
-        return logits + correction
-
-
-# --- subnetworks -------------------------------------------------------------------------------
+from purnet.network.blocks import Pyramid, resize_logits
+from purnet.network.branches import (
+    Attentions,
+    EdgeRefinement,
+    PromotionBranch,
+    PurificationBranch,
+    RectificationBranch,
+)
 
 
 class AttentionSubnetwork(nn.Module):
@@ -328,9 +87,6 @@ class PurificationSubnetwork(nn.Module):
         if self.edges is not None and stem is not None:
             logits.insert(0, self.edges(stem, purified[0], logits[0]))
         return logits
-
-
-# --- network -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -428,6 +184,30 @@ class PurNet(nn.Module):
         logits = self.purification(features, [attentions], stem)[0]
         return resize_logits(logits, images.shape[-2:])
 
+    def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Names that keep another network's tensors from starting this one, sorted.
+
+        Empty where `load_state_dict(tensors, strict=False)` leaves out nothing but what a smaller
+        network lacks: attentions, what uses them, and the refinement of edges.
+        """
+        purification = self.purification
+        optional = [
+            self.promotion,
+            self.rectification,
+            purification.edges,
+            *(branch.refine for branch in purification.branches),
+        ]
+        may_lack = {
+            f"{path}.{name}"
+            for path, module in self.named_modules()
+            if module in optional
+            for name in module.state_dict()
+        }
+        own = self.state_dict()
+        missing = own.keys() - tensors.keys() - may_lack
+        unlike = {n for n, x in tensors.items() if n not in own or x.shape != own[n].shape}
+        return sorted(missing | unlike)
+
     def _features(self, images: Tensor) -> tuple[list[Tensor], Tensor | None]:
         """Backbone features and, for a variant that refines edges, those of its stem."""
         height, width = images.shape[-2:]
@@ -441,10 +221,3 @@ class PurNet(nn.Module):
             return features, None
         stem: Tensor = cast("nn.Module", self.backbone.stem)(normalized)
         return self.backbone.from_stem(stem), stem
-
-
-def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
-    """(N, 1, h, w) -> (N, 1, *size), bilinear; returned as they are where sizes agree."""
-    if tuple(logits.shape[-2:]) == tuple(size):
-        return logits
-    return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)

@@ -20,23 +20,23 @@ from torch import nn
 
 from purnet.errors import ModelError
 from purnet.network.backbones import VGG16, Backbone, EfficientNetLite0, ResNet50
-from purnet.network.purnet import (
-    AttentionSubnetwork,
+from purnet.network.blocks import (
     BilinearUpsample,
-    EdgeRefinement,
-    GatePromotion,
     Head,
-    PromotionBranch,
-    PurificationBranch,
-    PurificationSubnetwork,
-    PurNet,
     Pyramid,
-    RectificationBranch,
-    SoftmaxPromotion,
     conv_block,
     separable_block,
     transposed_upsample,
 )
+from purnet.network.branches import (
+    EdgeRefinement,
+    GatePromotion,
+    PromotionBranch,
+    PurificationBranch,
+    RectificationBranch,
+    SoftmaxPromotion,
+)
+from purnet.network.purnet import AttentionSubnetwork, PurificationSubnetwork, PurNet
 from purnet.network.timm_backbone import TimmBackbone
 
 DEFAULT_VARIANT = "purnet-lite0"

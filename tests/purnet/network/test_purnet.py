@@ -11,17 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from purnet.network import variants
-from purnet.network.purnet import (
-    GatePromotion,
-    Head,
-    Normalize,
-    PurNet,
-    PurNetOutput,
-    RectificationBranch,
-    SoftmaxPromotion,
-    resize_logits,
-    transposed_upsample,
-)
+from purnet.network.blocks import Head, resize_logits, transposed_upsample
+from purnet.network.branches import GatePromotion, RectificationBranch, SoftmaxPromotion
+from purnet.network.purnet import Normalize, PurNet, PurNetOutput
 
 pytestmark = pytest.mark.needs_torch
 
@@ -242,3 +234,26 @@ def test_isolation_changes_no_value(lite: PurNet) -> None:
     for a, b in zip(astuple(isolated), astuple(joint), strict=True):
         for x, y in zip(a, b, strict=True):
             assert torch.equal(x, y)
+
+
+# --- weights of a smaller network ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("variant", "attention"),
+    [("purnet-lite0", False), ("purnet-lite0", True), ("purnet-lite0-s2", False)],
+)
+def test_a_larger_network_starts_from_a_smaller_one(variant: str, *, attention: bool) -> None:
+    larger = variants.build("purnet-lite0-s2")
+    smaller = variants.build(variant, attention=attention)
+    assert larger.misfits(smaller.state_dict()) == []
+    larger.load_state_dict(smaller.state_dict(), strict=False)
+
+
+def test_tensors_that_cannot_start_a_network_are_named() -> None:
+    network = variants.build("purnet-lite0", attention=False)
+    tensors = network.state_dict()
+    name = "backbone.stem.1.weight"
+    assert network.misfits(variants.build("purnet-lite0").state_dict())[0].startswith("promotion.")
+    assert network.misfits({**tensors, name: torch.zeros(2)}) == [name]
+    assert network.misfits({k: x for k, x in tensors.items() if k != name}) == [name]

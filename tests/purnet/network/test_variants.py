@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from purnet.errors import ModelError
 from purnet.network import variants
-from purnet.network.purnet import GatePromotion, PurNet, SoftmaxPromotion
+from purnet.network.branches import GatePromotion, SoftmaxPromotion
+from purnet.network.purnet import PurNet
 
 pytestmark = pytest.mark.needs_torch
 
