@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from tiny_network import TINY
 from torch import Tensor
 
 from purnet.data.augment import Augmentation
@@ -148,9 +149,17 @@ def folder(pristine: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine, tmp_path / "set"))
 
 
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[str]:
+    """The name of a variant of a few thousand parameters, known as long as tests run."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(variants.VARIANTS, TINY.name, TINY)
+        yield TINY.name
+
+
 @pytest.fixture(scope="module")
-def recipe() -> Recipe:
-    """Two short stages of the default network on 64-pixel squares."""
+def recipe(tiny: str) -> Recipe:
+    """Two short stages of a tiny network on 64-pixel squares."""
     first = Stage(
         attention=False,
         iterations=4,
@@ -161,7 +170,7 @@ def recipe() -> Recipe:
     )
     everything = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     return Recipe(
-        variant="purnet-lite0",
+        variant=tiny,
         seed=3,
         epoch_samples=6,
         sources=[Source(folder=".")],

@@ -98,8 +98,8 @@ def initial_weights(
 ) -> tuple[Tensors, str]:
     """The weights the first stage starts from and the SHA-256 of their file, empty for none.
 
-    From `init`, a checkpoint of the recipe's variant, or by `with_imagenet_backbone`. Raises
-    `ModelError` for a file that does not fit, and for both.
+    From `init`, a checkpoint of the recipe's variant or of one that lacks its optional parts alone,
+    or by `with_imagenet_backbone`. Raises `ModelError` for a file that does not fit, and for both.
     """
     if init is None:
         torch.manual_seed(recipe.seed)
@@ -109,7 +109,12 @@ def initial_weights(
         raise TrainingError("--init holds a backbone already; leave --backbone-weights out")
     info, weights = read(init)
     if info.variant != recipe.variant:
-        raise TrainingError(f"{init} is of {info.variant}, but the recipe trains {recipe.variant}")
+        misfits = variants.build(recipe.variant).misfits(weights)
+        if misfits:
+            raise TrainingError(
+                f"{init} is of {info.variant}, but the recipe trains {recipe.variant}, "
+                f"which it does not fit: {misfits[0]}"
+            )
     return weights, sha256_of(init)
 
 

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from purnet.data.augment import Augmentation
-from purnet.data.dataset import SaliencyDataset, Sample, SampleKey, epoch_order
-from purnet.data.superpixels import IGNORE
+from purnet.data.dataset import Sample
 from purnet.errors import TrainingError
 from purnet.io import make_folder, writing
 from purnet.network import variants
 from purnet.network.checkpoint import CheckpointInfo, save
 from purnet.network.purnet import PurNet
+from purnet.training.batches import Batches
 from purnet.training.losses import Criterion, validate
 from purnet.training.optimizer import AveragedNetwork, make_optimizer, set_rates
 from purnet.training.recipe import Recipe, Stage
@@ -45,9 +43,6 @@ from purnet.training.sources import TrainingData
 
 LOG_EVERY = 20
 """Iterations between two lines of losses, and between two looks at whether they are finite."""
-VALIDATION_BATCH = 16
-ATTENTION_PARTS = ("promotion.", "rectification.")
-"""Names of the tensors that a network without attentions lacks begin with one of these."""
 
 Listener = Callable[[int, int, float | None], None]
 """Called with (stage, iteration, last loss that was read) after every iteration."""
@@ -125,6 +120,7 @@ class Trainer:
         self._stages = list(range(len(recipe.stages)))
         self._init_sha256 = ""
         cuda = options.device.type == "cuda"
+        self._batches = Batches(recipe, data, options.loader_processes, pin_memory=cuda)
         self._autocast = cuda and recipe.cuda_precision == "bfloat16"
 
     def run(
@@ -168,33 +164,44 @@ class Trainer:
         self, index: int, init: Tensors | None, state: RunState | None, started: float
     ) -> tuple[bool, Tensors]:
         run = self._begin(index, init, state)
-        stage = run.stage
+        training = self._batches.training(index, start=run.iteration, stride=run.network.stride)
+        with training as batches, self._batches.validation() as validation:
+            finished = self._train(run, batches, validation, started)
+        if finished:
+            self._export(run, run.name)
+        return finished, run.averaged.module.state_dict()
+
+    def _train(
+        self,
+        run: _StageRun,
+        batches: DataLoader[Sample],
+        validation: DataLoader[Sample],
+        started: float,
+    ) -> bool:
+        """Train over the batches; False when the time was up before the last of them."""
         saved = self._clock()
-        per_epoch = self._iterations_per_epoch(stage)
-        stopped = False
-        for batch in self._training_batches(run):
+        per_epoch = self._batches.per_epoch(run.stage)
+        for batch in batches:
             self._step(run, batch)
             run.averaged.update_parameters(run.network)
             run.iteration += 1
             now = self._clock()
-            ended = run.iteration == stage.iterations
+            ended = run.iteration == run.stage.iterations
             epoch_ended = ended or run.iteration % per_epoch == 0
             limit = self.options.stop_after_s
             stopped = limit is not None and now - started >= limit and not ended
             save_is_due = epoch_ended or stopped or now - saved >= self.options.save_every_s
             if save_is_due or run.iteration % LOG_EVERY == 0:
                 self._read_losses(run)
-            self._listener(index, run.iteration, run.loss)
+            self._listener(run.index, run.iteration, run.loss)
             if epoch_ended:
-                self._check(run)
+                self._check(run, validation)
             if save_is_due:
                 self._save(run)
                 saved = now
             if stopped:
-                break
-        if not stopped:
-            self._export(run, run.name)
-        return not stopped, run.averaged.module.state_dict()
+                return False
+        return True
 
     def _begin(self, index: int, init: Tensors | None, state: RunState | None) -> _StageRun:
         """A stage at its first iteration, or where `state` left it."""
@@ -233,13 +240,10 @@ class Trainer:
         network = variants.build(self.recipe.variant, attention=stage.attention)
         self.recipe.check_network(network.backbone.strides)
         if init is not None:
-            own = network.state_dict()
-            unfit = [n for n in own.keys() - init.keys() if not n.startswith(ATTENTION_PARTS)]
-            unfit = [n for n in unfit if ".refine." not in n]
-            unfit += [n for n, x in init.items() if n not in own or x.shape != own[n].shape]
+            unfit = network.misfits(init)
             if unfit:
                 raise TrainingError(
-                    f"the initial weights do not fit {self.recipe.variant}: {min(unfit)}"
+                    f"the initial weights do not fit {self.recipe.variant}: {unfit[0]}"
                 )
             network.load_state_dict(init, strict=False)
         return network.to(self.options.device).to(memory_format=torch.channels_last)
@@ -297,77 +301,11 @@ class Trainer:
                 }
             )
 
-    # --- data
-
-    def _iterations_per_epoch(self, stage: Stage) -> int:
-        samples = self.recipe.epoch_samples or len(self.data.train)
-        return max(1, samples // stage.batch_size)
-
-    def _training_batches(self, run: _StageRun) -> Iterable[Sample]:
-        """Batches of a stage from where it is; processes that load them live until it ends."""
-        dataset = SaliencyDataset(
-            self.data.train,
-            self.data.regions if run.stage.weights.structure else None,
-            augmentation=run.stage.augmentation or self.recipe.augmentation,
-            seed=self.recipe.seed,
-            region_fill=IGNORE if self.recipe.corrections.fill_is_no_region else 0,
-        )
-        return self._loader(dataset, self._batch_keys(run))
-
-    def _batch_keys(self, run: _StageRun) -> Iterator[list[SampleKey]]:
-        """Keys of the samples of each batch, a function of its number alone."""
-        stage, seed = run.stage, self.recipe.seed
-        sizes = stage.sizes(run.network.stride)
-        per_epoch = self._iterations_per_epoch(stage)
-        iteration = run.iteration
-        while iteration < stage.iterations:
-            epoch, position = divmod(iteration, per_epoch)
-            # Stages are kept apart, so that none repeats the order of the one before.
-            number = run.index * 100_000 + epoch
-            order = epoch_order(
-                self.data.sizes,
-                [source.share for source in self.recipe.sources],
-                samples=per_epoch * stage.batch_size,
-                seed=seed,
-                epoch=number,
-            )
-            for batch in range(position, min(per_epoch, position + stage.iterations - iteration)):
-                size = int(np.random.default_rng([seed, number, batch]).choice(sizes))
-                start = batch * stage.batch_size
-                chosen = order[start : start + stage.batch_size]
-                yield [SampleKey(number, index, size) for index in chosen]
-            iteration += per_epoch - position
-
-    @cached_property
-    def _validation_batches(self) -> Iterable[Sample]:
-        """The held-out pairs at the size of prediction, whatever a stage trains at.
-
-        So scores compare between stages, and the best weights are the best for a user.
-        """
-        dataset = SaliencyDataset(self.data.validation, None, augmentation=Augmentation(), seed=0)
-        size = variants.get(self.recipe.variant).input_size
-        keys = [SampleKey(0, index, size) for index in range(len(dataset))]
-        batches = range(0, len(keys), VALIDATION_BATCH)
-        return self._loader(dataset, [keys[i : i + VALIDATION_BATCH] for i in batches])
-
-    def _loader(
-        self, dataset: SaliencyDataset, batches: Iterable[list[SampleKey]]
-    ) -> DataLoader[Sample]:
-        return DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=self.options.loader_processes,
-            persistent_workers=self.options.loader_processes > 0,
-            # Of its own, so that a loader draws nothing from the generator the network may use.
-            generator=torch.Generator(),
-            pin_memory=self.options.device.type == "cuda",
-        )
-
     # --- weights
 
-    def _check(self, run: _StageRun) -> None:
+    def _check(self, run: _StageRun, validation: DataLoader[Sample]) -> None:
         """Validate the averaged weights, log, draw, and export them where they are the best."""
-        scores = validate(run.averaged.module, self._validation_batches, self.options.device)
+        scores = validate(run.averaged.module, validation, self.options.device)
         self._log.append(
             {
                 "stage": run.index + 1,

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from purnet.errors import TrainingError
-from purnet.training.recipe import bundled_recipes, load_recipe
+from purnet.training.recipe import Stage, bundled_recipes, load_recipe
 
 pytestmark = pytest.mark.needs_torch
 
@@ -228,3 +228,27 @@ def test_what_is_no_text_file_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x02\xff\xfe")
     with pytest.raises(TrainingError, match=r"weights\.toml is not TOML"):
         load_recipe(path)
+
+
+def stage_with(**fields: object) -> Stage:
+    table = {
+        "attention": False,
+        "iterations": 100,
+        "batch_size": 1,
+        "image_size": 64,
+        "learning_rate": 1.0,
+        "weights": {},
+    }
+    return Stage(**{**table, **fields})  # type: ignore[arg-type]
+
+
+def test_schedules_have_their_known_values() -> None:
+    poly = stage_with(schedule="poly", power=0.9)
+    assert poly.rate(0) == 1
+    assert poly.rate(50) == pytest.approx(0.5**0.9)
+    cosine = stage_with(final=0.2, warmup=10)
+    assert cosine.rate(0) == pytest.approx(0.1)
+    assert cosine.rate(9) == 1
+    assert cosine.rate(10) == 1
+    assert cosine.rate(55) == pytest.approx(0.6)
+    assert cosine.rate(100) == pytest.approx(0.2)

@@ -13,9 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from purnet.errors import CheckpointError, ModelError, TrainingError
-from purnet.network import variants
+from purnet.io import sha256_of
+from purnet.network import checkpoint, variants
 from purnet.network.backbones import EfficientNetLite0, load_imagenet_lite0
-from purnet.training.sources import with_imagenet_backbone
+from purnet.network.checkpoint import CheckpointInfo
+from purnet.training.recipe import Recipe
+from purnet.training.sources import initial_weights, with_imagenet_backbone
 
 pytestmark = pytest.mark.needs_torch
 
@@ -57,3 +60,39 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"no weights at all")
     with pytest.raises(CheckpointError, match="not a whole PyTorch"):
         with_imagenet_backbone("timm/test_resnet", path)
+
+
+def weights_of(variant: str, folder: Path, *, attention: bool = True) -> Path:
+    network = variants.build(variant, attention=attention)
+    info = CheckpointInfo(variant, variants.get(variant).input_size, attention)
+    checkpoint.save(network.state_dict(), folder / "some.safetensors", info, half=False)
+    return folder / "some.safetensors"
+
+
+@pytest.mark.parametrize("attention", [False, True])
+def test_a_variant_starts_from_weights_of_one_that_lacks_its_optional_parts(
+    recipe: Recipe, tmp_path: Path, *, attention: bool
+) -> None:
+    larger = recipe.model_copy(update={"variant": "purnet-lite0-s2"})
+    path = weights_of("purnet-lite0", tmp_path, attention=attention)
+
+    found, sha256 = initial_weights(larger, init=path, backbone=None)
+
+    assert sha256 == sha256_of(path)
+    variants.build("purnet-lite0-s2").load_state_dict(found, strict=False)
+
+
+@pytest.mark.parametrize(
+    ("of", "trained", "name"),
+    [
+        ("purnet-lite0-s2", "purnet-lite0", r"purification\.edges\."),
+        ("purnet-resnet50", "purnet-lite0", r"backbone\."),
+    ],
+)
+def test_weights_of_a_variant_that_does_not_fit_name_both(
+    recipe: Recipe, tmp_path: Path, of: str, trained: str, name: str
+) -> None:
+    other = recipe.model_copy(update={"variant": trained})
+    path = weights_of(of, tmp_path)
+    with pytest.raises(TrainingError, match=f"is of {of}, but the recipe trains {trained}.*{name}"):
+        initial_weights(other, init=path, backbone=None)
