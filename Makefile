@@ -23,7 +23,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
 ENGINE ?= $(if $(shell command -v nvidia-smi),torch,openvino)
 
-.PHONY: serve test test-slow audit lint format docs train pack evaluate bench bench-peers weights clean
+.PHONY: serve test test-slow audit lint format docs screenshots train pack evaluate bench bench-peers weights clean
 
 serve: $(VENV)/.serve-$(ENGINE)
 	@exec $(BIN)/purnet serve $(ARGS)
@@ -54,6 +54,10 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_reference.py
 
+# Draws the pictures of the web page in docs/page.
+screenshots: $(VENV)/.dev
+	$(BIN)/python docs/make_screenshots.py
+
 train: $(VENV)/.dev
 	$(BIN)/purnet train --data $(or $(DATA),$(error say where the data is: make train DATA=DIR))/train \
 		--out runs/lite0 $(ARGS)
@@ -75,6 +79,7 @@ weights: $(VENV)/.dev
 	rm -rf model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/purnet export model/purnet/weights/purnet-lite0.safetensors -o model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/python docs/make_picture.py
+	$(BIN)/python docs/make_sample.py
 	mkdir -p docs/weights && cp $(RUN)/curves.png docs/weights/curves.png
 
 bench: $(VENV)/.dev

@@ -50,6 +50,8 @@ def test_all_that_runs_is_in_it(names: set[str]) -> None:
         "purnet/py.typed",
         "purnet_serve/py.typed",
         "purnet/training/recipes/lite0.toml",
+        "purnet_serve/page/index.html",
+        "purnet_serve/page/app.js",
         *(f"purnet/weights/{name}" for name in weights),
         *(f"purnet/weights/purnet-lite0-openvino/{name}" for name in export),
     }
@@ -58,6 +60,8 @@ def test_all_that_runs_is_in_it(names: set[str]) -> None:
 def test_pictures_of_training_are_not(names: set[str]) -> None:
     pictures = {name for name in names if name.endswith((".png", ".webp", ".jpg"))}
     assert pictures == {
+        "purnet_serve/page/sample.jpg",
+        "purnet_serve/page/sample-cutout.webp",
         "purnet/weights/self_check.png",
         "purnet/weights/purnet-lite0-openvino/reference.png",
     }

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
         description="Origins, comma-separated, whose pages may call the service from a browser; by "
         "default none but its own.",
     )
+    page: bool = Field(
+        True, description="Serve the web page at `/` on which people try the service; or `off`."
+    )
     log_format: Literal["json", "text"] = Field(
         "json", description="`json`: one object a line; `text`: for a person at a terminal."
     )

@@ -19,6 +19,7 @@ from purnet_serve.http import mask, probes
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
+from purnet_serve.http.page import page_routes
 from purnet_serve.http.parameters import bad_parameter
 from purnet_serve.http.problem_details import Problem, problem
 from purnet_serve.inference.backend import Backend
@@ -64,6 +65,8 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     for router in routers:
         app.include_router(router)
     app.add_route("/docs", docs_page(app.openapi), include_in_schema=False)
+    if settings.page:
+        app.router.routes.extend(page_routes(settings.root_path))
     _handle_errors(app)
     app.add_middleware(RequestMiddleware, service=service)
     if settings.cors_origins:

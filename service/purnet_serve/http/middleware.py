@@ -104,7 +104,8 @@ class RequestMiddleware:
         if prefix:
             # Routing and the OpenAPI document get the published prefix and the path below it from
             # the scope, whether or not the proxy cut the prefix off.
-            path = path.removeprefix(prefix) if path.startswith(f"{prefix}/") else path
+            path = path.removeprefix(prefix) if f"{path}/".startswith(f"{prefix}/") else path
+            path = path or "/"
             scope["root_path"] = prefix
         scope["path"] = prefix + path
         headers = Headers(scope=scope)

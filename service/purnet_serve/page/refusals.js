@@ -1,0 +1,60 @@
+/**
+ * Every refusal in plain words. `code` is the server's (docs/api.md) or one of this page's own.
+ */
+
+import { bytes, count } from "./format.js";
+
+/** Whether the same photo may be taken if it is sent again. */
+const AGAIN = true;
+
+/** Title, text and whether trying again makes sense, by code. */
+const WORDS = {
+  bad_request: () => ["The server did not understand this", "", AGAIN],
+  bad_parameter: () => ["The server did not understand this", "Reload the page: it may be older than the server.", AGAIN],
+  empty_body: () => ["This file is empty", "It has no bytes. Choose another copy of the photo."],
+  malformed_body: () => ["The photo arrived damaged", "", AGAIN],
+  missing_image: () => ["No photo arrived", "", AGAIN],
+  key_missing: () => ["This server asks for an API key", "Enter it above; the photo is sent again then.", AGAIN],
+  key_unknown: () => ["The server does not know this API key", "Check it for a missing character, and enter it above.", AGAIN],
+  not_found: () => ["This page does not fit the server", "Masks are not made at this address. Reload the page.", AGAIN],
+  method_not_allowed: () => ["This page does not fit the server", "Reload the page.", AGAIN],
+  upload_timeout: () => ["Sending took too long", "The connection is slow. Try again, or send a smaller photo.", AGAIN],
+  body_too_large: (refusal, file) => [
+    "This file is too large",
+    `It has ${bytes(file.size)}; this server takes up to ${bytes(refusal.limit)}.`,
+  ],
+  unsupported_media: () => ["This is not a photo the server can read", ""],
+  unsupported_content_encoding: () => ["The photo arrived compressed", "Something between you and the server changes what you send.", AGAIN],
+  broken_image: () => ["This photo is damaged", ""],
+  too_many_pixels: (refusal) => [
+    "This photo has too many pixels",
+    `This server takes up to ${count(refusal.limit / 1e6)} megapixels.`,
+  ],
+  side_too_long: (refusal) => [
+    "This photo is too long",
+    `No side may have more than ${count(refusal.limit)} pixels.`,
+  ],
+  too_many_scans: () => ["This photo is stored in an unusual way", "Save it again as an ordinary JPEG."],
+  too_many_requests: () => ["The server is busy", "Many photos are being worked on.", AGAIN],
+  too_many_bytes: () => ["The server is busy", "Many large photos are being worked on.", AGAIN],
+  internal: () => ["Something went wrong on the server", "Its log has the reason.", AGAIN],
+  worker_failed: () => ["The server failed on this photo", "It failed twice, so it may be this photo.", AGAIN],
+  non_finite: () => ["The server found no answer for this photo", "The network's output was not a number.", AGAIN],
+  not_ready: () => ["The server is not ready", "Its model is not loaded.", AGAIN],
+  draining: () => ["The server is shutting down", "Another may take its place.", AGAIN],
+  deadline: () => ["This took too long", "The server gave up on the photo in time for others.", AGAIN],
+  // Of this page, not of the server:
+  unreachable: () => ["The server cannot be reached", "It may have been stopped, or your network is down. Or the file was moved since you chose it.", AGAIN],
+  silent: () => ["The server does not answer", "It took the photo and said nothing for two minutes.", AGAIN],
+  removed: () => ["Removed", ""],
+  unknown: (refusal) => ["An answer this page does not know", `It came with status ${refusal.status}, perhaps from a proxy before the server.`, AGAIN],
+};
+
+/** Refusals whose `detail` says more about the photo than we could. */
+const QUOTED = new Set(["bad_request", "unsupported_media", "broken_image", "malformed_body", "missing_image"]);
+
+/** `{title, text, canRetry}` for a `Refusal` of `file`. */
+export function inPlainWords(refusal, file) {
+  const [title, words, again = false] = (WORDS[refusal.code] ?? WORDS.unknown)(refusal, file);
+  return { title, text: QUOTED.has(refusal.code) ? refusal.detail : words, canRetry: again };
+}
