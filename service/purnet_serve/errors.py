@@ -5,7 +5,9 @@ ServiceError
 │   ├── ParameterError          400  bad_parameter
 │   ├── EmptyBodyError          400  empty_body
 │   ├── MalformedBodyError      400  malformed_body
-│   └── MissingImageError       400  missing_image
+│   ├── MissingImageError       400  missing_image
+│   ├── UrlRefusedError         400  url_refused
+│   └── FetchError              400  fetch_failed
 ├── KeyMissingError             401  key_missing
 ├── KeyUnknownError             403  key_unknown
 ├── NotFoundError               404  not_found
@@ -17,7 +19,8 @@ ServiceError
 ├── ImageError                  422  broken_image
 │   ├── TooManyPixelsError      422  too_many_pixels
 │   ├── SideTooLongError        422  side_too_long
-│   └── TooManyScansError       422  too_many_scans
+│   ├── TooManyScansError       422  too_many_scans
+│   └── NothingFoundError       422  nothing_found
 ├── BusyError                   429  too_many_requests
 │   └── TooManyBytesError       429  too_many_bytes
 ├── InternalError               500  internal
@@ -102,6 +105,21 @@ class MissingImageError(BadRequestError):
     code, title = "missing_image", "Missing image"
 
 
+class UrlRefusedError(BadRequestError):
+    """A photo's URL is not fetched: it is switched off, not https, or not on the public internet.
+
+    Only `/api/remove` and `/v1.0/removebg` take URLs.
+    """
+
+    code, title = "url_refused", "URL refused"
+
+
+class FetchError(BadRequestError):
+    """The photo at a URL did not arrive: no valid answer, nothing there, too large or too slow."""
+
+    code, title = "fetch_failed", "Photo not fetched"
+
+
 class KeyMissingError(ServiceError):
     """The service asks for an API key and the request carries none."""
 
@@ -173,6 +191,12 @@ class TooManyScansError(ImageError):
     """The progressive JPEG has more scans than any camera or editor writes."""
 
     code, title = "too_many_scans", "Too many scans"
+
+
+class NothingFoundError(ImageError):
+    """Nothing stands out in the photo, and an answer must show something (`/v1.0/removebg`)."""
+
+    code, title = "nothing_found", "Nothing found"
 
 
 class BusyError(ServiceError):

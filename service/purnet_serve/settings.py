@@ -118,6 +118,17 @@ class Settings(BaseSettings):
         description="Bytes of decoded pixels in all threads at one time; huge images wait for each "
         "other, and one that takes more than this is decoded alone.",
     )
+    rembg_api: bool = Field(
+        True, description="Whether `/api/remove` answers as the HTTP API of rembg does."
+    )
+    fetch_urls: bool = Field(
+        False,
+        description="Lets `/api/remove` and `/v1.0/removebg` fetch photos from https URLs on the "
+        "public internet.",
+    )
+    fetch_timeout_s: float = Field(
+        10.0, gt=0, le=DAY_S, description="Seconds a photo at a URL may take to arrive."
+    )
     max_requests_in_flight: int = Field(
         128,
         ge=1,

@@ -71,8 +71,7 @@ class Admission:
             raise BusyError(detail, limit=most_requests)
         reserved = most_body if content_length is None else min(content_length, most_body)
         if self.bytes + reserved > most_bytes:
-            detail = "As many bytes as this service holds are in flight."
-            raise TooManyBytesError(detail, limit=most_bytes)
+            raise self._too_many_bytes()
         if content_length is not None and content_length > most_body:
             raise body_too_large(most_body, content_length)
         self._admitted.add(request)
@@ -83,6 +82,15 @@ class Admission:
         """Count the bytes that an admitted request really holds now."""
         self.bytes += upload_bytes - request.upload_bytes
         request.upload_bytes = upload_bytes
+
+    def reserve(self, request: RequestContext, upload_bytes: int) -> None:
+        """Count more bytes for an admitted request than it announced: a photo at a URL, or decoded.
+
+        Raises `TooManyBytesError`, changing nothing, where they are not free.
+        """
+        if self.bytes + upload_bytes - request.upload_bytes > self._settings.max_bytes_in_flight:
+            raise self._too_many_bytes()
+        self.resize(request, upload_bytes)
 
     def release(self, request: RequestContext) -> None:
         """Take back all that a request holds; a second call does nothing."""
@@ -101,6 +109,10 @@ class Admission:
     def drain(self) -> None:
         """Admit no more requests; those in flight go on."""
         self._draining = True
+
+    def _too_many_bytes(self) -> TooManyBytesError:
+        detail = "As many bytes as this service holds are in flight."
+        return TooManyBytesError(detail, limit=self._settings.max_bytes_in_flight)
 
     def abort_all(self, error: ServiceError) -> None:
         """End every request in flight with this error."""

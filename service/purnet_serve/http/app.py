@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from purnet_serve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, ServiceError
-from purnet_serve.http import mask, probes
+from purnet_serve.http import mask, probes, rembg_api
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
@@ -62,6 +62,8 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     )
     app.state.service = service
     routers = [mask.router(service), probes.router(service)]
+    if settings.rembg_api:
+        routers.append(rembg_api.router(service))
     for router in routers:
         app.include_router(router)
     app.add_route("/docs", docs_page(app.openapi), include_in_schema=False)
@@ -79,9 +81,11 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
             expose_headers=_ANSWER_HEADERS.split(),
         )
     routes = [route for router in routers for route in router.routes]
-    metrics.http.register(
-        {route.path: route.methods or () for route in routes if isinstance(route, APIRoute)}
-    )
+    methods: dict[str, set[str]] = {}
+    for route in routes:
+        if isinstance(route, APIRoute):
+            methods.setdefault(route.path, set()).update(route.methods or ())
+    metrics.http.register(methods)
     return app
 
 
@@ -115,4 +119,6 @@ def _handle_errors(app: FastAPI) -> None:
             error = MethodNotAllowedError(f"This path takes {' or '.join(methods)}.")
         context = request.state.context
         context.code = error.code
-        return problem(error, context.id, headers)
+        answered = request.app.state.service.error_answers.get(context.path, problem)
+        response: Response = answered(error, context.id, headers)
+        return response

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from starlette.responses import Response
+
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
+from purnet_serve.http.fetch import Fetcher
 from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
 from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
@@ -17,6 +22,10 @@ BASE_BYTES = 160 * MIB
 
 BYTES_PER_REQUEST = MIB
 """Pixels and mask at the model's size, and what the server buffers of a connection."""
+
+
+ErrorAnswer = Callable[..., Response]
+"""What answers an error, with the arguments of `problem_details.problem`."""
 
 
 class ServiceContext:
@@ -34,6 +43,11 @@ class ServiceContext:
         self.decode_pool = BoundedThreadPool(decode_threads, "decode", self.pixel_memory)
         self.encode_pool = BoundedThreadPool(encode_threads, "encode", self.pixel_memory)
         formats = tuple(FORMATS_BY_NAME[name] for name in settings.formats)
+        self.fetcher = Fetcher(settings)
+        self.photo_routes: set[tuple[str, str]] = set()
+        """Method and path of the routes that take a photo: admitted before a byte of a body."""
+        self.error_answers: dict[str, ErrorAnswer] = {}
+        """By path: what answers errors there, where it is not a problem document."""
         self.limits = Limits(settings.max_pixels, settings.max_side, formats)
         metrics.watch(
             requests=lambda: self.admission.requests,

@@ -143,8 +143,10 @@ def _type(schema: _Document) -> str:
         words = f"list of {_type(schema['items'])}"
     else:
         words = escape(str(schema.get("format") or schema.get("type") or "any"))
-    if "minimum" in schema:
+    if "maximum" in schema:
         words += f", {schema['minimum']} to {schema['maximum']}"
+    elif "minimum" in schema:
+        words += f", at least {schema['minimum']}"
     if schema.get("default") is not None:
         words += f"; by default {_code(schema['default'])}"
     return words

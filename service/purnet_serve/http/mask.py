@@ -24,19 +24,23 @@ from purnet_serve.http.upload import read_upload
 from purnet_serve.observability.labels import Stage
 from purnet_serve.settings import Settings
 
+ELSEWHERE = {"not_found", "method_not_allowed", "url_refused", "fetch_failed", "nothing_found"}
+"""Codes of errors that a request for a mask is never answered with."""
+
 
 def router(service: ServiceContext) -> APIRouter:
     """The route and its documentation."""
     routes = APIRouter()
+    service.photo_routes.add(("POST", "/v1/mask"))
 
     @routes.post(
         "/v1/mask",
         operation_id="mask",
         summary="Find the salient object of a photo",
         response_class=Response,
-        responses=_responses(service.settings),
+        responses=photo_responses(service.settings),
         openapi_extra={
-            "parameters": _request_headers(service.settings),
+            "parameters": request_headers(service.settings),
             "requestBody": _request_body(service),
         },
     )
@@ -71,7 +75,8 @@ async def _answer(
 # --- for the OpenAPI document
 
 
-def _request_headers(settings: Settings) -> list[dict[str, Any]]:
+def request_headers(settings: Settings) -> list[dict[str, Any]]:
+    """The headers of a request with a photo, for OpenAPI."""
     bounds = {
         "minimum": MIN_TIMEOUT_MS,
         "maximum": int(settings.max_timeout_s * 1000),
@@ -104,8 +109,9 @@ def _request_body(service: ServiceContext) -> dict[str, Any]:
     return {"required": True, "content": schemas}
 
 
-def _responses(settings: Settings) -> dict[int | str, Any]:
-    codes = {kind.code for kind in tree()} - {"not_found", "method_not_allowed"}
+def photo_responses(settings: Settings, *more: str) -> dict[int | str, Any]:
+    """The answers to a photo, for OpenAPI; `more` are codes of errors that masks do not have."""
+    codes = {kind.code for kind in tree()} - ELSEWHERE | {*more}
     headers = COMMON_HEADERS | {
         "Cache-Control": described("The answer must not be cached.", "no-store"),
         "X-Width": described("Width of the photo as displayed, in pixels.", 4032),

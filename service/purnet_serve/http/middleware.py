@@ -32,8 +32,8 @@ from purnet_serve.http.upload import UploadStream
 from purnet_serve.observability.labels import Stage
 from purnet_serve.settings import MIB
 
-API_PREFIX = "/v1/"
-MASK_ROUTE = ("POST", "/v1/mask")
+API_PREFIXES = ("/v1/", "/v1.0/")
+"""Of paths that ask for a key, beside the routes that take a photo."""
 _ABSOLUTE_FORM = re.compile(r"https?://[^/]*", re.IGNORECASE)
 """What precedes the path in a request target such as `http://host/v1/mask` (RFC 9112, 3.2.2)."""
 PROBES = ("/livez", "/readyz", "/metrics")
@@ -84,7 +84,8 @@ class RequestMiddleware:
             error = await self._serve(routed, receive_body, answer, context)
             if error is not None and not context.status:
                 context.code = error.code
-                response = problem(error, context.id, retry_after_s=settings.retry_after_s)
+                answered = self._service.error_answers.get(context.path, problem)
+                response = answered(error, context.id, retry_after_s=settings.retry_after_s)
                 await response(scope, receive_body, answer)
             if answer.withheld:
                 await self._read_on(receive_body, context)
@@ -128,10 +129,10 @@ class RequestMiddleware:
     ) -> ServiceError | None:
         """Run the application. Returns the error to answer when it has not answered itself."""
         try:
-            if (context.method, context.path) == MASK_ROUTE:
-                await self._serve_mask(scope, receive, send, context)
+            if (scope["method"], context.path) in self._service.photo_routes:
+                await self._serve_photo(scope, receive, send, context)
                 return None
-            if context.path.startswith(API_PREFIX) and context.method != "OPTIONS":
+            if context.path.startswith(API_PREFIXES) and context.method != "OPTIONS":
                 self._service.keys.check(offered_key(context.headers))
             await self._app(scope, receive, send)
         except ServiceError as error:
@@ -144,7 +145,7 @@ class RequestMiddleware:
             return InternalError("Something went wrong here; the log has it under this request id.")
         return None
 
-    async def _serve_mask(
+    async def _serve_photo(
         self, scope: Scope, receive: Receive, send: Send, context: RequestContext
     ) -> None:
         """Refuse or admit, then run the application for as long as its client is there.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,10 +20,23 @@ MAX_THRESHOLD = 255
 _LONGEST_QUOTED = 40
 
 
-class MaskOptions(BaseModel):
-    """The parameters of `POST /v1/mask`, in the query or as fields of the form."""
+class Parameters(BaseModel):
+    """The parameters of a route, in the query or as fields of the form, each given once."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def parse(cls, items: Sequence[tuple[str, str]]) -> Self:
+        """Read query parameters and form fields together. Raises `ParameterError`."""
+        require_single(items)
+        try:
+            return cls.model_validate(dict(items))
+        except ValidationError as error:
+            raise bad_parameter(error.errors()[0], cls.model_fields) from None
+
+
+class MaskOptions(Parameters):
+    """The parameters of `POST /v1/mask`, in the query or as fields of the form."""
 
     output: Literal["mask", "cutout"] = Field(
         "mask", description="The mask alone, or the photo cut out by it.", examples=["cutout"]
@@ -50,15 +63,6 @@ class MaskOptions(BaseModel):
     @classmethod
     def _read_threshold(cls, value: str) -> int:
         return _whole_number(value, 0, MAX_THRESHOLD)
-
-    @classmethod
-    def parse(cls, items: Sequence[tuple[str, str]]) -> Self:
-        """Read query parameters and form fields together. Raises `ParameterError`."""
-        require_single(items)
-        try:
-            return cls.model_validate(dict(items))
-        except ValidationError as error:
-            raise bad_parameter(error.errors()[0]) from None
 
     def codec_options(self, accept: str = "") -> Options:
         """The same for the codec; the header `Accept` decides the format where none is named."""
@@ -101,13 +105,16 @@ def require_single(items: Sequence[tuple[str, str]]) -> None:
             raise ParameterError(name, f"The parameter {name!r} is given more than once.")
 
 
-def bad_parameter(problem: Mapping[str, Any]) -> ParameterError:
-    """One of pydantic's error details as an error of ours."""
+def bad_parameter(
+    problem: Mapping[str, Any], known: Iterable[str] = MaskOptions.model_fields
+) -> ParameterError:
+    """One of pydantic's error details as an error of ours; `known` are the route's parameters."""
     name = quoted(str(problem["loc"][-1]))
     if problem.get("type") == "extra_forbidden":
-        known = ", ".join(MaskOptions.model_fields)
-        return ParameterError(name, f"There is no parameter {name!r}; there are {known}.")
-    reason = problem["msg"].replace("Input should be", "must be")
+        return ParameterError(
+            name, f"There is no parameter {name!r}; there are {', '.join(known)}."
+        )
+    reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     return ParameterError(name, f"{name!r} {reason}.", actual=quoted(str(problem["input"])))
 
 

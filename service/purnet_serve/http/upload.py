@@ -7,8 +7,8 @@ an unknown part is refused at its header instead of being stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Container
+from dataclasses import dataclass, field
 
 import multipart
 from starlette.types import Message, Receive
@@ -28,6 +28,23 @@ MAX_PARTS = 8  # more than an image and every parameter
 MAX_PART_HEADER_BYTES = 4096
 MAX_PART_HEADERS = 64
 MAX_FIELD_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FormFields:
+    """What a form of a route may hold."""
+
+    images: tuple[str, ...] = IMAGE_FIELDS
+    """Names of the field with the photo."""
+    others: Container[str] = field(default_factory=lambda: MaskOptions.model_fields)
+    large: tuple[str, ...] = ()
+    """Those of the others that only the limit of the body bounds."""
+    image_required: bool = True
+    max_parts: int = MAX_PARTS
+    max_field_bytes: int = MAX_FIELD_BYTES
+
+
+MASK_FORM = FormFields()
 
 
 @dataclass(slots=True)
@@ -85,8 +102,10 @@ class Upload:
         return image
 
 
-async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload:
-    """Take the image out of a body.
+async def read_upload(
+    chunks: AsyncIterator[bytes], content_type: str, fields: FormFields = MASK_FORM
+) -> Upload:
+    """Take the image out of a body; b"" where the form needs none and has none.
 
     Raises `EmptyBodyError`, `MalformedBodyError`, `MissingImageError` or `ParameterError`, as soon
     as the bytes received so far allow, and whatever `chunks` raises.
@@ -97,7 +116,7 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
         if not image:
             raise EmptyBodyError("The body is empty; send an image as body or as field `image`.")
         return Upload(image)
-    form = _Form()
+    form = _Form(fields)
     try:
         parser = multipart.PushMultipartParser(
             options.get("boundary", "").encode("latin-1"),
@@ -122,7 +141,8 @@ async def read_upload(chunks: AsyncIterator[bytes], content_type: str) -> Upload
 class _Form:
     """Collects the parts of a form from the parser's events."""
 
-    def __init__(self) -> None:
+    def __init__(self, fields: FormFields) -> None:
+        self._allowed = fields
         self._parts = 0
         self._image: list[bytes] | None = None
         self._fields: list[tuple[str, str]] = []
@@ -136,37 +156,40 @@ class _Form:
             self._begin_part(event)
         elif event is not None:
             self._value_bytes += len(event)
-            if self._name not in IMAGE_FIELDS and self._value_bytes > MAX_FIELD_BYTES:
+            unbounded = self._name in (*self._allowed.images, *self._allowed.large)
+            if not unbounded and self._value_bytes > self._allowed.max_field_bytes:
                 raise ParameterError(self._name, f"The form field {self._name!r} is too long.")
             self._value.append(event)
-        elif self._name not in IMAGE_FIELDS:
+        elif self._name not in self._allowed.images:
             self._fields.append((self._name, b"".join(self._value).decode("utf-8", "replace")))
 
     def upload(self) -> Upload:
         """What the form held, once its last byte was parsed."""
-        if self._image is None:
-            raise MissingImageError("The form has no field `image`.")
-        image = b"".join(self._image)
-        if not image:
-            raise EmptyBodyError("The field `image` is empty.")
+        name = self._allowed.images[0]
+        if self._image is None and self._allowed.image_required:
+            raise MissingImageError(f"The form has no field `{name}`.")
+        image = b"".join(self._image or ())
+        if self._image is not None and not image:
+            raise EmptyBodyError(f"The field `{name}` is empty.")
         return Upload(image, tuple(self._fields))
 
     def _begin_part(self, part: multipart.MultipartSegment) -> None:
         self._parts += 1
-        if self._parts > MAX_PARTS:
+        if self._parts > self._allowed.max_parts:
             detail = "The form has too many parts."
-            raise MalformedBodyError(detail, limit=MAX_PARTS, actual=self._parts)
+            raise MalformedBodyError(detail, limit=self._allowed.max_parts, actual=self._parts)
         if sum(len(name) + len(value) for name, value in part.headerlist) > MAX_PART_HEADER_BYTES:
             raise multipart.ParserLimitReached
         self._name = name = (part.name or "").encode("latin-1").decode("utf-8", "replace")
         self._value, self._value_bytes = [], 0
         if not name:
             raise MalformedBodyError("A part of the form has no name.")
-        if name in IMAGE_FIELDS:
+        if name in self._allowed.images:
             if self._image is not None:
                 raise MissingImageError("The form has more than one image; send one at a time.")
             self._image = self._value
-        elif name not in MaskOptions.model_fields:
+        elif name not in self._allowed.others:
             name = quoted(name)
-            detail = f"There is no form field {name!r}; send the image as `image`."
+            image = self._allowed.images[0]
+            detail = f"There is no form field {name!r}; send the image as `{image}`."
             raise ParameterError(name, detail)

@@ -31,6 +31,13 @@ from purnet.imaging import (
     turned,
 )
 from purnet_serve.errors import SideTooLongError
+from purnet_serve.images.finish import (
+    FINISH_BYTES_PER_PIXEL,
+    Finish,
+    encode_jpeg,
+    finished,
+    smoothed,
+)
 from purnet_serve.images.header import (
     BYTES_PER_PIXEL,
     Limits,
@@ -47,7 +54,7 @@ FOREGROUND_THRESHOLD = 128
 MASK_BYTES_PER_PIXEL = 4
 # What an encoder takes, the picture itself included: PNG is written a few rows at a time, libwebp
 # copies the picture into planes or ARGB and works on both.
-ENCODER_BYTES_PER_PIXEL = {"png": 4, "webp": 28}
+ENCODER_BYTES_PER_PIXEL = {"png": 4, "webp": 28, "jpeg": 8}
 WIDENED_BYTES_PER_PIXEL = 12  # three arrays of float32
 
 # Our own limit is checked first, but it is a setting; above 89 megapixels Pillow only warns.
@@ -64,7 +71,9 @@ class Options:
     size: Literal["original", "model"] = "original"
     threshold: int | None = None
     """0..255: masks become 0 or 255, from this level up; None keeps them soft."""
-    format: Literal["png", "webp"] = "png"
+    format: Literal["png", "webp", "jpeg"] = "png"
+    finish: Finish | None = None
+    """What else is done to an answer of the original size."""
 
     @property
     def needs_upload(self) -> bool:
@@ -97,7 +106,9 @@ class Answer:
 def encoding_bytes(decoded: Decoded, options: Options) -> int:
     """Most bytes that encoding an answer takes beside the answer itself."""
     decoding = BYTES_PER_PIXEL[decoded.format] if options.needs_upload else 0
-    each = MASK_BYTES_PER_PIXEL + max(decoding, ENCODER_BYTES_PER_PIXEL[options.format])
+    finishing = FINISH_BYTES_PER_PIXEL if options.finish else 0
+    encoding = max(finishing, ENCODER_BYTES_PER_PIXEL[options.format])
+    each = MASK_BYTES_PER_PIXEL + max(decoding, encoding)
     # A mask is first widened, which takes as many rows as the network has, however thin the photo.
     rows: int = decoded.pixels.shape[0]
     return decoded.width * (decoded.height * each + rows * WIDENED_BYTES_PER_PIXEL)
@@ -149,6 +160,8 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
     alpha = full if options.size == "original" else Image.fromarray(mask)
     if options.threshold is not None:
         alpha = alpha.point([255 * (level >= options.threshold) for level in range(256)])
+    if options.finish is not None and options.finish.smooth:
+        alpha = smoothed(alpha)
     if options.output == "mask":
         picture = alpha
     elif not options.needs_upload:
@@ -159,6 +172,10 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
     else:
         with service_errors():
             picture = cutout(open_image(upload, keep_alpha=True), alpha)
+    if options.finish is not None:
+        picture = finished(picture, full, options.finish)
+    if options.format == "jpeg":
+        return Answer(encode_jpeg(picture), "image/jpeg", box)
     if options.format == "webp":
         return Answer(encode_webp(picture), "image/webp", box)
     return Answer(encode_png(picture), "image/png", box)

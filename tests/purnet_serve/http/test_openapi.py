@@ -20,6 +20,7 @@ from service_process import fake_service
 
 from purnet_serve.errors import tree
 from purnet_serve.http.app import create_app
+from purnet_serve.http.mask import ELSEWHERE
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
 
@@ -53,6 +54,9 @@ def api(url: str) -> Any:
     [
         ("/v1/mask", "POST", GenerationMode.POSITIVE),
         ("/v1/mask", "POST", GenerationMode.NEGATIVE),
+        ("/api/remove", "POST", GenerationMode.POSITIVE),
+        ("/api/remove", "POST", GenerationMode.NEGATIVE),
+        ("/api/remove", "GET", GenerationMode.POSITIVE),
         ("/v1/models", "GET", GenerationMode.POSITIVE),
         ("/livez", "GET", GenerationMode.POSITIVE),
         ("/readyz", "GET", GenerationMode.POSITIVE),
@@ -75,7 +79,7 @@ def test_requests_good_and_bad_are_answered_as_documented(
 def test_every_error_is_documented_where_it_can_happen(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/mask"]["post"]["responses"]
     for kind in tree():
-        if kind.code in ("not_found", "method_not_allowed"):
+        if kind.code in ELSEWHERE:
             continue
         content = responses[str(kind.status)]["content"]["application/problem+json"]
         example = content["examples"][kind.code]["value"]
