@@ -121,6 +121,9 @@ class Settings(BaseSettings):
     rembg_api: bool = Field(
         True, description="Whether `/api/remove` answers as the HTTP API of rembg does."
     )
+    removebg_api: bool = Field(
+        True, description="Whether `/v1.0/removebg` answers as the API of remove.bg does."
+    )
     fetch_urls: bool = Field(
         False,
         description="Lets `/api/remove` and `/v1.0/removebg` fetch photos from https URLs on the "

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from purnet_serve.errors import BadRequestError, MethodNotAllowedError, NotFoundError, ServiceError
-from purnet_serve.http import mask, probes, rembg_api
+from purnet_serve.http import mask, probes, rembg_api, removebg_api
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
@@ -64,6 +64,8 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     routers = [mask.router(service), probes.router(service)]
     if settings.rembg_api:
         routers.append(rembg_api.router(service))
+    if settings.removebg_api:
+        routers.append(removebg_api.router(service))
     for router in routers:
         app.include_router(router)
     app.add_route("/docs", docs_page(app.openapi), include_in_schema=False)
