@@ -1,6 +1,6 @@
 /** The page: photos come in, go through the queue, and are shown, downloaded and copied. */
 
-import { requestMask } from "./api.js";
+import { Refusal, requestMask } from "./api.js";
 import { stem } from "./format.js";
 import { listenForPhotos } from "./intake.js";
 import { forgetKey, getKey, keepKey } from "./key.js";
@@ -12,6 +12,7 @@ import { Strip } from "./strip.js";
 import { showTimings } from "./timings.js";
 
 const STATUS_MS = 6000;
+const SLOW_PIXELS = 8e6; // making a PNG of more takes seconds
 
 const find = (selector) => document.querySelector(selector);
 const wanted = { view: "cutout", threshold: 0, backdrop: "none", colour: find("#colour").value };
@@ -130,6 +131,9 @@ async function copy() {
 async function output(photo, view) {
   const { threshold, backdrop } = wanted;
   if (view === "mask" && threshold === 0) return photo.result.blob;
+  if (photo.result.width * photo.result.height > SLOW_PIXELS) {
+    say("The picture is being made at its full size.");
+  }
   try {
     return await fullSizePng(photo.picture, photo.result.blob, { ...wanted, view });
   } catch (error) {
@@ -141,14 +145,21 @@ async function output(photo, view) {
 
 /** Run what a button starts; the button is out of use meanwhile, and a failure is said. */
 async function withBusy(button, action) {
+  if (button.hasAttribute("aria-busy")) return;
   button.setAttribute("aria-busy", "true");
   try {
     await action();
-  } catch {
-    say("That did not work: the picture may be too large for this browser.");
+  } catch (error) {
+    say(whyNot(error));
   } finally {
     button.removeAttribute("aria-busy");
   }
+}
+
+function whyNot(error) {
+  if (error instanceof Refusal) return `${inPlainWords(error, current.file).title}.`;
+  if (error.name === "NotAllowedError") return "The browser did not allow copying.";
+  return "That did not work: the picture may be too large for this browser.";
 }
 
 function askForKey(refusal) {
