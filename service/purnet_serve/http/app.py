@@ -28,8 +28,9 @@ from purnet_serve.settings import Settings
 
 _REQUEST_HEADERS = "Authorization Content-Type X-Api-Key X-Request-Id X-Timeout-Ms Traceparent"
 _ANSWER_HEADERS = (
-    "Retry-After Server-Timing Traceparent X-Foreground-Box X-Height X-Model-Version "
-    "X-Request-Id X-Width"
+    "Retry-After Server-Timing Traceparent X-Credits-Charged X-Foreground-Box X-Foreground-Height "
+    "X-Foreground-Left X-Foreground-Top X-Foreground-Width X-Height X-Model-Version X-Request-Id "
+    "X-Type X-Width"
 )
 
 
