@@ -29,7 +29,7 @@ serve: $(VENV)/.serve-$(ENGINE)
 	@exec $(BIN)/purnet serve $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term $(ARGS)
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow $(ARGS)
@@ -37,7 +37,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	for version in 3.11 3.12 3.13; do $(BIN)/mypy --python-version $$version; done
+	printf '%s\n' 3.11 3.12 3.13 | xargs -P 2 -I{} $(BIN)/mypy --python-version {}
 	$(BIN)/lint-imports
 
 # Known faults of the pinned dependencies, where an index of them can be reached.

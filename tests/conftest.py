@@ -7,6 +7,11 @@ from typing import Protocol
 
 import pytest
 
+# Before torch is loaded, which reads them then: networks of tests are small, and threads that wait
+# for each other take longer than one that computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 class Require(Protocol):
     """See `require`."""
