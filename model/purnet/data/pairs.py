@@ -192,10 +192,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_truth(path: Path) -> UInt8Array:
     """`read_map` for ground truth, whose objects may be marked by other levels than white.
 
-    A mask that holds only 0 and 1, at any depth, is stretched to 0 and 255. A palette mask that
-    holds black and one other colour, or black and any colour but greys, holds labels, as VOC and
-    labelme write them: what is not black is 255. Any other palette is read by its luminance, as a
-    grey mask.
+    A mask that holds only 0 and 1, at any depth, is stretched to 0 and 255: a grey one, or a PNG of
+    16-bit colours. A palette mask that holds black and one other colour, or black and any colour
+    but greys, holds labels, as VOC and labelme write them: what is not black is 255. Any other
+    palette is read by its luminance, as a grey mask.
     """
     with opened(path) as image:
         truth = grey_levels(image)
@@ -204,6 +204,8 @@ def read_truth(path: Path) -> UInt8Array:
             if _are_labels(colours):
                 return np.where(colours.any(axis=2), np.uint8(255), np.uint8(0))
         samples = stored_samples(image)
+        if samples is None and image.format == "PNG" and not np.asarray(image.convert("RGB")).any():
+            samples = _low_bytes(path)
         if samples is not None and samples.max() == 1 and np.isin(samples, (0, 1)).all():
             marks = Image.fromarray(np.where(samples == 1, np.uint8(255), np.uint8(0)))
             return np.asarray(turned(marks, orientation(image)))
@@ -215,6 +217,20 @@ def grey_levels(image: Image.Image) -> UInt8Array:
     if image.has_transparency_data and np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
         raise ImageError("it has transparency, so it is a cutout and not a mask")
     return np.asarray(as_displayed(image).convert("L"))
+
+
+def _low_bytes(path: Path) -> UInt8Array | None:
+    """(H, W) uint8: the largest low byte of each pixel of a PNG of 16-bit colours; None of another.
+
+    Of such colours Pillow keeps the high bytes. Read in the other order, it keeps the low ones.
+    """
+    with Image.open(path) as image:
+        tile = image.tile[0]
+        if tile.args not in ("RGB;16B", "RGBA;16B"):
+            return None
+        image.tile = [tile._replace(args=str(tile.args).replace("16B", "16L"))]
+        low: UInt8Array = np.asarray(image)[..., :3].max(axis=2)
+        return low
 
 
 def _inspect(pair: Pair) -> tuple[tuple[Path, str] | None, bool]:

@@ -26,6 +26,7 @@ from purnet.inference.openvino_engine import DEFAULT_EXPORT, is_export
 from purnet.inference.parity import self_check_pixels
 from purnet.inference.predictor import Predictor
 from purnet.io import sha256_of
+from purnet.network.checkpoint_file import is_safetensors
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +145,10 @@ def _default_checkpoint() -> Path:
 
 
 def _torch_is_missing(checkpoint: Path | None, device: str) -> CheckpointError | DeviceError:
-    """Why a checkpoint cannot be loaded in an installation without torch, and what to do."""
+    """Why a checkpoint cannot be loaded in an installation without torch, and what to do.
+
+    Raises `CheckpointError` for a file that torch could not read either.
+    """
     if device not in ("auto", "cpu"):
         return DeviceError(
             f"{device} was asked for, but this installation runs on the CPU only: "
@@ -154,8 +158,7 @@ def _torch_is_missing(checkpoint: Path | None, device: str) -> CheckpointError |
         return CheckpointError(
             "no engine is installed: pip install 'purnet-serve[openvino]' or 'purnet-serve[torch]'"
         )
-    if not checkpoint.exists():
-        return CheckpointError(f"there is no checkpoint {checkpoint}")
+    is_safetensors(checkpoint)  # raises for what is no checkpoint at all
     return CheckpointError(
         f"{checkpoint} is not an export, and this installation has no torch to read it with "
         "(pip install 'purnet-serve[torch]'). Where torch is installed, run "

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +26,7 @@ from purnet.errors import CheckpointError, ModelError
 from purnet.io import sha256_of, write_atomically
 from purnet.network import released, variants
 from purnet.network.backbones import ResNet50
+from purnet.network.checkpoint_file import is_safetensors
 from purnet.network.purnet import Normalize, PurNet
 
 FORMAT = "purnet-1"
@@ -138,13 +138,13 @@ def read_state_dict(path: Path) -> dict[str, Any]:
 
     Raises `CheckpointError` for any other file, one that would run code included.
     """
-    return _read_safetensors(path)[1] if _is_safetensors(path) else _read_pickle(path)
+    return _read_safetensors(path)[1] if is_safetensors(path) else _read_pickle(path)
 
 
 def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
     """Info and tensors that fit, and a network with random weights for them to fill."""
     name_in_file: Callable[[str], str] = str
-    if _is_safetensors(path):
+    if is_safetensors(path):
         metadata, tensors = _read_safetensors(path)
         info = _info(path, metadata)
     elif (content := _read_pickle(path)).keys() >= _RESUME_KEYS:
@@ -166,29 +166,6 @@ def _open(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor], PurNet]:
             tensors[name] = tensor.float()
     _check_finite(str(path), tensors)
     return info, tensors, network
-
-
-def _is_safetensors(path: Path) -> bool:
-    """By content: eight bytes of length, then a JSON object.
-
-    Raises `CheckpointError` for what people have in a checkpoint's place and can mend.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except FileNotFoundError:
-        raise CheckpointError(f"there is no checkpoint {path}") from None
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    if not head:
-        raise CheckpointError(f"{path} is empty")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{path} is a Git LFS pointer, not the file: run `git lfs pull`")
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise CheckpointError(f"{path} is an HTML page, not a checkpoint: download the file itself")
-    if head.startswith(b"PK") and not is_zipfile(path):
-        raise CheckpointError(f"{path} is cut short: download it again")
-    return head[8:9] == b"{"
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:

@@ -180,3 +180,14 @@ def test_a_mask_of_0_and_1_at_16_bits_is_stretched():
         stored = np.asarray(image)
     assert set(np.unique(stored)) == {0, 1}
     np.testing.assert_array_equal(read_truth(path), stored * 255)
+
+
+@pytest.mark.parametrize("colour_type", [2, 6], ids=["RGB", "RGBA"])
+def test_colours_of_16_bits_of_0_and_1_are_stretched(tmp_path, colour_type):
+    marks = np.array([[0, 1, 0], [1, 1, 0]], np.uint16)
+    samples = np.repeat(marks[..., None], 3, axis=2)
+    if colour_type == 6:
+        samples = np.concatenate([samples, np.full((2, 3, 1), 65535, np.uint16)], axis=2)
+    path = tmp_path / "mask.png"
+    path.write_bytes(raw_png(3, 2, 16, colour_type, samples.astype(">u2").tobytes()))
+    np.testing.assert_array_equal(read_truth(path), marks * 255)

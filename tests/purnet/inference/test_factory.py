@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from purnet.errors import CheckpointError, DeviceError
 from purnet.inference import factory
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.openvino_engine import DEFAULT_EXPORT
+from purnet.network.checkpoint import DEFAULT_CHECKPOINT
 
 GIVEN = Path("weights.pth")
 
@@ -144,6 +147,40 @@ def test_without_torch_a_checkpoint_is_refused_with_the_command_that_converts_it
         factory.load(exported.checkpoint, device="auto", convert=True)
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         factory.load(tmp_path / "none", device="auto")
+
+
+TORN = DEFAULT_CHECKPOINT.read_bytes()[:100_000]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE html><html>404</html>", "is an HTML page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "is a Git LFS pointer"),
+        (TORN, "is cut short or damaged"),
+        (TORN[:2_000], "is cut short or damaged"),
+        (b"PK\x03\x04 and no end", "is cut short"),
+        (None, "is a folder without export"),
+    ],
+    ids=["empty", "HTML page", "LFS pointer", "torn", "torn header", "torn archive", "folder"],
+)
+@pytest.mark.usefixtures("without_torch")
+def test_without_torch_what_is_no_checkpoint_is_named(
+    tmp_path: Path, content: bytes | None, said: str
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=said):
+        factory.load(path, device="auto", convert=True)
+
+
+def test_what_tells_files_apart_loads_no_torch() -> None:
+    command = "import purnet.network.checkpoint_file, sys; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", command], check=True)
 
 
 @pytest.mark.usefixtures("without_torch")

@@ -300,5 +300,5 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, said: st
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         load(tmp_path / "absent.pth")
-    with pytest.raises(CheckpointError, match="Is a directory"):
+    with pytest.raises(CheckpointError, match="is a folder without export"):
         load(tmp_path)
