@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 import httpcore
+import httpx
 
 from purnet_serve.errors import FetchError, UrlRefusedError
 from purnet_serve.http.addresses import is_public
@@ -91,8 +92,9 @@ class Fetcher:
     async def _get(self, url: SplitResult) -> tuple[bytes, str | None]:
         """The body at a URL, or where it leads on."""
         pinned = _PinnedNetwork(await self._addresses(url), self._network)
-        trust = self._trust or ssl.create_default_context()
-        pool = httpcore.AsyncConnectionPool(ssl_context=trust, network_backend=pinned)
+        if self._trust is None:  # made once, and only where something is fetched
+            self._trust = httpx.create_ssl_context(trust_env=False)
+        pool = httpcore.AsyncConnectionPool(ssl_context=self._trust, network_backend=pinned)
         try:
             async with pool, pool.stream("GET", url.geturl(), headers=_HEADERS) as answer:
                 return await self._read(answer)

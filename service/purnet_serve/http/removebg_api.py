@@ -46,6 +46,8 @@ FREE_CALLS = 1_000_000
 """What an account always has left: nothing is counted, and some clients stop at 0."""
 PARSED_BYTES = 4
 """Bytes held for each of a body while base64 in it is parsed: body, text, value, photo."""
+JSON_BYTES = 3
+"""Bytes held for each of a picture while it becomes JSON: base64, twice."""
 FORM = FormFields(
     images=("image_file",),
     others=RemoveBgOptions.model_fields,
@@ -189,17 +191,19 @@ async def _answer(
     if "application/json" not in context.headers.get("accept", ""):
         return Response(answer.body, media_type=answer.media_type, headers=headers)
     memory = context.answer_memory
-    if memory is None or not memory.grow(2 * len(answer.body)):
+    if memory is None or not memory.grow(JSON_BYTES * len(answer.body)):
         detail = "As many bytes of answers as this service holds are waiting to be read."
         raise TooManyBytesError(detail)
     members = {f"foreground_{name}": value for name, value in place.items()}
     body = await service.encode_pool.run(0, _json_answer, answer.body, members)
+    memory.resize(len(body))
     return Response(body, media_type="application/json", headers=headers)
 
 
 def _json_answer(picture: bytes, members: dict[str, int]) -> bytes:
-    data = {"result_b64": base64.b64encode(picture).decode("ascii"), **members}
-    return json.dumps({"data": data}).encode("ascii")
+    """The bytes of JSON, put together so that base64 is held twice at the most."""
+    others = json.dumps(members).encode("ascii")
+    return b'{"data": {"result_b64": "%b", %b}' % (base64.b64encode(picture), others[1:])
 
 
 # --- for the OpenAPI document
