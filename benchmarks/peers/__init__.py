@@ -17,6 +17,7 @@ server has a network of its own.
 | `photos.py`, `gate.py` | what is sent; equal masks before anything is timed |
 | `processes.py`, `server.py` | a running peer: start, processor time, memory, stop |
 | `arrivals.py`, `generator.py` | when requests are sent; the process that sends them |
-| `measure.py` | the order of steps and rounds |
-| `results.py`, `report.py`, `plots.py` | the JSON file, the page and its plots |
+| `plan.py`, `measure.py` | what is to be measured; the order of steps and rounds |
+| `results.py` | the JSON file, and what is counted of a step |
+| `report.py`, `tables.py`, `plots.py` | the page |
 """

@@ -12,12 +12,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 from benchmarks.peers.environments import BASELINE, ENVIRONMENTS, ROOT, install
-from benchmarks.peers.measure import Benchmark, about_seconds
+from benchmarks.peers.measure import prepared
 from benchmarks.peers.peers import PEERS
-from benchmarks.peers.photos import MIXES
+from benchmarks.peers.plan import MIXES, Plan, about_seconds
 from benchmarks.peers.processes import adopt_orphans
 from benchmarks.peers.report import write_report
-from benchmarks.peers.results import Plan, load_run
+from benchmarks.peers.results import load_run
 from platformdirs import user_cache_path
 
 GOOD_S = {"default": 5.0, "deadline": 1.0}
@@ -151,9 +151,9 @@ def _run(given: argparse.Namespace) -> None:
     name = time.strftime(f"%Y%m%d-%H%M%S-{plan.mode}-{plan.tuning}.json")
     out = given.out or work / "results" / name
     out.parent.mkdir(parents=True, exist_ok=True)
-    benchmark = Benchmark(plan, work, given.photos, out.resolve())
+    benchmark = prepared(plan, work, given.photos, out.resolve())
     if given.smoke:
-        benchmark.smoke()
+        benchmark.check(smoke=True)
     else:
         print(f"about {about_seconds(plan) / 60:.0f} minutes", file=sys.stderr, flush=True)
         benchmark.measure()

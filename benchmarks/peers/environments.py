@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -131,4 +132,7 @@ def _fetch_u2netp(work: Path) -> None:
 def _run(*command: str | Path) -> str:
     """Run a command and return what it prints; what it complains of is shown."""
     parts = [str(part) for part in command]
-    return subprocess.run(parts, stdout=subprocess.PIPE, text=True, check=True).stdout
+    done = subprocess.run(parts, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"this failed: {shlex.join(parts)}")
+    return done.stdout

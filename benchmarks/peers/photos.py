@@ -11,10 +11,6 @@ from PIL import Image
 
 from purnet.io import write_atomically
 
-MIXES = ("small", "12mp", "mixed")
-SLOWER = {"small": 1.0, "12mp": 2.5, "mixed": 1.5}
-"""How many times as long the steps of a mix are: few large photos come a second."""
-
 SMALL_PHOTOS, LARGE_PHOTOS, GATE_PHOTOS = 64, 6, 10
 LARGE_SHARE = 8
 """One photo in so many of a mixture has 12 megapixels."""

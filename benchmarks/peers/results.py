@@ -8,32 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.peers.generator import OK, Outcome, Request
+from benchmarks.peers.plan import Plan
 from pydantic import TypeAdapter
 
 from purnet.io import write_atomically
-
-
-@dataclass
-class Plan:
-    """What was asked for."""
-
-    peers: list[str]
-    mode: str
-    """`core0`: the server alone on the first processor; `both`: everything on all of them."""
-    tuning: str
-    """`default`, or `deadline`: each peer with what it has against answers that come late."""
-    mixes: list[str]
-    factors: list[float]
-    """Of our capacity: rates of the open-loop steps."""
-    rounds: int
-    seconds: float
-    ramp_s: float
-    good_s: float
-    """An answer within this is good."""
-    timeout_s: float
-    """Clients give up after this."""
-    patience_s: float
-    """Most seconds to wait, after a step, for work that nobody waits for any more."""
 
 
 @dataclass

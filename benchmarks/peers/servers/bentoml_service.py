@@ -12,11 +12,14 @@ from benchmarks.peers.servers.network import Network
 from benchmarks.peers.servers.options import DEADLINE_S, MAX_BATCH, MAX_WAITING, PROCESSORS
 from bentoml.validators import ContentType
 
-LATENCY: dict[str, Any] = {}
+BATCHING: dict[str, Any] = {}
+if MAX_BATCH > 1:
+    BATCHING = {"batchable": True, "batch_dim": 0, "max_batch_size": MAX_BATCH}
 TRAFFIC: dict[str, Any] = {}
 if DEADLINE_S is not None:  # BentoML's own are 60 s
-    LATENCY = {"max_latency_ms": round(DEADLINE_S * 1000)}
     TRAFFIC = {"timeout": DEADLINE_S, "max_concurrency": MAX_WAITING}
+    if BATCHING:
+        BATCHING["max_latency_ms"] = round(DEADLINE_S * 1000)
 
 LOGGING = {"access": {"enabled": False}}
 # By default the client between the Services closes its session at every hundredth request and
@@ -31,7 +34,7 @@ class Masks:
     def __init__(self) -> None:
         self.network = Network(threads=1)
 
-    @bentoml.api(batchable=True, batch_dim=0, max_batch_size=MAX_BATCH, **LATENCY)
+    @bentoml.api(**BATCHING)
     def infer(self, pixels: np.ndarray) -> np.ndarray:
         """(N, 320, 320, 3) uint8 -> (N, 320, 320) uint8."""
         return self.network(pixels)

@@ -6,8 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from benchmarks.peers.report import ratios, spread, write_report
-from benchmarks.peers.results import About, Gate, Plan, Run, Start, Step, load_run
+from benchmarks.peers.plan import Plan
+from benchmarks.peers.report import write_report
+from benchmarks.peers.results import About, Gate, Run, Start, Step, load_run
+from benchmarks.peers.tables import ratios, spread
 
 
 def step(peer: str, round_: int, *, masks_rps: float, **more) -> Step:
