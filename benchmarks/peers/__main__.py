@@ -21,6 +21,9 @@ from benchmarks.peers.results import load_run
 from platformdirs import user_cache_path
 
 GOOD_S = {"default": 5.0, "deadline": 1.0}
+RAMP = 1.6
+"""Ramps in units of what is good: a queue without a limit, offered three times what it answers, has
+grown longer than that after 1.5."""
 PAGE = ROOT / "docs" / "benchmark.md"
 
 
@@ -87,7 +90,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         default=8,
         help="counted part of a step with small photos [%(default)s]",
     )
-    add("--ramp", type=float, default=3, help="seconds of a step before it [%(default)s]")
+    add("--ramp", type=float, help="seconds of an open-loop step before it [1.6 times --good]")
     add(
         "--good",
         type=float,
@@ -128,6 +131,7 @@ def _run(given: argparse.Namespace) -> None:
     if given.photos is None:
         raise SystemExit("say where photos are: --photos DIR or PEERS_PHOTOS")
     work = given.work.resolve()
+    good_s = given.good or GOOD_S[given.tuning]
     plan = Plan(
         peers=given.peers.split(","),
         mode=given.mode,
@@ -136,8 +140,8 @@ def _run(given: argparse.Namespace) -> None:
         factors=[float(factor) for factor in given.factors.split(",")],
         rounds=given.rounds,
         seconds=given.seconds,
-        ramp_s=given.ramp,
-        good_s=given.good or GOOD_S[given.tuning],
+        ramp_s=RAMP * good_s if given.ramp is None else given.ramp,
+        good_s=good_s,
         timeout_s=given.timeout,
         patience_s=given.patience,
     )

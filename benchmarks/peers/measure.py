@@ -19,7 +19,16 @@ from benchmarks.peers.environments import BASELINE, ROOT, commit, versions
 from benchmarks.peers.generator import OK, Load
 from benchmarks.peers.peers import OURS, PEERS, Peer
 from benchmarks.peers.photos import gate_photos, photos_of
-from benchmarks.peers.plan import CLIENTS, SLOWER, WARM_S, Places, Plan, machine, places
+from benchmarks.peers.plan import (
+    CLIENTS,
+    CLOSED_RAMP_S,
+    SLOWER,
+    WARM_S,
+    Places,
+    Plan,
+    machine,
+    places,
+)
 from benchmarks.peers.processes import idle_processors
 from benchmarks.peers.results import (
     About,
@@ -100,7 +109,7 @@ class Benchmark:
             idle = idle_processors(server.tree, 1.0)
             for mix in self.plan.mixes:
                 self._warm_up(server, mix, idle)
-                step = self._step(server, 0, mix, idle, clients=CLIENTS, ramp_s=1.0)
+                step = self._step(server, 0, mix, idle, clients=CLIENTS, ramp_s=CLOSED_RAMP_S)
                 self.run.capacity_rps[mix] = step.masks_rps
                 self._save()
                 print(f"capacity, {mix}: {step.masks_rps:.1f}/s", file=sys.stderr, flush=True)
@@ -145,13 +154,13 @@ class Benchmark:
 
     def _steps(self, server: Server, number: int, mix: str, idle: float) -> Iterator[Step]:
         """All steps of a mix on a running peer."""
-        seconds, ramp_s = self.plan.seconds * SLOWER[mix], self.plan.ramp_s * SLOWER[mix]
         self._warm_up(server, mix, idle)
-        yield self._step(server, number, mix, idle, clients=1, ramp_s=0.5, seconds=seconds / 2)
+        half = self.plan.seconds * SLOWER[mix] / 2
+        yield self._step(server, number, mix, idle, clients=1, ramp_s=CLOSED_RAMP_S, seconds=half)
         if self.plan.tuning == "default":  # else most of 16 clients are refused, and spin
-            yield self._step(server, number, mix, idle, clients=CLIENTS, ramp_s=ramp_s / 2)
+            yield self._step(server, number, mix, idle, clients=CLIENTS, ramp_s=CLOSED_RAMP_S)
         for factor in self.plan.factors:
-            yield self._step(server, number, mix, idle, factor=factor, ramp_s=ramp_s)
+            yield self._step(server, number, mix, idle, factor=factor, ramp_s=self.plan.ramp_s)
 
     def _step(
         self,
@@ -185,7 +194,7 @@ class Benchmark:
         backlog_s = server.settle_s(idle, self.plan.patience_s)
         used_s = server.tree.cpu_s() - before_s
         masks = sum(request.status == OK for request in outcome.requests)
-        statuses, latencies_ms, masks_rps = counted(outcome.requests, ramp_s, seconds)
+        statuses, latencies_ms, came_ms = counted(outcome.requests, ramp_s, seconds)
         return Step(
             peer=server.peer.name,
             round=number,
@@ -196,7 +205,7 @@ class Benchmark:
             seconds=seconds,
             statuses=statuses,
             latencies_ms=latencies_ms,
-            masks_rps=masks_rps,
+            came_ms=came_ms,
             cpu_ms_per_mask=used_s / masks * 1000 if masks else None,
             peak_rss_mib=server.memory.take_mib(),
             pss_mib=server.tree.pss_mib(),

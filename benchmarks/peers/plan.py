@@ -13,6 +13,7 @@ SLOWER = {"small": 1.0, "12mp": 2.5, "mixed": 1.5}
 
 CLIENTS = 16
 """Of the closed loop that finds a capacity."""
+CLOSED_RAMP_S = 1.0
 WARM_S = 3.0
 """Load before the first step, so that caches are filled and clocks have risen."""
 
@@ -32,6 +33,7 @@ class Plan:
     rounds: int
     seconds: float
     ramp_s: float
+    """Part of an open-loop step that is not counted."""
     good_s: float
     """An answer within this is good."""
     timeout_s: float
@@ -61,13 +63,13 @@ def places(mode: str) -> Places:
 
 def about_seconds(plan: Plan) -> float:
     """How long a run takes if no server has a backlog: starts, gates and pauses are guesses."""
+    closed, opened = 2 if plan.tuning == "default" else 1, len(plan.factors)
     slower = sum(SLOWER[mix] for mix in plan.mixes)
-    closed = 0.0 if plan.tuning == "deadline" else plan.seconds + plan.ramp_s / 2
-    opened = len(plan.factors) * (plan.seconds + plan.ramp_s)
-    steps = slower * (WARM_S + plan.seconds / 2 + closed + opened)
-    pauses = 1.5 * len(plan.mixes) * (len(plan.factors) + 3)
+    counted = slower * (WARM_S + plan.seconds * (closed - 0.5 + opened))
+    ramps = len(plan.mixes) * (closed * CLOSED_RAMP_S + opened * plan.ramp_s)
+    pauses = 1.5 * len(plan.mixes) * (opened + closed + 1)
     visits = plan.rounds * len(plan.peers)
-    return 15 * (len(plan.peers) + 1) + (visits + 0.3) * (12 + steps + pauses)
+    return 15 * (len(plan.peers) + 1) + (visits + 0.3) * (12 + counted + ramps + pauses)
 
 
 def machine() -> str:

@@ -17,8 +17,9 @@ average, before anything was timed (rembg: only sizes).
 
 - *1 client* and *16 clients* never pause. Other loads are open-loop Poisson arrivals, the same for
   every peer, at factors of our capacity; latency counts from when a request was due.
-- A mask is *good* if it came in time. Clients give up after a while; work done for nobody counts
-  as processor time, which is that of all processes of a server.
+- A mask is *good* if it came in time. Rates count what came in a step, percentiles what was due in
+  it. Clients give up after a while; work done for nobody counts as processor time, which is that of
+  all processes of a server.
 - Rounds go through the peers in turn. Figures are medians of rounds, with the least and the most
   in brackets; a ratio compares the same round. Percentiles are of the requests of all rounds.
 - Everything ran on one machine over 127.0.0.1, and nothing else on it.

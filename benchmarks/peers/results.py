@@ -65,8 +65,9 @@ class Step:
     """Of requests due in the counted part."""
     latencies_ms: list[float]
     """Of masks that came for those requests, ascending."""
-    masks_rps: float
-    """Masks that came in the counted part."""
+    came_ms: list[float]
+    """Latencies of the masks that came in the counted part, ascending. What waits at its end is
+    answered faster than before, since no more is sent: it counts for no rate."""
     cpu_ms_per_mask: float | None
     """Processor time of the server's processes from the step's beginning until they are idle again,
     abandoned work included, over all masks of the step."""
@@ -85,9 +86,14 @@ class Step:
             return f"{self.factor:g}"
         return f"{self.clients} client{'s' if self.clients > 1 else ''}"
 
+    @property
+    def masks_rps(self) -> float:
+        """Masks a second."""
+        return len(self.came_ms) / self.seconds
+
     def good_rps(self, within_s: float) -> float:
         """Masks a second that came in time."""
-        return sum(ms <= within_s * 1000 for ms in self.latencies_ms) / self.seconds
+        return sum(ms <= within_s * 1000 for ms in self.came_ms) / self.seconds
 
 
 @dataclass
@@ -121,23 +127,21 @@ def load_run(path: Path) -> Run:
 
 def counted(
     requests: Iterable[Request], ramp_s: float, seconds: float
-) -> tuple[dict[str, int], list[float], float]:
-    """Statuses and latencies (ms, ascending) of requests due in the counted part, and the masks a
-    second that came in it.
-    """
+) -> tuple[dict[str, int], list[float], list[float]]:
+    """`Step.statuses`, `Step.latencies_ms` and `Step.came_ms` of a step."""
     ends_s = ramp_s + seconds
     everything = list(requests)
     due = [request for request in everything if ramp_s <= request.due_s < ends_s]
-    statuses = Counter(request.status for request in due)
-    latencies = sorted(
+    came = [request for request in everything if ramp_s <= request.answered_s < ends_s]
+    return dict(Counter(request.status for request in due)), _latencies(due), _latencies(came)
+
+
+def _latencies(requests: list[Request]) -> list[float]:
+    return sorted(
         round((request.answered_s - request.due_s) * 1000, 1)
-        for request in due
+        for request in requests
         if request.status == OK
     )
-    came = sum(
-        request.status == OK and ramp_s <= request.answered_s < ends_s for request in everything
-    )
-    return dict(statuses), latencies, came / seconds
 
 
 def sent_late_p99_ms(outcome: Outcome) -> float:

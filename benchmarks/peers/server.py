@@ -20,7 +20,7 @@ from benchmarks.peers.peers import Peer
 from benchmarks.peers.processes import PeakMemory, ProcessTree, idle_processors, spawn
 from pydantic import TypeAdapter
 
-START_S = 120.0
+START_S = 180.0
 """Seconds a server has to give its first mask."""
 ASK_AGAIN_S = 0.1
 PORTS = range(21_000, 29_000)

@@ -19,11 +19,12 @@ def test_only_requests_due_after_the_ramp_are_counted():
         request(2.9, 3.0, "503"),
         request(3.0, 3.1),  # due after the window
     ]
-    statuses, latencies_ms, masks_rps = counted(requests, ramp_s=1.0, seconds=2.0)
+    statuses, latencies_ms, came_ms = counted(requests, ramp_s=1.0, seconds=2.0)
     assert statuses == {"200": 2, "503": 1}
     assert latencies_ms == [250.0, 1000.0]
-    # The server made two masks in the window: those it answered then.
-    assert masks_rps == 1.0
+    # A full server gives no more masks in the window than it can, whatever is answered after it.
+    assert came_ms == [250.0, 1000.0]
+    assert counted(requests[:1], ramp_s=1.0, seconds=2.0) == ({}, [], [1000.0])
 
 
 def test_latencies_are_of_masks_alone_and_ascend():
