@@ -16,6 +16,7 @@ import httpx
 from purnet_serve.client.errors import PurNetError
 from purnet_serve.client.exchange import (
     Came,
+    Done,
     Exchange,
     Options,
     Output,
@@ -154,21 +155,19 @@ class PurNetClient(_Client):
 
     def _run(self, request: Request, read: Callable[[httpx.Response], T]) -> T:
         steps: Exchange[T] = exchange(request, read, self._retries, self._clock)
-        came: Came = None
-        while True:
-            try:
-                step = steps.send(came)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            came = None
-            if isinstance(step, Wait):
-                self._sleep(step.seconds)
-                continue
-            try:
-                came = self._http.request(**self._arguments(request, step))
-            except httpx.TransportError as error:
-                came = error
+        step = next(steps)
+        while not isinstance(step, Done):
+            step = steps.send(self._do(request, step))
+        return step.result
+
+    def _do(self, request: Request, step: Send | Wait) -> Came:
+        if isinstance(step, Wait):
+            self._sleep(step.seconds)
+            return None
+        try:
+            return self._http.request(**self._arguments(request, step))
+        except httpx.TransportError as error:
+            return error
 
 
 class AsyncPurNetClient(_Client):
@@ -254,21 +253,19 @@ class AsyncPurNetClient(_Client):
 
     async def _run(self, request: Request, read: Callable[[httpx.Response], T]) -> T:
         steps: Exchange[T] = exchange(request, read, self._retries, self._clock)
-        came: Came = None
-        while True:
-            try:
-                step = steps.send(came)
-            except StopIteration as end:
-                result: T = end.value
-                return result
-            came = None
-            if isinstance(step, Wait):
-                await self._sleep(step.seconds)
-                continue
-            try:
-                came = await self._http.request(**self._arguments(request, step))
-            except httpx.TransportError as error:
-                came = error
+        step = next(steps)
+        while not isinstance(step, Done):
+            step = steps.send(await self._do(request, step))
+        return step.result
+
+    async def _do(self, request: Request, step: Send | Wait) -> Came:
+        if isinstance(step, Wait):
+            await self._sleep(step.seconds)
+            return None
+        try:
+            return await self._http.request(**self._arguments(request, step))
+        except httpx.TransportError as error:
+            return error
 
 
 class _Run:

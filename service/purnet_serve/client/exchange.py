@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypedDict, TypeVar
+from typing import Generic, Literal, TypedDict, TypeVar
 
 import httpx
 
@@ -87,8 +87,15 @@ class Wait:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """The last step: this is the result."""
+
+    result: T
+
+
 Came = httpx.Response | httpx.TransportError | None
-Exchange = Generator[Send | Wait, Came, T]
+Exchange = Generator[Send | Wait | Done[T], Came, None]
 
 
 def mask_request(photo: bytes, output: Output, options: Options) -> Request:
@@ -103,7 +110,7 @@ def exchange(
     policy: RetryPolicy,
     clock: Callable[[], float],
 ) -> Exchange[T]:
-    """The steps of one request; their result is what `read` makes of its 200.
+    """The steps of one request; the result is what `read` makes of its 200.
 
     Raises an error of the tree as soon as no retry can succeed in time.
     """
@@ -116,7 +123,8 @@ def exchange(
         came = yield _send(request, left_s)
         error = _error(came, policy)
         if error is None and isinstance(came, httpx.Response):
-            return read(came)
+            yield Done(read(came))
+            return
         if error is None:
             raise TypeError("a request that was sent brings an answer or an error")
         wait_s = policy.wait_s(attempt, error.retry_after_s)

@@ -15,7 +15,7 @@ from purnet_serve.client import (
     RetryPolicy,
     ServerError,
 )
-from purnet_serve.client.exchange import Came, Request, Send, Wait, exchange
+from purnet_serve.client.exchange import Came, Done, Request, Send, Wait, exchange
 
 REQUEST = Request("POST", "/v1/mask", {}, b"photo")
 
@@ -43,10 +43,9 @@ class Run:
         answers = iter(came)
         given: Came = None
         while True:
-            try:
-                step = self.steps.send(given)
-            except StopIteration as end:
-                return str(end.value)
+            step = self.steps.send(given)
+            if isinstance(step, Done):
+                return step.result
             given = None
             if isinstance(step, Wait):
                 self.waits.append(step.seconds)
