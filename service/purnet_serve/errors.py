@@ -22,7 +22,8 @@ ServiceError
 │   ├── TooManyScansError       422  too_many_scans
 │   └── NothingFoundError       422  nothing_found
 ├── BusyError                   429  too_many_requests
-│   └── TooManyBytesError       429  too_many_bytes
+│   ├── TooManyBytesError       429  too_many_bytes
+│   └── WouldBeLateError        429  would_be_late
 ├── InternalError               500  internal
 │   ├── WorkerError             500  worker_failed
 │   └── NonFiniteError          500  non_finite
@@ -210,6 +211,12 @@ class TooManyBytesError(BusyError):
     """As many upload bytes as the service holds are in flight; come again after `Retry-After`."""
 
     code, title, setting = "too_many_bytes", "Too many bytes in flight", "max_bytes_in_flight"
+
+
+class WouldBeLateError(BusyError):
+    """The answer would take longer than `X-Timeout-Ms`, or without one than the target latency."""
+
+    code, title, setting = "would_be_late", "No answer in time", "target_latency_s"
 
 
 class InternalError(ServiceError):

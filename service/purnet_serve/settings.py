@@ -135,8 +135,8 @@ class Settings(BaseSettings):
     max_requests_in_flight: int = Field(
         128,
         ge=1,
-        description="Requests admitted at one time, the one bound on the queue and so on the wait "
-        "when there is too much to do; more get 429.",
+        description="Requests admitted at one time, which bounds memory; more get 429. How long "
+        "they wait is bounded by the time they have.",
     )
     max_bytes_in_flight: int = Field(
         512 * MIB,
@@ -157,6 +157,15 @@ class Settings(BaseSettings):
         le=DAY_S,
         description="Seconds from arrival to answer without `X-Timeout-Ms`; then 504.",
     )
+    target_latency_s: float = Field(
+        5.0,
+        gt=0,
+        le=DAY_S,
+        description="Seconds within which requests without `X-Timeout-Ms` are to be answered: one "
+        "that would take longer gets 429. At least three times what one takes that has the service "
+        "for itself. Requests whose `X-Timeout-Ms` is longer than this leave half of the service "
+        "to the others.",
+    )
     max_timeout_s: float = Field(
         60.0, ge=0.1, le=DAY_S, description="Most seconds a client may ask for with `X-Timeout-Ms`."
     )
@@ -169,7 +178,7 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(
         1,
         ge=1,
-        description="Seconds in `Retry-After` of 429 and 503; a full queue has places by then.",
+        description="Seconds in `Retry-After` of 503, and of 429 but for `would_be_late`, which has its own.",
     )
     decode_threads: int | None = Field(
         None,

@@ -30,7 +30,9 @@ class PhotoAnswer:
 async def answer_photo(
     service: ServiceContext, context: RequestContext, image: bytes, options: codec.Options
 ) -> PhotoAnswer:
-    """Answer an encoded image of an admitted request. What it took is added to `context`.
+    """Answer an encoded image of an admitted request when it is its turn.
+
+    What it took is added to `context`.
 
     From here on admission counts `len(image)` bytes for the upload, and none once it is decoded,
     unless the answer shows the photo's own pixels; so the caller must keep no reference to it (pass
@@ -39,22 +41,24 @@ async def answer_photo(
     Raises what docs/api.md lists for decoding, for the queue and for the deadline.
     """
     service.admission.resize(context, len(image))
-    decoded = await _decode(service, context, image)
-    codec.check_answer_size(decoded, options)
-    upload = image if options.needs_upload else None
-    del image
-    service.admission.resize(context, len(upload or b""))
-    context.stage = Stage.QUEUE
-    prediction = await service.backend.predict(decoded.pixels, deadline_s=context.deadline)
-    context.timings |= {Stage.QUEUE: prediction.queue_s, Stage.INFER: prediction.infer_s}
-    context.batch_size = prediction.batch_size
-    async with context.timed(Stage.ENCODE):
-        memory = await service.answer_memory.reserve(_most_bytes(decoded, options))
-        context.answer_memory = memory
-        size = codec.encoding_bytes(decoded, options)
-        arguments = prediction.mask, decoded, upload, options
-        answer = await service.encode_pool.run(size, codec.encode, *arguments)
-        memory.resize(len(answer.body))
+    async with service.turns.turn(context):
+        decoded = await _decode(service, context, image)
+        codec.check_answer_size(decoded, options)
+        upload = image if options.needs_upload else None
+        del image
+        service.admission.resize(context, len(upload or b""))
+        context.stage = Stage.QUEUE
+        prediction = await service.backend.predict(decoded.pixels, deadline_s=context.deadline)
+        queue_s = context.turn_s + prediction.queue_s
+        context.timings |= {Stage.QUEUE: queue_s, Stage.INFER: prediction.infer_s}
+        context.batch_size = prediction.batch_size
+        async with context.timed(Stage.ENCODE):
+            memory = await service.answer_memory.reserve(_most_bytes(decoded, options))
+            context.answer_memory = memory
+            size = codec.encoding_bytes(decoded, options)
+            arguments = prediction.mask, decoded, upload, options
+            answer = await service.encode_pool.run(size, codec.encode, *arguments)
+            memory.resize(len(answer.body))
     return PhotoAnswer(
         body=answer.body,
         media_type=answer.media_type,

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
 from purnet_serve.http.fetch import Fetcher
+from purnet_serve.http.turns import Turns
 from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
 from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
@@ -38,6 +39,9 @@ class ServiceContext:
         self.metrics = metrics
         self.keys = ApiKeys(settings.api_keys_file)
         self.admission = Admission(settings, backend.unready_reason)
+        self.turns = Turns(
+            settings.target_latency_s, lambda: backend.pace, decode_threads + encode_threads
+        )
         self.answer_memory = MemoryBudget(settings.max_answer_bytes)
         self.pixel_memory = MemoryBudget(settings.max_pixel_bytes)
         self.decode_pool = BoundedThreadPool(decode_threads, "decode", self.pixel_memory)
@@ -51,6 +55,8 @@ class ServiceContext:
         self.limits = Limits(settings.max_pixels, settings.max_side, formats)
         metrics.watch(
             requests=lambda: self.admission.requests,
+            waiting=lambda: self.turns.schedule.waiting,
+            wait_s=self.turns.schedule.estimate_s,
             upload_bytes=lambda: self.admission.bytes,
             answer_bytes=lambda: self.answer_memory.reserved_bytes,
             pixel_bytes=lambda: self.pixel_memory.reserved_bytes,

@@ -151,7 +151,7 @@ class RequestMiddleware:
         """Refuse or admit, then run the application for as long as its client is there.
 
         The order is that of what a refusal costs and discloses: readiness, key, requests in
-        flight, bytes in flight, length of the body, other headers.
+        flight, bytes in flight, length of the body, other headers, time until the answer.
         """
         service, settings, headers = self._service, self._service.settings, context.headers
         if (unavailable := service.admission.unavailable()) is not None:
@@ -165,9 +165,11 @@ class RequestMiddleware:
             context.deadline = context.arrived + timeout_s
             if headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
+            service.turns.book(context, None if wanted is None else timeout_s)
             await context.run(self._app(scope, upload.next, send))
         finally:
             upload.close()
+            service.turns.release(context)
             service.admission.release(context)
 
     def _lingers(self, scope: Scope, context: RequestContext) -> bool:

@@ -13,6 +13,7 @@ from starlette.datastructures import Headers
 
 from purnet_serve.errors import DeadlineError, MalformedBodyError, UploadTimeoutError
 from purnet_serve.images.thread_pool import Reservation
+from purnet_serve.inference.schedule import Booking
 from purnet_serve.observability.labels import Stage
 
 _TRACEPARENT = re.compile(
@@ -43,6 +44,8 @@ class RequestContext:
     traceparent: str | None = None  # what is answered: the client's trace, with an id of our part
     upload_bytes: int = 0  # that admission counts for the upload
     answer_memory: Reservation | None = None  # from before it is encoded until it is sent
+    booking: Booking | None = None  # from its admission until its turn
+    turn_s: float = 0.0  # that it waited for its turn
     stage: Stage = Stage.RECEIVE
     timings: dict[Stage, float] = field(default_factory=dict)  # of the stages that have ended
     status: int = 0  # sent; 0 while none was

@@ -49,6 +49,18 @@ class Prediction:
     batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast the devices are by their own measure, all together, before requests tell better."""
+
+    image_s: float
+    """Seconds that one image takes."""
+    interval_s: float
+    """Seconds from one mask to the next while images wait."""
+    at_once: int
+    """Images that the devices hold at the same time, those sent ahead included."""
+
+
 class Backend(Protocol):
     """Where predictions come from. All coroutines run on the server's event loop."""
 
@@ -88,6 +100,10 @@ class Backend(Protocol):
     @property
     def model(self) -> ModelInfo | None:
         """The model that answers now; None until the first load."""
+
+    @property
+    def pace(self) -> Pace | None:
+        """What the devices measured when they came up; None until the first load."""
 
     @property
     def queued(self) -> int:

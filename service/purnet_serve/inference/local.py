@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
-from purnet_serve.inference.backend import ModelInfo, Pixels, Prediction
+from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction
 from purnet_serve.inference.batcher import Batcher
 from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
 from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor
@@ -45,6 +45,7 @@ class LocalBackend:
         self._batcher: Batcher | None = None
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
+        self._pace: Pace | None = None
         self._stopping = False
         self._changed = asyncio.Event()
         self._reload_lock = asyncio.Lock()
@@ -147,6 +148,11 @@ class LocalBackend:
         """The model that answers now."""
         return self._model
 
+    @property
+    def pace(self) -> Pace | None:
+        """How fast the devices that have a worker are, or were when one had."""
+        return self._pace
+
     def unready_reason(self) -> str | None:
         """None when predictions can be made: some device has a worker, or will in a moment."""
         return STOPPING if self._stopping else self._devices_unready_reason()
@@ -164,9 +170,16 @@ class LocalBackend:
 
     def _on_change(self) -> None:
         """A device came up or went down: tell whoever depends on that."""
-        workers = (device.worker for device in self._devices)
-        if self._model is None and (worker := next(filter(None, workers), None)) is not None:
-            self._set_model(worker.info)
+        workers = [device.worker for device in self._devices if device.worker is not None]
+        if workers:
+            paces = [worker.pace for worker in workers]
+            self._pace = Pace(
+                image_s=min(pace.image_s for pace in paces),
+                interval_s=1 / sum(1 / pace.interval_s for pace in paces),
+                at_once=sum(pace.at_once for pace in paces),
+            )
+            if self._model is None:
+                self._set_model(workers[0].info)
         reason = self._devices_unready_reason()
         if reason is not None and self._batcher is not None:
             self._batcher.fail_queued(reason)

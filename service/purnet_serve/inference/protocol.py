@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 MAX_LINE_BYTES = 1 << 20
@@ -71,11 +71,11 @@ class Warmup:
 class Ready:
     """Everything that will be in use has run and was measured."""
 
-    streams: int
+    streams: Annotated[int, Field(ge=1)]
     """Single images that fit and run at the same time; above 1 there is no larger batch."""
-    sizes: list[int]
+    sizes: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)]
     """Images of the batches that pay, ascending from 1; the last is the largest to send."""
-    seconds: list[float]
+    seconds: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
     """What a batch of each of `sizes` takes while all streams are busy."""
     resident_bytes: int
     device_bytes: int

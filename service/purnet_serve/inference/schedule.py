@@ -87,7 +87,9 @@ class Booking:
     expected_s: float
     """Seconds it is expected to take, without `AnswerRate.stretch`; 0: unknown."""
     asked_s: float | None = None
-    """When it became ready to begin."""
+    """When it became ready to begin: its upload is here."""
+    passed: bool = False
+    """Whether it was not ready when it could have begun. Then nobody waits for it to be."""
     began_s: float | None = None
     _integral_at_begin: float = field(default=0.0, repr=False)
 
@@ -119,6 +121,12 @@ class Schedule:
         return len(self._waiting)
 
     @property
+    def ahead(self) -> int:
+        """Requests that a new one would wait for if it were due last."""
+        # Copied in one step of the interpreter: the metrics server reads from its own thread.
+        return self.active + sum(not other.passed for other in tuple(self._waiting))
+
+    @property
     def target_s(self) -> float:
         """Seconds from arrival to answer that a request is promised which names none."""
         latency_s = 0.0 if self.rate is None else self.rate.latency_s
@@ -128,7 +136,7 @@ class Schedule:
         """Seconds until a request would be answered that came now and was due last."""
         if self.rate is None:
             return 0.0
-        return self.rate.until_answered_s(self.active + len(self._waiting))
+        return self.rate.until_answered_s(self.ahead)
 
     def book(self, now: float, due_s: float, deadline_s: float) -> Booking:
         """Accept a request. Raises `TooLateError` if it, or one accepted before, would be late.
@@ -139,11 +147,11 @@ class Schedule:
         rate, long = self.rate, due_s - now > self.target_s
         order_s = due_s if rate is None or not long else self._order_of_long(now, rate)
         place = bisect_right(self._waiting, order_s, key=_order)
-        ahead = self.active + place
         booking = Booking(due_s, deadline_s, order_s, long, 0.0)
         if rate is not None:
-            if self.active or self._waiting:
-                self._check(now, booking, place, rate)
+            ahead = self.active + sum(not self._waiting[index].passed for index in range(place))
+            if self.ahead:
+                self._check(now, booking, place, ahead, rate)
             booking.expected_s = rate.latency_s + ahead * rate.interval_s
             for index in range(place, len(self._waiting)):
                 self._waiting[index].expected_s += rate.interval_s
@@ -153,6 +161,7 @@ class Schedule:
     def ask(self, now: float, booking: Booking) -> None:
         """A booked request is ready to begin."""
         booking.asked_s = now
+        booking.passed = False
 
     def next(self, now: float) -> Booking | None:
         """Take the next request that is ready into the pipeline, if there is a place."""
@@ -165,6 +174,7 @@ class Schedule:
                 booking.began_s = now
                 booking._integral_at_begin = self._integral
                 return booking
+            booking.passed = True
         return None
 
     def is_lost(self, now: float, booking: Booking) -> bool:
@@ -190,19 +200,24 @@ class Schedule:
         last_s = max((other.order_s for other in self._waiting if other.long), default=0.0)
         return max(now + self.target_s, last_s + 2 * rate.interval_s)
 
-    def _check(self, now: float, booking: Booking, place: int, rate: AnswerRate) -> None:
+    def _check(
+        self, now: float, booking: Booking, place: int, ahead: int, rate: AnswerRate
+    ) -> None:
         """Raises `TooLateError` if the booking, at this place, or one after it would be late."""
         allowed_s = booking.due_s - now
-        estimate_s = rate.until_answered_s(self.active + place)
+        estimate_s = rate.until_answered_s(ahead)
         if booking.long:
             estimate_s = max(estimate_s, booking.order_s - now)
         if estimate_s > allowed_s:
             raise TooLateError(estimate_s, allowed_s)
         interval_s = rate.stretch * rate.interval_s
-        without_s = now + rate.until_answered_s(self.active + place)
+        without_s = now + rate.until_answered_s(ahead)
         for index in range(place, len(self._waiting)):
+            other = self._waiting[index]
+            if other.passed:
+                continue
             # One that is late already does not become so by this request.
-            if without_s <= self._waiting[index].due_s < without_s + interval_s:
+            if without_s <= other.due_s < without_s + interval_s:
                 raise TooLateError(max(without_s + interval_s - now, allowed_s), allowed_s)
             without_s += interval_s
 

@@ -75,6 +75,10 @@ class HttpMetrics:
         self._bytes_in_flight = gauge(
             "purnet_bytes_in_flight", "Bytes of uploads held or reserved."
         )
+        text = "Requests that were accepted and wait for their turn to be decoded."
+        self._waiting = gauge("purnet_requests_waiting", text)
+        text = "Time after which a request would be answered that came now and was due last."
+        self._wait_estimate = gauge("purnet_wait_estimate_seconds", text)
         self._answer_bytes = gauge("purnet_answer_bytes", "Bytes of answers being encoded or sent.")
         self._pixel_bytes = gauge(
             "purnet_pixel_bytes", "Bytes of decoded pixels that threads at work may hold."
@@ -101,12 +105,16 @@ class HttpMetrics:
         upload_bytes: Callable[[], float],
         answer_bytes: Callable[[], float],
         pixel_bytes: Callable[[], float],
+        waiting: Callable[[], float],
+        wait_s: Callable[[], float],
     ) -> None:
         """Read the gauges from these functions at every scrape."""
         self._requests_in_flight.set_function(requests)
         self._bytes_in_flight.set_function(upload_bytes)
         self._answer_bytes.set_function(answer_bytes)
         self._pixel_bytes.set_function(pixel_bytes)
+        self._waiting.set_function(waiting)
+        self._wait_estimate.set_function(wait_s)
 
     def route(self, path: str) -> str:
         """The label for a path: itself when the service has such a route."""

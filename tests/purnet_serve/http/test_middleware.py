@@ -14,6 +14,7 @@ from fake_backend import WAIT_S, FakeBackend
 from photos import encoded, scene
 
 from purnet_serve.http.app import create_app
+from purnet_serve.inference.backend import Pace
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
 
@@ -151,6 +152,20 @@ async def test_bytes_in_flight_reserve_what_is_announced_or_the_most(
     app = build(max_bytes_in_flight=100, max_body_bytes=100)
     admit(app.state.service.admission, 50)
     await check_refused(AsgiRequest(app, headers=headers), 429, "too_many_bytes")
+
+
+async def test_what_cannot_be_in_time_is_refused_before_a_byte_of_it() -> None:
+    backend = FakeBackend()
+    backend.pace = Pace(image_s=2.0, interval_s=1.0, at_once=1)
+    app = build(backend)
+    turns = app.state.service.turns
+    first = admit(app.state.service.admission, 10)
+    first.deadline = asyncio.get_running_loop().time() + 30
+    turns.book(first, None)
+    headers = sized(1000, **{"X-Timeout-Ms": "1500"})
+    await check_refused(AsgiRequest(app, headers=headers), 429, "would_be_late")
+    turns.release(first)
+    assert turns.schedule.ahead == 0
 
 
 async def test_an_announced_length_over_the_limit_is_413() -> None:

@@ -1,0 +1,338 @@
+"""Who is accepted, in which order, and whether the accepted are in time, on a simulated service."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from simulated_service import Seen, SimulatedService, poisson
+
+from purnet_serve.inference.schedule import (
+    LEAST_LATENCIES,
+    MOST_STRETCH,
+    AnswerRate,
+    Booking,
+    Schedule,
+    TooLateError,
+)
+
+IMAGE_S = 1 / 15
+CAPACITY = 30.0
+"""Images a second of two streams."""
+
+
+def known() -> AnswerRate:
+    """What a warm-up says of that service."""
+    return AnswerRate(1 / CAPACITY, IMAGE_S)
+
+
+def steady(_: float) -> float:
+    return IMAGE_S
+
+
+def varying(seed: int) -> Callable[[float], float]:
+    """Seconds an image that differ by a third and are `IMAGE_S` on average."""
+    chance = random.Random(seed)
+    return lambda _: IMAGE_S * chance.lognormvariate(-0.045, 0.3)
+
+
+def good_a_second(seen: list[Seen], start_s: float, end_s: float) -> float:
+    """Answers in time a second, to requests that came between two times."""
+    return sum(one.good for one in seen if start_s <= one.arrived_s < end_s) / (end_s - start_s)
+
+
+def exact(latency_s: float = 1.0, interval_s: float = 1.0, target_s: float = 100.0) -> Schedule:
+    """One that takes what it is told for exact."""
+    schedule = Schedule(target_s)
+    schedule.rate = AnswerRate(interval_s, latency_s, stretch=1.0)
+    schedule.places = 1
+    return schedule
+
+
+def book(schedule: Schedule, due_s: float, now: float = 0.0) -> Booking:
+    booking = schedule.book(now, due_s, due_s)
+    schedule.ask(now, booking)
+    return booking
+
+
+def order(schedule: Schedule) -> list[Booking]:
+    """All that wait, one after the other through the pipeline."""
+    found = []
+    while (booking := schedule.next(0.0)) is not None:
+        found.append(booking)
+        schedule.end(0.0, booking, answered=False)
+    return found
+
+
+# --- order
+
+
+def test_the_earliest_due_comes_first_and_the_first_among_equals():
+    schedule = exact()
+    late, early, same = book(schedule, 50), book(schedule, 20), book(schedule, 20)
+    middle = book(schedule, 30)
+    assert order(schedule) == [early, same, middle, late]
+
+
+def test_one_that_is_not_ready_lets_others_pass_and_keeps_its_place():
+    schedule = exact()
+    slow = schedule.book(0.0, 10, 10)
+    ready = book(schedule, 20)
+    assert schedule.next(0.0) is ready
+    third = book(schedule, 15)
+    schedule.ask(1.0, slow)
+    schedule.end(1.0, ready, answered=False)
+    assert schedule.next(1.0) is slow
+    schedule.end(1.0, slow, answered=False)
+    assert schedule.next(1.0) is third
+
+
+def test_no_more_begin_than_there_are_places():
+    schedule = exact()
+    schedule.places = 2
+    bookings = [book(schedule, 50) for _ in range(3)]
+    assert [schedule.next(0.0) for _ in range(3)] == [bookings[0], bookings[1], None]
+    schedule.end(0.0, bookings[0], answered=False)
+    assert schedule.next(0.0) is bookings[2]
+
+
+# --- who is accepted
+
+
+@pytest.mark.parametrize(
+    ("accepted", "new", "estimate_s"),
+    [
+        ([], 0.1, None),  # an idle service tries everything
+        ([10], 2, None),
+        ([10], 1.9, None),  # before the other: 1 s
+        ([10], 0.9, 1.0),
+        ([2], 3, None),
+        ([2], 2, None),  # behind the other: 2 s
+        ([1.5], 1.4, 2.0),  # the other would be late, so it could only come behind that
+        ([1, 2, 3], 3.9, 4.0),
+        ([1, 2, 3], 4, None),
+        ([2, 4], 1.9, None),  # they are at 2 and 3 s then
+        ([2, 2.5], 1.9, 3.0),
+    ],
+)
+def test_a_request_is_accepted_if_it_and_all_others_stay_in_time(accepted, new, estimate_s):
+    schedule = exact()
+    for due_s in accepted:
+        book(schedule, due_s)
+    if estimate_s is None:
+        book(schedule, new)
+        return
+    with pytest.raises(TooLateError) as refused:
+        book(schedule, new)
+    assert refused.value.estimate_s == pytest.approx(estimate_s)
+    assert refused.value.allowed_s == new
+    assert schedule.waiting == len(accepted)
+
+
+@given(dues=st.lists(st.integers(1, 12).map(lambda half: half / 2), max_size=14))
+def test_what_is_accepted_is_what_a_single_server_can_do_in_time(dues):
+    """Against a server of 1 s an image that takes the earliest due first, tried anew each time."""
+    schedule, accepted = exact(), []
+    for due_s in dues:
+        tried = sorted([*accepted, due_s])
+        fits = all(number <= one for number, one in enumerate(tried, start=1))
+        try:
+            book(schedule, due_s)
+        except TooLateError:
+            assert not fits
+            assert accepted
+        else:
+            assert fits or not accepted
+            accepted.append(due_s)
+            if not fits:
+                return  # the lone request of an idle service, which is late
+
+
+def test_one_that_is_late_already_holds_nobody_up():
+    schedule = exact()
+    lost, _ = book(schedule, 1), book(schedule, 10)
+    assert lost.due_s < 3
+    book(schedule, 3.5, now=0.5)
+
+
+def test_nobody_waits_for_an_upload_that_does_not_come():
+    schedule = exact()
+    running = book(schedule, 10)
+    assert schedule.next(0.0) is running
+    for _ in range(5):
+        schedule.book(0.0, 6.5, 6.5)
+    with pytest.raises(TooLateError):
+        book(schedule, 6.5)  # in 7 s: they count until their turn comes
+    schedule.end(0.0, running, answered=False)
+    assert schedule.next(0.0) is None
+    book(schedule, 1.5)
+    assert schedule.ahead == 1
+
+
+def test_without_a_known_rate_all_are_accepted_and_the_first_answer_makes_it_known():
+    schedule = Schedule(5.0)
+    schedule.places = 1
+    first, *_ = [book(schedule, 0.1) for _ in range(20)]
+    assert schedule.estimate_s() == 0
+    assert schedule.next(0.0) is first
+    schedule.end(2.0, first, answered=True)
+    assert schedule.rate is not None
+    assert (schedule.rate.interval_s, schedule.rate.latency_s) == (2.0, 2.0)
+    with pytest.raises(TooLateError):
+        book(schedule, 5.0, now=2.0)
+
+
+def test_the_target_is_never_below_a_few_times_of_a_lone_request():
+    schedule = exact(latency_s=4.0, target_s=5.0)
+    assert schedule.target_s == LEAST_LATENCIES * 4.0
+    assert exact(latency_s=1.0, target_s=5.0).target_s == 5.0
+
+
+def test_one_with_too_little_time_left_is_lost_unless_it_is_the_only_one():
+    schedule = exact()
+    schedule.places = 2
+    first, second = book(schedule, 1.0), book(schedule, 2.0)
+    assert schedule.next(1.5) is first
+    assert not schedule.is_lost(1.5, first), "it shows whether the service has become faster"
+    assert schedule.next(1.5) is second
+    assert schedule.is_lost(1.5, second)
+    assert not schedule.is_lost(0.9, second)
+
+
+def test_those_that_may_wait_get_every_second_answer():
+    schedule = exact(target_s=10.0)
+    book(schedule, 1)
+    long = [book(schedule, 30) for _ in range(11)]
+    assert [booking.order_s for booking in long] == [10.0 + 2 * number for number in range(11)]
+    with pytest.raises(TooLateError) as refused:
+        book(schedule, 31.9)
+    assert refused.value.estimate_s == pytest.approx(32.0)
+    short = book(schedule, 9.0)
+    assert short.order_s == 9.0
+
+
+# --- what is learnt
+
+
+@pytest.mark.parametrize(
+    ("pipeline_s", "active", "interval_s", "latency_s"),
+    [
+        (6.0, 6.0, 1.0, 2.0),  # full: exactly an answer a second
+        (2.0, 1.0, 1.0, 2.0),  # one alone: between 1/3 and 2 s
+        (12.0, 6.0, 1.1, 2.0),  # full and slower
+        (3.0, 6.0, 0.95, 2.0),  # full and faster
+        (0.5, 1.0, 0.95, 1.85),  # one alone, and faster: at most 0.5 s
+        (30.0, 1.0, 1.4, 4.8),  # one alone, and slower: at least 5 s, and all of 30 in it
+        (9.0, 3.0, 1.05, 2.1),
+    ],
+)
+def test_an_answer_bounds_interval_and_latency(pipeline_s, active, interval_s, latency_s):
+    rate = AnswerRate(1.0, 2.0)
+    rate.answered(pipeline_s, active, places=6)
+    assert rate.interval_s == pytest.approx(interval_s)
+    assert rate.latency_s == pytest.approx(latency_s)
+
+
+def test_the_stretch_is_what_all_but_few_requests_keep_to():
+    chance = random.Random(1)
+    rate = AnswerRate(1.0, 1.0)
+    later = 0
+    for number in range(20_000):
+        took_s = chance.uniform(0.5, 1.5)
+        later += number >= 10_000 and took_s > rate.stretch
+        rate.compare(took_s, 1.0)
+    assert later <= 100
+    assert rate.stretch == pytest.approx(1.5, abs=0.06)
+
+
+def test_the_stretch_is_bounded():
+    rate = AnswerRate(1.0, 1.0)
+    for _ in range(1000):
+        rate.compare(50.0, 1.0)
+    assert rate.stretch == MOST_STRETCH
+    for _ in range(100_000):
+        rate.compare(0.1, 1.0)
+    assert rate.stretch == 1.0
+
+
+# --- the whole of it
+
+
+@pytest.mark.parametrize("factor", [1.5, 3.0, 10.0])
+@pytest.mark.parametrize("allowed_s", [1.0, 5.0])
+def test_above_capacity_nearly_all_of_it_is_good_answers_and_no_accepted_one_is_late(
+    factor, allowed_s
+):
+    service = SimulatedService(steady, rate=known())
+    seen = service.run(poisson(factor * CAPACITY, 40, allowed_s, seed=1))
+    assert good_a_second(seen, 2, 40) >= 0.95 * CAPACITY
+    assert not any(one.late for one in seen)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_images_differ_at_most_one_in_a_hundred_is_late(seed):
+    service = SimulatedService(varying(seed), rate=known())
+    seen = service.run(poisson(3 * CAPACITY, 60, 1.0, seed=seed))
+    assert good_a_second(seen, 2, 60) >= 0.95 * CAPACITY
+    accepted = [one for one in seen if not one.refused]
+    assert sum(one.late for one in accepted) <= 0.01 * len(accepted)
+
+
+def test_below_capacity_hardly_anybody_is_refused():
+    service = SimulatedService(varying(2), rate=known())
+    seen = service.run(poisson(0.7 * CAPACITY, 60, 1.0, seed=2))
+    assert sum(one.refused for one in seen) <= 0.01 * len(seen)
+    assert not any(one.late for one in seen)
+
+
+@pytest.mark.parametrize("factor", [0.5, 3.0])
+def test_sixty_four_requests_of_30_s_leave_half_of_the_service_to_those_of_1_s(factor):
+    short = poisson(factor * CAPACITY, 40, 1.0, seed=5)
+    service = SimulatedService(steady, rate=known())
+    seen = service.run(sorted([*short, *[(5.0, 30.0)] * 64]))
+    assert all(one.good for one in seen if one.allowed_s == 30.0)
+    quick = [one for one in seen if one.allowed_s == 1.0]
+    assert not any(one.late for one in quick)
+    for second in range(2, 40, 2):
+        offered = sum(second <= one.arrived_s < second + 2 for one in quick) / 2
+        assert good_a_second(quick, second, second + 2) >= min(offered, 0.8 * CAPACITY / 2)
+
+
+def test_a_service_that_becomes_slow_and_fast_again_is_learnt():
+    service = SimulatedService(lambda now: 0.5 if 20 <= now < 40 else IMAGE_S, rate=known())
+    seen = service.run(poisson(2 * CAPACITY, 60, 1.0, seed=7))
+    assert good_a_second(seen, 2, 18) >= 0.95 * CAPACITY
+    assert good_a_second(seen, 25, 39) >= 0.7 * 4, "4 a second is all it can do"
+    assert good_a_second(seen, 42, 60) >= 0.95 * CAPACITY
+    late = [one.arrived_s for one in seen if one.late]
+    assert all(18 < arrived_s < 25 for arrived_s in late), "only those accepted before it shows"
+    assert len(late) <= 1.5 * CAPACITY
+
+
+def test_of_an_unknown_service_no_more_than_the_first_second_is_late():
+    service = SimulatedService(steady)
+    seen = service.run(poisson(3 * CAPACITY, 30, 1.0, seed=3))
+    assert all(one.arrived_s < 1 for one in seen if one.late)
+    assert good_a_second(seen, 2, 30) >= 0.95 * CAPACITY
+
+
+def test_after_a_worker_was_replaced_the_rate_is_what_it_was():
+    service = SimulatedService(steady, rate=known())
+    arrivals = poisson(3 * CAPACITY, 40, 1.0, seed=4)
+
+    def image_s(now: float) -> float:
+        if 20 <= now < 20.1:
+            service.stopped_until_s = 22.0
+        return IMAGE_S
+
+    service.image_s = image_s
+    seen = service.run(arrivals)
+    late = [one for one in seen if one.late]
+    assert late, "those that were accepted when the worker ended"
+    assert all(18 < one.arrived_s < 24 for one in late)
+    assert len(late) <= 1.5 * CAPACITY
+    assert sum(one.dropped for one in late) > 0.5 * len(late), "no work is done for them"
+    assert good_a_second(seen, 26, 40) >= 0.95 * CAPACITY
