@@ -178,7 +178,8 @@ class Settings(BaseSettings):
     retry_after_s: int = Field(
         1,
         ge=1,
-        description="Seconds in `Retry-After` of 503, and of 429 but for `would_be_late`, which has its own.",
+        description="Seconds in `Retry-After` of 503, and of 429 but for `would_be_late`, whose "
+        "value is measured.",
     )
     decode_threads: int | None = Field(
         None,
