@@ -39,9 +39,7 @@ class ServiceContext:
         self.metrics = metrics
         self.keys = ApiKeys(settings.api_keys_file)
         self.admission = Admission(settings, backend.unready_reason)
-        self.turns = Turns(
-            settings.target_latency_s, lambda: backend.pace, decode_threads + encode_threads
-        )
+        self.turns = Turns(settings.target_latency_s, lambda: backend.pace, decode_threads)
         self.answer_memory = MemoryBudget(settings.max_answer_bytes)
         self.pixel_memory = MemoryBudget(settings.max_pixel_bytes)
         self.decode_pool = BoundedThreadPool(decode_threads, "decode", self.pixel_memory)

@@ -20,14 +20,14 @@ from purnet_serve.observability.labels import Stage
 
 
 class Turns:
-    """Gives requests their turns. `pool_threads` is the number of those that decode and encode."""
+    """Gives requests their turns."""
 
     def __init__(
-        self, target_latency_s: float, pace: Callable[[], Pace | None], pool_threads: int
+        self, target_latency_s: float, pace: Callable[[], Pace | None], decode_threads: int
     ) -> None:
         self.schedule = Schedule(target_latency_s)
         self._pace = pace
-        self._pool_threads = pool_threads
+        self._decode_threads = decode_threads
         self._calls: dict[Booking, asyncio.Future[None]] = {}
         """Futures of the requests that wait for their turn."""
 
@@ -116,5 +116,6 @@ class Turns:
             return
         if self.schedule.rate is None:
             self.schedule.rate = AnswerRate(pace.interval_s, pace.image_s)
-        # Besides those on the devices: one that waits for each of them, decoded, one a thread.
-        self.schedule.places = pace.at_once + self._pool_threads
+        # While the devices are busy, as many are decoded to be next. More would only leave the
+        # order of due times earlier.
+        self.schedule.places = pace.at_once + self._decode_threads

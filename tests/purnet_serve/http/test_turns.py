@@ -28,7 +28,7 @@ class Service:
     def __init__(self, loop: FakeClockLoop, pace: Pace | None = PACE) -> None:
         self.loop = loop
         self.pace = pace
-        self.turns = Turns(TARGET_S, lambda: self.pace, pool_threads=0)
+        self.turns = Turns(TARGET_S, lambda: self.pace, decode_threads=0)
         self.begun: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
 
@@ -92,9 +92,9 @@ def test_as_many_work_as_there_are_places_and_the_earliest_due_is_next(
     assert service.begun[3:] == ["without a header"]
 
 
-def test_pool_threads_are_places_too(loop: FakeClockLoop) -> None:
+def test_each_thread_that_decodes_is_a_place(loop: FakeClockLoop) -> None:
     service = Service(loop)
-    service.turns = Turns(TARGET_S, lambda: PACE, pool_threads=3)
+    service.turns = Turns(TARGET_S, lambda: PACE, decode_threads=3)
     for number in range(6):
         service.send(str(number))
     assert len(service.begun) == 5

@@ -11,6 +11,7 @@ from purnet_serve.errors import (
     NotReadyError,
     StartupError,
 )
+from purnet_serve.inference.backend import Pace
 from purnet_serve.inference.protocol import Loaded, encode
 from purnet_serve.inference.spawn import EXIT_TIMEOUT_S
 from purnet_serve.inference.supervisor import FAILED_AFTER, RESTART_GRACE_S
@@ -95,6 +96,33 @@ def test_one_worker_down_leaves_the_service_ready(make_harness, checkpoint):
     call = harness.send(1)
     harness.work()
     assert harness.numbers([call]) == [1]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "devices", "pace"),
+    [
+        (Behaviour(streams=3), "cpu", Pace(0.013, 0.013 / 3, at_once=3)),
+        (Behaviour(), "cpu", Pace(0.011, 0.026 / 16, at_once=16)),
+        (Behaviour(device="cuda"), "cuda:0,cuda:1", Pace(0.011, 0.026 / 16 / 2, at_once=64)),
+    ],
+    ids=["streams", "batches", "two gpus"],
+)
+def test_the_pace_is_that_of_all_devices_as_they_measured_it(
+    make_harness, checkpoint, behaviour, devices, pace
+):
+    behaviour.save(checkpoint)
+    harness = make_harness(device=devices)
+    assert harness.backend.pace is None
+    harness.bring_up()
+    found = harness.backend.pace
+    assert found.image_s == pytest.approx(pace.image_s)
+    assert found.interval_s == pytest.approx(pace.interval_s)
+    assert found.at_once == pace.at_once
+    for process in harness.workers.alive:
+        process.die(1)
+    harness.loop.settle()
+    assert harness.backend.pace.at_once, "while none has a worker, the last one known"
+    harness.work()
 
 
 def test_stopping_fails_what_is_open_and_refuses_more(harness):

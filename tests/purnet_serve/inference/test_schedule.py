@@ -152,10 +152,13 @@ def test_what_is_accepted_is_what_a_single_server_can_do_in_time(dues):
 
 
 def test_one_that_is_late_already_holds_nobody_up():
-    schedule = exact()
-    lost, _ = book(schedule, 1), book(schedule, 10)
-    assert lost.due_s < 3
-    book(schedule, 3.5, now=0.5)
+    schedule = exact(target_s=5.0)
+    patient, lost = book(schedule, 100), book(schedule, 12)
+    assert patient.order_s < lost.order_s
+    schedule.rate.interval_s = 30.0  # so `lost` would be answered after 31 s now, or after 61
+    book(schedule, 4)
+    with pytest.raises(TooLateError):
+        book(schedule, 4.5)  # 31 s
 
 
 def test_nobody_waits_for_an_upload_that_does_not_come():
