@@ -83,7 +83,9 @@ def test_one_that_is_not_ready_lets_others_pass_and_keeps_its_place():
     ready = book(schedule, 20)
     assert schedule.next(0.0) is ready
     third = book(schedule, 15)
+    assert schedule.ahead == 2
     schedule.ask(1.0, slow)
+    assert schedule.ahead == 3
     schedule.end(1.0, ready, answered=False)
     assert schedule.next(1.0) is slow
     schedule.end(1.0, slow, answered=False)
