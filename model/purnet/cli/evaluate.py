@@ -45,6 +45,15 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder that holds the data sets. Default: the current folder."),
     ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(
+            metavar="PERCENT",
+            min=0,
+            max=100,
+            help="Score only the pairs that a recipe of this `held_out_percent` does not train on.",
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Weights to predict with. Default: those this package ships."),
@@ -73,6 +82,11 @@ def evaluate(
             "the best, median and worst maps into this folder."
         ),
     ] = None,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(help="Draw the maps of the largest MAE, beside photo and truth, as this PNG."),
+    ] = None,
+    worst: Annotated[int, typer.Option(min=1, help="How many maps --contact-sheet shows.")] = 12,
 ) -> None:
     """Score saliency maps by the field's measures and by PurNet's own convention.
 
@@ -84,12 +98,21 @@ def evaluate(
     """
     from rich.console import Console
 
-    of_model = {"--root": root, "--checkpoint": checkpoint, "--device": device}
+    of_model: dict[str, object] = {
+        "--root": root,
+        "--held-out": held_out,
+        "--checkpoint": checkpoint,
+        "--device": device,
+    }
     _check_usage(predictions, ground_truth, dataset, of_model, resize=resize)
     if json is not None:
         _check_writable("--json", json, folder=False)
     if report is not None:
         _check_writable("--report", report, folder=True)
+    if contact_sheet is not None:
+        _check_writable("--contact-sheet", contact_sheet, folder=False)
+        if len(dataset or []) > 1:
+            raise typer.BadParameter("--contact-sheet shows one data set; score it alone.")
     if processes is None:
         processes = os.cpu_count() or 1
     with reported_errors(extra="torch,evaluate"):
@@ -99,10 +122,12 @@ def evaluate(
         if predictions is not None and ground_truth is not None:
             maps, sets = str(predictions), [saved_maps(predictions, ground_truth, resize=resize)]
         else:
-            sets = _data_sets(dataset or [], root)
+            sets = _data_sets(dataset or [], root, held_out)
             maps, predictor = _loaded(checkpoint, device or "auto")
         scored = _score(maps, sets, predictor, processes, Console(stderr=True))
         _write(scored, sets, predictor, json, report)
+        if contact_sheet is not None:
+            _draw_failures(scored, sets, predictor, contact_sheet, worst)
     if not all(result.complete for result in scored.sets):
         raise typer.Exit(INCOMPLETE)
 
@@ -140,11 +165,11 @@ def _check_writable(option: str, path: Path, *, folder: bool) -> None:
         raise typer.BadParameter(f"{option} {path} cannot be written: {reason}.")
 
 
-def _data_sets(datasets: list[str], root: Path | None) -> list[ImageSet]:
+def _data_sets(datasets: list[str], root: Path | None, held_out: float | None) -> list[ImageSet]:
     from purnet.errors import EvaluationError
     from purnet.evaluation.scoring import dataset_to_predict
 
-    sets = [dataset_to_predict(dataset, root) for dataset in datasets]
+    sets = [dataset_to_predict(one, root, held_out_percent=held_out) for one in datasets]
     if len({images.name for images in sets}) < len(sets):
         raise EvaluationError("Two of the data sets have the same name; score them one by one.")
     return sets
@@ -207,6 +232,17 @@ def _write(
                 console.print(f"Wrote {path}", markup=False, soft_wrap=True)
     except OSError as error:
         raise WriteError(f"The report cannot be written: {error}") from error
+
+
+def _draw_failures(
+    report: Report, sets: list[ImageSet], predictor: Predictor | None, path: Path, count: int
+) -> None:
+    from purnet.evaluation.plots import contact_sheet, failures
+    from purnet.io import make_folder, writing
+
+    make_folder(path.parent)
+    with writing(path):
+        contact_sheet(failures(report.sets[0].scored, count), _pictures(sets[0], predictor), path)
 
 
 def _pictures(images: ImageSet, predictor: Predictor | None) -> Pictures:

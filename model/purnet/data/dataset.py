@@ -161,8 +161,3 @@ def epoch_order(
         chosen.append(start + np.concatenate(orders)[:count])
         start += size
     return [int(index) for index in rng.permutation(np.concatenate(chosen))]
-
-
-def is_held_out(stem: str, *, percent: float) -> bool:
-    """Whether a pair belongs to the validation split: decided by its name, so always the same."""
-    return zlib.crc32(stem.encode()) % 10_000 < percent * 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -85,13 +86,14 @@ class Pairs:
     """Masks of `pairs` in which nothing is salient: meant so, or exported wrongly."""
 
 
-def find_pairs(folder: Path) -> Pairs:
+def find_pairs(folder: Path, *, keep: Callable[[str], bool] = lambda _stem: True) -> Pairs:
     """Pair the photos and masks of `folder`, which is in one of `LAYOUTS`.
 
-    Every file is decoded once, in threads, so that a run of hours does not stop at a broken one. A
-    file that is broken, has no partner or another size than its partner is skipped and named.
-    Raises `DatasetError` when nothing is left, saying which layouts are known, and for a folder
-    that cannot be read.
+    Pairs whose stem `keep` does not take are passed over without being read. Every other file is
+    decoded once, in threads, so that a run of hours does not stop at a broken one. A file that is
+    broken, has no partner or another size than its partner is skipped and named. Raises
+    `DatasetError` when nothing is left, saying which layouts are known, and for a folder that
+    cannot be read.
     """
     check_folder(folder)
     found = next(_layouts_in(folder), None)
@@ -103,7 +105,8 @@ def find_pairs(folder: Path) -> Pairs:
     masks = files_by_stem(mask_folder, skipped)
     skipped += [(images[stem], "has no mask") for stem in sorted(images.keys() - masks.keys())]
     skipped += [(masks[stem], "has no image") for stem in sorted(masks.keys() - images.keys())]
-    pairs = [Pair(s, images[s], masks[s]) for s in sorted(images.keys() & masks.keys())]
+    stems = sorted(filter(keep, images.keys() & masks.keys()))
+    pairs = [Pair(stem, images[stem], masks[stem]) for stem in stems]
     with ThreadPoolExecutor() as pool:
         found_in = list(pool.map(_inspect, pairs))
     skipped += [fault for fault, _ in found_in if fault is not None]
@@ -117,6 +120,11 @@ def find_pairs(folder: Path) -> Pairs:
             f"{folder} has the layout {layout} but no usable pair: {what}. {_known_layouts()}"
         )
     return Pairs(folder, layout, whole, skipped, empty)
+
+
+def is_held_out(stem: str, *, percent: float) -> bool:
+    """Whether a pair belongs to the validation split: decided by its name, so always the same."""
+    return zlib.crc32(stem.encode()) % 10_000 < percent * 100
 
 
 def holds_layout(folder: Path) -> bool:

@@ -21,6 +21,9 @@ BETA2 = 0.3
 TRUTH_ABOVE = 128
 """A truth pixel is salient above this grey level, as in PySODMetrics; so for every metric here."""
 
+SOFT = (26, 229)
+"""Grey levels, of 0..255, from which to which a pixel is neither salient nor not."""
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -86,6 +89,10 @@ class ImageScore(NamedTuple):
     e: FloatArray
     empty_truth: bool
     """Whether nothing is salient in the truth."""
+    soft: float
+    """Part of the map's pixels, as they come, that are `SOFT`: what a sharp map has few of."""
+    truth_soft: float
+    """That of its truth."""
 
 
 class SetScore(NamedTuple):
@@ -97,6 +104,10 @@ class SetScore(NamedTuple):
     """Mean of the images' precision at thresholds 0..255: a pixel is taken at `map >= t`."""
     recall: list[float]
     """Mean of the images' recall at thresholds 0..255."""
+    soft: float
+    """Mean of the images' part of soft pixels (`SOFT`)."""
+    truth_soft: float
+    """That of their truths."""
 
 
 def score_image(saliency: UInt8Array, truth: UInt8Array) -> ImageScore:
@@ -134,6 +145,8 @@ def score_image(saliency: UInt8Array, truth: UInt8Array) -> ImageScore:
         recall=curves["recall"]["dynamic"],
         e=alignment["curve"],
         empty_truth=not salient.any(),
+        soft=soft_part(saliency),
+        truth_soft=soft_part(truth),
     )
 
 
@@ -156,7 +169,15 @@ def score_set(images: Sequence[ImageScore]) -> SetScore:
         {metric.key: float((of_curves | means)[metric.key]) for metric in METRICS},
         precision=np.flip(mean("precision")).tolist(),
         recall=np.flip(mean("recall")).tolist(),
+        soft=float(mean("soft")),
+        truth_soft=float(mean("truth_soft")),
     )
+
+
+def soft_part(levels: UInt8Array) -> float:
+    """Part of the pixels of a map or truth, uint8, whose level lies within `SOFT`."""
+    low, high = SOFT
+    return float(((levels >= low) & (levels <= high)).mean())
 
 
 def purnet_precision_recall(saliency: UInt8Array, truth: BoolArray) -> tuple[float, float]:

@@ -39,7 +39,7 @@ def write_report(report: Report, folder: Path, pictures: Mapping[str, Pictures])
     precision_recall_plot(report.sets, plot)
     sheets = [folder / f"{result.name}-contact-sheet.png" for result in report.sets]
     for result, sheet in zip(report.sets, sheets, strict=True):
-        contact_sheet(result.scored, pictures[result.name], sheet)
+        contact_sheet(ranked(result.scored), pictures[result.name], sheet)
     markdown, json = folder / "report.md", folder / "report.json"
     markdown.write_text(to_markdown(report, [sheet.name for sheet in sheets]), encoding="utf-8")
     json.write_text(to_json(report), encoding="utf-8")
@@ -88,14 +88,24 @@ def ranked(scored: Sequence[ScoredImage]) -> dict[str, list[ScoredImage]]:
     return groups
 
 
-def contact_sheet(scored: Sequence[ScoredImage], pictures: Pictures, path: Path) -> None:
-    """Write a PNG with three rows: best, median and worst maps, each beside photo and truth."""
-    width, height = sheet_size()
-    sheet = Image.new("RGB", (width, height), _PAPER)
+def failures(scored: Sequence[ScoredImage], count: int) -> dict[str, list[ScoredImage]]:
+    """The images of the largest MAE, largest first, in rows for a contact sheet."""
+    order = sorted(scored, key=lambda image: (-image.mae, image.stem))[:count]
+    return {
+        f"largest MAE, from {start + 1}": order[start : start + EXAMPLES]
+        for start in range(0, len(order), EXAMPLES)
+    }
+
+
+def contact_sheet(
+    rows: Mapping[str, Sequence[ScoredImage]], pictures: Pictures, path: Path
+) -> None:
+    """Write a PNG of rows of up to `EXAMPLES` maps below their headings, beside photo and truth."""
+    sheet = Image.new("RGB", sheet_size(len(rows)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
     row_height = 2 * _HEADING + CELL_PIXELS[1] + _GAP
-    for row, (name, images) in enumerate(ranked(scored).items()):
+    for row, (name, images) in enumerate(rows.items()):
         top = _GAP + row * row_height
         draw.text((_GAP, top), f"{name}: photo | truth | map", fill=_INK, font=font)
         for column, image in enumerate(images):
@@ -109,11 +119,11 @@ def contact_sheet(scored: Sequence[ScoredImage], pictures: Pictures, path: Path)
     sheet.save(path)
 
 
-def sheet_size() -> tuple[int, int]:
-    """Width and height of a contact sheet in pixels; the same for every set."""
+def sheet_size(rows: int = len(_GROUPS)) -> tuple[int, int]:
+    """Width and height in pixels of a contact sheet of this many rows."""
     cells = EXAMPLES * 3
     width = _GAP + cells * (CELL_PIXELS[0] + _GAP)
-    return width, _GAP + len(_GROUPS) * (2 * _HEADING + CELL_PIXELS[1] + _GAP)
+    return width, _GAP + rows * (2 * _HEADING + CELL_PIXELS[1] + _GAP)
 
 
 def _fitted(picture: Image.Image) -> Image.Image:

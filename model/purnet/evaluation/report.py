@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from purnet.evaluation.metrics import METRICS, PREPARATION, Metric
+from purnet.evaluation.metrics import METRICS, PREPARATION, SOFT, Metric
 
 _NAMED_AT_MOST = 10
 """Files listed on the terminal; the JSON file has them all."""
@@ -108,6 +108,10 @@ class SetResult(_Value):
     """At thresholds 0..255."""
     recall: list[float]
     """At thresholds 0..255."""
+    soft: float
+    """Mean part of the maps' pixels that are neither salient nor not (`metrics.SOFT`)."""
+    truth_soft: float
+    """That of their truths."""
     scored: list[ScoredImage]
     empty_truths: list[str] = []
     """Stems of scored images whose truth has nothing salient."""
@@ -133,6 +137,15 @@ class SetResult(_Value):
         return title
 
     @property
+    def sharpness(self) -> str:
+        """How soft the maps are beside their truths, as a sentence."""
+        low, high = SOFT
+        return (
+            f"Pixels of {low} to {high} of 255: {self.soft:.1%} of the maps, "
+            f"{self.truth_soft:.1%} of the truths"
+        )
+
+    @property
     def complete(self) -> bool:
         """Whether every image of the set was scored."""
         return not self.missing and not self.left_out
@@ -155,6 +168,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(report.preparation, markup=False)
     for result in report.sets:
         console.print(_table(result))
+        console.print(result.sharpness, markup=False)
         absent = [f"{file}: {reason}" for file, reason in _absent(result)]
         _print_list(f"Not scored in {result.name}", absent, console)
         _print_list("Scored, but nothing is salient in the truth", result.empty_truths, console)
@@ -184,6 +198,7 @@ def to_markdown(report: Report, sheets: Sequence[str]) -> str:
                 for metric, row in zip(METRICS, _rows(result), strict=True)
             ],
         )
+        lines += [f"{result.sharpness}.", ""]
         absent = _absent(result)
         if absent:
             lines += [f"Not scored: {len(absent)}", ""]

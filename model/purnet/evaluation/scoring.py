@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from purnet.data.pairs import (
     find_pairs,
     holds_layout,
     image_folder_beside,
+    is_held_out,
     opened,
     read_map,
     read_truth,
@@ -82,13 +84,17 @@ class ImageSet:
     """Files that cannot be used, and why."""
 
 
-def dataset_to_predict(dataset: str, root: Path | None) -> ImageSet:
+def dataset_to_predict(
+    dataset: str, root: Path | None, *, held_out_percent: float | None = None
+) -> ImageSet:
     """The images of a data set: a folder in a known layout, by its path or its name in `root`.
 
-    Raises `DatasetError` when there is none.
+    With `held_out_percent`, those alone that a recipe of this setting does not train on. Raises
+    `DatasetError` when there is none.
     """
     folder = Path(dataset) if root is None else root / dataset
-    found = find_pairs(folder)
+    percent = 100.0 if held_out_percent is None else held_out_percent
+    found = find_pairs(folder, keep=partial(is_held_out, percent=percent))
     cases = [Case(pair.stem, pair.mask, pair.image) for pair in found.pairs]
     return ImageSet(_name(folder), folder, cases, left_out=found.skipped)
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from purnet.data.dataset import is_held_out
-from purnet.data.pairs import Pair, find_pairs
+from purnet.data.pairs import Pair, find_pairs, is_held_out
 from purnet.errors import DatasetError, TrainingError
 from purnet.io import sha256_of
 from purnet.network import variants

@@ -16,9 +16,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from purnet.cli.evaluate import evaluate
+from purnet.data.pairs import is_held_out
 from purnet.errors import CheckpointError, NotFiniteError
+from purnet.evaluation.plots import sheet_size
 from purnet.evaluation.report import Report
 from purnet.inference import factory
+
+STEMS = ("good", "middling", "poor")
 
 app = typer.Typer()
 app.command()(evaluate)
@@ -256,3 +260,35 @@ def test_declaring_the_command_imports_nothing_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_pairs_that_training_holds_out_are_scored_alone(disk, loaded, tmp_path):
+    out = tmp_path / "scores.json"
+    percent = 50
+    kept = [stem for stem in STEMS if is_held_out(stem, percent=percent)]
+    assert 0 < len(kept) < len(STEMS)
+    (disk.dataset / "image" / f"{next(s for s in STEMS if s not in kept)}.jpg").write_bytes(b"")
+    result = runner.invoke(
+        app, ["--dataset", str(disk.dataset), "--held-out", str(percent), "--json", str(out)]
+    )
+    assert result.exit_code == 0, result.output
+    (scores,) = Report.model_validate_json(out.read_text()).sets
+    assert [image.stem for image in scores.scored] == sorted(kept)
+
+
+def test_failures_are_drawn(disk, tmp_path):
+    sheet = tmp_path / "new" / "worst.png"
+    arguments = [str(disk.predictions), str(disk.truth), "--contact-sheet", str(sheet)]
+    result = runner.invoke(app, [*arguments, "--worst", "1"])
+    assert result.exit_code == 0, result.output
+    with Image.open(sheet) as image:
+        assert image.size == sheet_size(1)
+
+
+def test_failures_of_two_sets_do_not_share_a_sheet(disk, loaded):
+    name = str(disk.dataset)
+    result = runner.invoke(
+        app, ["--dataset", name, "--dataset", name, "--contact-sheet", "worst.png"]
+    )
+    assert result.exit_code == 2
+    assert "shows one data set" in result.output

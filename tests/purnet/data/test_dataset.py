@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from purnet.data.augment import Augmentation
-from purnet.data.dataset import SaliencyDataset, Sample, SampleKey, epoch_order, is_held_out
+from purnet.data.dataset import SaliencyDataset, Sample, SampleKey, epoch_order
+from purnet.data.pairs import is_held_out
 from purnet.data.superpixels import IGNORE, Superpixels, load_regions
 from purnet.errors import DatasetError, WriteError
 from purnet.training.recipe import LossWeights, Recipe, Source

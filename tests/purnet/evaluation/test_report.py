@@ -3,12 +3,20 @@ from __future__ import annotations
 import json
 from io import StringIO
 
+import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
 
 from purnet.evaluation.metrics import METRICS, PREPARATION
-from purnet.evaluation.plots import CELL_PIXELS, PLOT_PIXELS, ranked, sheet_size, write_report
+from purnet.evaluation.plots import (
+    CELL_PIXELS,
+    PLOT_PIXELS,
+    failures,
+    ranked,
+    sheet_size,
+    write_report,
+)
 from purnet.evaluation.report import (
     COLUMNS,
     IMAGES,
@@ -180,6 +188,28 @@ def test_best_median_and_worst_share_no_image(count):
         assert groups["worst"][0].stem == "00"
     if count == 40:
         assert [image.stem for image in groups["median"]] == ["21", "20", "19"]
+
+
+def test_failures_are_those_of_the_largest_mae():
+    scored = [
+        ScoredImage(stem=f"{number:02d}", mae=number / 100, weighted_f=0, s_measure=0)
+        for number in range(9)
+    ]
+    rows = failures(scored, 4)
+    assert [[image.stem for image in row] for row in rows.values()] == [["08", "07", "06"], ["05"]]
+
+
+def test_softness_of_maps_and_truths_is_reported(disk):
+    soft = np.array(Image.open(disk.predictions / "good.png"))
+    soft[:15] = 120
+    Image.fromarray(soft).save(disk.predictions / "good.png")
+    (result,) = [score(saved_maps(disk.predictions, disk.truth, resize=False), None)]
+    assert result.soft == pytest.approx(0.5 / 3)
+    assert result.truth_soft == 0
+    said = "26 to 229 of 255: 16.7% of the maps, 0.0% of the truths"
+    report = Report(maps="maps", sets=[result])
+    assert said in printed(report)
+    assert said in to_markdown(report, ["sheet.png"])
 
 
 def test_both_backbones_report_the_six_named_sets_in_order():
