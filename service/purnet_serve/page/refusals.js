@@ -1,5 +1,6 @@
 /**
- * Every refusal of /v1/mask in plain words. `code` is the server's (docs/api.md) or one of this page's own.
+ * Every refusal of /v1/mask in plain words, by its code: the server's (docs/api.md), or one of this
+ * page's own.
  */
 
 import { bytes, count } from "./format.js";
