@@ -38,6 +38,7 @@ const WORDS = {
   too_many_scans: () => ["This photo is stored in an unusual way", "Save it again as an ordinary JPEG."],
   too_many_requests: () => ["The server is busy", "Many photos are being worked on.", AGAIN],
   too_many_bytes: () => ["The server is busy", "Many large photos are being worked on.", AGAIN],
+  would_be_late: () => ["The server is busy", "It could not answer in time. Wait a moment.", AGAIN],
   internal: () => ["Something went wrong on the server", "Its log has the reason.", AGAIN],
   worker_failed: () => ["The server failed on this photo", "It failed twice, so it may be this photo.", AGAIN],
   non_finite: () => ["The server found no answer for this photo", "The network's output was not a number.", AGAIN],
