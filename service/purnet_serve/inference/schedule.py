@@ -229,7 +229,8 @@ class Schedule:
             self.rate = AnswerRate(pipeline_s / active, pipeline_s)
         else:
             self.rate.answered(pipeline_s, active, places)
-        if booking.expected_s:
+        # One that hardly waited says what one photo costs, not how well a wait is foretold.
+        if booking.expected_s > 2 * self.rate.latency_s:
             # Without the time in which its upload came: that is up to the client.
             self.rate.compare(now - asked_s, booking.expected_s)
 

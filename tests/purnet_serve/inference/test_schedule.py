@@ -253,6 +253,19 @@ def test_the_stretch_is_what_all_but_few_requests_keep_to():
     assert rate.stretch == pytest.approx(1.5, abs=0.06)
 
 
+def test_the_stretch_is_learnt_from_those_that_waited():
+    schedule = exact()
+    assert schedule.rate is not None
+    alone, *waited = [book(schedule, 100) for _ in range(9)]
+    assert schedule.next(0.0) is alone
+    schedule.end(1.3, alone, answered=True)
+    assert schedule.rate.stretch == 1.0
+    for booking in waited:
+        assert schedule.next(20.0) is booking
+        schedule.end(21.0, booking, answered=True)
+    assert schedule.rate.stretch > 1.0
+
+
 def test_the_stretch_is_bounded():
     rate = AnswerRate(1.0, 1.0)
     for _ in range(1000):
