@@ -115,11 +115,6 @@ class PurificationBranch(nn.Module):
             x = self.refine(x * (1 + promotion)) * (1 + rectification)
         return x
 
-    def forward(self, x: Tensor, attentions: Attentions | None) -> Tensor:
-        """(N, C, h, w), (A, R) of that shape -> saliency logits (N, 1, h', w')."""
-        logits: Tensor = self.head(self.purify(x, attentions))
-        return logits
-
 
 class EdgeRefinement(nn.Module):
     """A last step at stride 2: the finest level's saliency, corrected by the backbone's stem.
