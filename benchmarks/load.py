@@ -165,6 +165,8 @@ async def measure(
     ) as client:
         await capacity_rps(client, photos, min(5.0, seconds))  # caches fill, clocks rise
         capacity = await capacity_rps(client, photos, seconds)
+        if capacity == 0:
+            raise SystemExit(f"No mask came from {url}; is it ready?")
         print(f"capacity {capacity:.1f} masks/s with {CLOSED_CLIENTS} clients", file=sys.stderr)
         steps = [Step(factor, factor * capacity) for factor in factors]
         for number in range(rounds):
