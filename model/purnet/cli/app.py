@@ -88,6 +88,12 @@ def convert(
             help="Write the mean of IN's weights and this file's; may be given several times.",
         ),
     ] = None,
+    scale_logits: Annotated[
+        float,
+        typer.Option(
+            min=0.1, max=10, help="Multiply the map's logits; above 1 makes maps crisper."
+        ),
+    ] = 1.0,
     half: Annotated[
         bool, typer.Option("--half", help="Store weights in 16 bits: half the size.")
     ] = False,
@@ -97,6 +103,12 @@ def convert(
     with reported_errors(extra="torch"):
         from purnet.network.checkpoint import convert as run
 
-        info = run(source, target, half=half, average_with=average_with or ())
+        info = run(
+            source,
+            target,
+            half=half,
+            average_with=average_with or (),
+            scale_logits=scale_logits,
+        )
     parts = "all three pyramids" if info.attention else "stage 1, without attentions"
     console.print(f"{target}: {info.variant}, {parts}", markup=False, soft_wrap=True)

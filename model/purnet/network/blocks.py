@@ -115,3 +115,10 @@ def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
     if tuple(logits.shape[-2:]) == tuple(size):
         return logits
     return F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+@torch.no_grad()
+def scale_output(layer: nn.Conv2d, factor: float) -> None:
+    """Multiply what a convolution returns, by its weights and bias."""
+    for parameter in layer.parameters():
+        parameter *= factor

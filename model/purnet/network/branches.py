@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from purnet.network.blocks import Head, resize_logits, separable_block
+from purnet.network.blocks import Head, resize_logits, scale_output, separable_block
 
 Attentions = tuple[Tensor, Tensor]
 """Promotion attention A and rectification attention R of one level, each (N, C, h, w)."""
@@ -143,3 +145,10 @@ class EdgeRefinement(nn.Module):
         )
         correction: Tensor = self.logits(self.mix(torch.cat([self.stem(stem), fine, logits], 1)))
         return logits + correction
+
+    @torch.no_grad()
+    def scale_logits(self, factor: float) -> None:
+        """Multiply what `forward` returns, given that the logits it gets are multiplied alike."""
+        depthwise = cast("nn.Conv2d", self.mix[0])
+        depthwise.weight[-1] /= factor  # of the channel that is those logits
+        scale_output(self.logits, factor)

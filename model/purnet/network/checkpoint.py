@@ -93,14 +93,20 @@ def load_with_info(path: Path = DEFAULT_CHECKPOINT) -> tuple[PurNet, CheckpointI
 
 
 def convert(
-    source: Path, target: Path, *, half: bool, average_with: Sequence[Path] = ()
+    source: Path,
+    target: Path,
+    *,
+    half: bool,
+    average_with: Sequence[Path] = (),
+    scale_logits: float = 1.0,
 ) -> CheckpointInfo:
     """Write any checkpoint `read` takes as one of ours, which says where it came from.
 
     `average_with` names checkpoints of the same network that were trained on from common weights:
     the mean of their weights and of the source's is written, which is often better than each
-    (Wortsman et al., *Model soups*, ICML 2022). Raises as `read` does, and `CheckpointError` for
-    checkpoints of different networks and where `target` cannot be written.
+    (Wortsman et al., *Model soups*, ICML 2022). `scale_logits` multiplies the logits of the
+    saliency map, which makes it crisper if above 1. Raises as `read` does, and `CheckpointError`
+    for checkpoints of different networks and where `target` cannot be written.
     """
     sources = [source, *average_with]
     info, tensors = read(source)
@@ -119,6 +125,12 @@ def convert(
         "source": ", ".join(path.name for path in sources),
         "source_sha256": ", ".join(sha256_of(path) for path in sources),
     }
+    if scale_logits != 1:
+        network = variants.build(info.variant, attention=info.attention)
+        network.load_state_dict(tensors)
+        network.scale_logits(scale_logits)
+        tensors = network.state_dict()
+        origin["scale_logits"] = f"{scale_logits:g}"
     # How one of several was trained is not how their mean was.
     info = replace(info, notes=origin if average_with else info.notes | origin)
     try:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from purnet.network.backbones import Backbone
-from purnet.network.blocks import Pyramid, resize_logits
+from purnet.network.blocks import Pyramid, resize_logits, scale_output
 from purnet.network.branches import (
     Attentions,
     EdgeRefinement,
@@ -183,6 +183,16 @@ class PurNet(nn.Module):
             attentions = self.promotion.finest(features), self.rectification.finest(features)
         logits = self.purification(features, [attentions], stem)[0]
         return resize_logits(logits, images.shape[-2:])
+
+    def scale_logits(self, factor: float) -> None:
+        """Multiply the finest saliency logits by a factor, in place.
+
+        Above 1 it makes saliency maps less grey; their order of pixels stays the same.
+        """
+        branch = cast("PurificationBranch", self.purification.branches[0])
+        scale_output(branch.head.logits, factor)
+        if self.purification.edges is not None:
+            self.purification.edges.scale_logits(factor)
 
     def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Names that keep another network's tensors from starting this one, sorted.

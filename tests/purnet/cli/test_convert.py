@@ -89,6 +89,31 @@ def test_the_mean_of_three(tmp_path: Path, lite: State) -> None:
             assert torch.equal(found[name], tensor), name
 
 
+@pytest.mark.parametrize("variant", ["purnet-lite0", "purnet-lite0-s2"])
+def test_logits_are_scaled(
+    tmp_path: Path, variant: str, random_state: Callable[..., State]
+) -> None:
+    """By the command. The refinement of edges must see the finest logits as before."""
+    source, target = tmp_path / "source.safetensors", tmp_path / "target.safetensors"
+    state = random_state(variant, attention=True)
+    if "purification.edges.logits.weight" in state:  # it starts as 0
+        torch.nn.init.ones_(state["purification.edges.logits.weight"])
+    save(state, source, replace(LITE, variant=variant), half=False)
+
+    arguments = ["convert", str(source), str(target), "--scale-logits", "2"]
+    result = CliRunner().invoke(app, arguments)
+
+    assert result.exit_code == 0, result.output
+    assert read(target)[0].notes["scale_logits"] == "2"
+    before, after = load(source), load(target)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = 2 * before.predict(images)
+        torch.testing.assert_close(after.predict(images), wanted, rtol=1e-4, atol=1e-4)
+        levels = zip(before(images).saliency[-1:], after(images).saliency[-1:], strict=True)
+    assert all(torch.equal(one, other) for one, other in levels)
+
+
 def test_a_mean_is_not_trained_as_one_of_its_parts_was(tmp_path: Path, lite: State) -> None:
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     for path in (one, other):
