@@ -123,6 +123,7 @@ def test_without_a_header_the_target_is_promised(service: Service) -> None:
     with pytest.raises(WouldBeLateError) as refused:
         service.request("one more")
     assert (refused.value.limit, refused.value.actual) == (TARGET_S, pytest.approx(20.4))
+    service.request("one that says it may wait", 28.0)
 
 
 def test_a_deadline_that_passes_in_the_queue_is_on_time(
