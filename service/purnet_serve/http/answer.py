@@ -52,7 +52,7 @@ async def answer_photo(
         queue_s = context.turn_s + prediction.queue_s
         context.timings |= {Stage.QUEUE: queue_s, Stage.INFER: prediction.infer_s}
         context.batch_size = prediction.batch_size
-        async with context.timed(Stage.ENCODE):
+        with context.timed(Stage.ENCODE):
             memory = await service.answer_memory.reserve(_most_bytes(decoded, options))
             context.answer_memory = memory
             size = codec.encoding_bytes(decoded, options)
@@ -91,7 +91,7 @@ async def _decode(service: ServiceContext, context: RequestContext, image: bytes
     size, limits, reduced = model.input_size, service.limits, service.settings.reduced_jpeg
     service.backend.expect(1)
     try:
-        async with context.timed(Stage.DECODE):
+        with context.timed(Stage.DECODE):
             decoded = await pool.run_measured(
                 lambda: check_header(image, limits),
                 decoding_bytes,

@@ -119,6 +119,7 @@ class RequestMiddleware:
             headers=headers,
             arrived=now,
             deadline=now + self._service.settings.timeout_s,
+            upload_until=now + self._service.settings.upload_timeout_s,
             traceparent=continued_trace(headers),
         )
         scope.setdefault("state", {})["context"] = context

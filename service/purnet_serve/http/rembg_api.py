@@ -107,8 +107,7 @@ def router(service: ServiceContext) -> APIRouter:
         context: RequestContext = request.state.context
         query = request.query_params.multi_items()
         RembgOptions.parse(query)
-        until = context.arrived + settings.upload_timeout_s
-        async with context.timed(Stage.RECEIVE, until):
+        with context.timed(Stage.RECEIVE):
             content_type = context.headers.get("content-type", "")
             upload = await read_upload(request.stream(), content_type, FORM)
         options = RembgOptions.parse([*query, *upload.fields])
@@ -126,8 +125,7 @@ def router(service: ServiceContext) -> APIRouter:
         """The same for a photo that the service fetches, where `PURNET_FETCH_URLS` is on."""
         context: RequestContext = request.state.context
         options = FromUrlOptions.parse(request.query_params.multi_items())
-        until = context.arrived + settings.upload_timeout_s
-        async with context.timed(Stage.RECEIVE, until):
+        with context.timed(Stage.RECEIVE):
             service.fetcher.check_on()
             async for _ in request.stream():
                 pass  # a body of GET means nothing; from its end on the client is watched

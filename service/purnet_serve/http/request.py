@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 
-from purnet_serve.errors import DeadlineError, MalformedBodyError, UploadTimeoutError
+from purnet_serve.errors import (
+    DeadlineError,
+    MalformedBodyError,
+    ServiceError,
+    UploadTimeoutError,
+)
 from purnet_serve.images.thread_pool import Reservation
 from purnet_serve.inference.schedule import Booking
 from purnet_serve.observability.labels import Stage
@@ -41,6 +47,7 @@ class RequestContext:
     headers: Headers
     arrived: float
     deadline: float
+    upload_until: float = math.inf  # the body must have arrived by then
     traceparent: str | None = None  # what is answered: the client's trace, with an id of our part
     upload_bytes: int = 0  # that admission counts for the upload
     answer_memory: Reservation | None = None  # from before it is encoded until it is sent
@@ -60,6 +67,7 @@ class RequestContext:
     height: int = 0
     batch_size: int = 0
     _task: asyncio.Task[object] | None = None
+    _timer: asyncio.TimerHandle | None = None
     _aborted_by: Exception | None = None
 
     @property
@@ -67,29 +75,33 @@ class RequestContext:
         """The id of the trace this request belongs to, 32 hex digits; None without one."""
         return None if self.traceparent is None else self.traceparent.split("-")[1]
 
-    @asynccontextmanager
-    async def timed(self, stage: Stage, until: float | None = None) -> AsyncIterator[None]:
-        """Time a stage, the upload from its first header; end it at the deadline or at `until`.
+    @contextmanager
+    def timed(self, stage: Stage) -> Iterator[None]:
+        """Time a stage, the upload from its first header.
 
-        Raises `DeadlineError`, or `UploadTimeoutError` while the upload is received.
+        Raises the error of a time that is over before the stage begins; `run` ends one that takes
+        too long.
         """
         self.stage = stage
-        until = self.deadline if until is None else min(until, self.deadline)
         loop = asyncio.get_running_loop()
-        started = self.arrived if stage is Stage.RECEIVE else loop.time()
-        try:
-            async with asyncio.timeout_at(until):
-                yield
-        except TimeoutError:
-            error = UploadTimeoutError if stage is Stage.RECEIVE else DeadlineError
-            allowed = round(until - self.arrived, 3)
-            detail = f"The request's {allowed} s were over at stage '{stage}'."
-            raise error(detail, limit=allowed) from None
-        self.timings[stage] = loop.time() - started
+        now = loop.time()
+        if now >= self._until():
+            raise self._too_late()
+        yield
+        self.timings[stage] = loop.time() - (self.arrived if stage is Stage.RECEIVE else now)
 
     async def run(self, work: Awaitable[None]) -> None:
-        """Await `work` in the current task. Raises what it raises, or the error of `abort`."""
+        """Await `work` in the current task.
+
+        Raises what it raises, the error of `abort`, `UploadTimeoutError` while the upload is
+        received after `upload_until`, or `DeadlineError` while it is decoded or encoded after
+        `deadline`. The backend holds the deadline itself, and an answer is sent within its own
+        time.
+        """
         task = self._task = asyncio.current_task()
+        loop = asyncio.get_running_loop()
+        # One timer a request: it is set anew if the upload has arrived when it goes off.
+        self._timer = loop.call_at(self._until(), self._on_time)
         try:
             await work
         except asyncio.CancelledError:
@@ -98,12 +110,31 @@ class RequestContext:
             raise self._aborted_by from None
         finally:
             self._task = None
+            self._timer.cancel()
 
     def abort(self, error: Exception) -> None:
         """End the work early: `run` raises this error. Does nothing when the work has ended."""
         if self._task is not None and self._aborted_by is None:
             self._aborted_by = error
             self._task.cancel()
+
+    def _until(self) -> float:
+        """When the time for the current stage is over."""
+        receives = self.stage is Stage.RECEIVE
+        return min(self.upload_until, self.deadline) if receives else self.deadline
+
+    def _on_time(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._until():
+            self._timer = loop.call_at(self._until(), self._on_time)
+        elif self.stage in (Stage.RECEIVE, Stage.DECODE, Stage.ENCODE):
+            self.abort(self._too_late())
+
+    def _too_late(self) -> ServiceError:
+        error = UploadTimeoutError if self.stage is Stage.RECEIVE else DeadlineError
+        allowed = round(self._until() - self.arrived, 3)
+        detail = f"The request's {allowed} s were over at stage '{self.stage}'."
+        return error(detail, limit=allowed)
 
 
 def content_length(headers: Headers) -> int | None:

@@ -1,6 +1,6 @@
 """Run the service: one process that listens, announces itself, and stops on a signal.
 
-uvicorn parses HTTP. Starting and stopping are done here, because uvicorn itself raises a caught
+uvicorn speaks HTTP. Starting and stopping are done here, because uvicorn itself raises a caught
 SIGTERM again at its end, so that a clean end would look like a kill.
 """
 
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from purnet_serve.errors import DrainingError, OperatorError, StartupError
 from purnet_serve.http.app import create_app
 from purnet_serve.http.context import ServiceContext
+from purnet_serve.http.event_loop import http_protocol, new_event_loop
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.observability.inference_metrics import InferenceMetrics
@@ -47,8 +48,12 @@ def run(
     taken. Raises `OperatorError` when the service cannot start.
     """
     app = create_app(settings, backend, metrics)
-    with closing(listen(settings)) as sock, metrics_server(settings, metrics.registry):
-        asyncio.run(Server(app, sock, metrics.inference, announce).run())
+    with (
+        closing(listen(settings)) as sock,
+        metrics_server(settings, metrics.registry),
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        runner.run(Server(app, sock, metrics.inference, announce).run())
 
 
 def listen(settings: Settings) -> socket.socket:
@@ -138,7 +143,7 @@ class Server:
         self._in_terminal = False
         self.uvicorn_config = uvicorn.Config(
             app,
-            http="h11",
+            http=http_protocol(),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Generic, ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -153,18 +153,35 @@ class BoundedThreadPool:
             self._free.release()
             raise
 
-        def release() -> None:
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[T] = loop.create_future()
+
+        def end(value: T | None, error: BaseException | None) -> None:
             reservation.resize(0)
             self._free.release()
+            if result.cancelled():
+                return
+            if error is None:
+                result.set_result(cast("T", value))
+            else:
+                result.set_exception(error)
+
+        def work() -> None:
+            value, error = None, None
+            try:
+                if not result.cancelled():
+                    value = call(reservation)
+            except BaseException as raised:  # which is the caller's
+                error = raised
+            # One message to the loop; the executor's own futures would take two.
+            loop.call_soon_threadsafe(end, value, error)
 
         try:
-            future = self._executor.submit(call, reservation)
+            self._executor.submit(work)
         except BaseException:
-            release()
+            end(None, None)
             raise
-        loop = asyncio.get_running_loop()
-        future.add_done_callback(lambda _: loop.call_soon_threadsafe(release))
-        return await asyncio.wrap_future(future)
+        return await result
 
     async def close(self) -> None:
         """Take no more calls and wait for those that run."""

@@ -42,6 +42,9 @@ class HttpMetrics:
         histogram = partial(Histogram, registry=registry)
         self.registry = registry
         self._methods: dict[str, frozenset[str]] = {}
+        # Looking a series up by its labels costs more than counting in it.
+        self._requests_by_labels: dict[tuple[str, str, str], Counter] = {}
+        self._seconds_by_route: dict[str, Histogram] = {}
         self._requests = counter(
             "purnet_requests", "Requests answered.", ("route", "method", "status")
         )
@@ -83,8 +86,8 @@ class HttpMetrics:
         self._pixel_bytes = gauge(
             "purnet_pixel_bytes", "Bytes of decoded pixels that threads at work may hold."
         )
+        self._seconds_by_stage = {stage: self._stage_seconds.labels(stage) for stage in Stage}
         for stage in Stage:
-            self._stage_seconds.labels(stage)
             self._gone.labels(stage)
         for kind in tree():
             self._errors.labels(kind.code)
@@ -93,10 +96,11 @@ class HttpMetrics:
         """Create every series of these routes, each a path template with its methods."""
         self._methods = {path: frozenset(methods) for path, methods in routes.items()}
         for path, methods in {**self._methods, OTHER: frozenset[str]()}.items():
-            self._request_seconds.labels(path)
+            self._seconds_by_route[path] = self._request_seconds.labels(path)
             for method in (*methods, OTHER):
                 for status in STATUSES:
-                    self._requests.labels(path, method, status)
+                    series = self._requests.labels(path, method, status)
+                    self._requests_by_labels[path, method, status] = series
 
     def watch(
         self,
@@ -130,15 +134,15 @@ class HttpMetrics:
         """An answer was sent; `code` is that of the error, if it was one."""
         route = self.route(path)
         method = method if method in self._methods.get(route, ()) else OTHER
-        self._requests.labels(route, method, _known(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        self._requests_by_labels[route, method, _known(status)].inc()
+        self._seconds_by_route[route].observe(seconds)
         if code is not None:
             self._errors.labels(code).inc()
 
     def measured(self, timings: Mapping[Stage, float], body_bytes: int, pixels: int) -> None:
         """What an answered request took: seconds by stage, bytes uploaded, pixels decoded."""
         for stage, seconds in timings.items():
-            self._stage_seconds.labels(stage).observe(seconds)
+            self._seconds_by_stage[stage].observe(seconds)
         if body_bytes:
             self._body_bytes.observe(body_bytes)
         if pixels:

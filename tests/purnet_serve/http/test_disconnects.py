@@ -180,3 +180,34 @@ async def test_a_client_that_never_sends_gets_408_and_may_go_on(make_live: MakeL
     async with asyncio.timeout(WAIT_S):
         assert b"alive" in await reader.readuntil(b"alive")
     writer.transport.abort()
+
+
+async def test_the_time_for_the_upload_ends_nothing_that_comes_after_it(
+    make_live: MakeLive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = await make_live(upload_timeout_s=2.0)
+    with gated(monkeypatch, "decode") as gate:
+        asked = asyncio.create_task(live.client.post("/v1/mask", content=PHOTO))
+        assert await asyncio.to_thread(gate.entered.wait, WAIT_S)
+        (context,) = live.service.admission._admitted
+        over = asyncio.Event()
+        asyncio.get_running_loop().call_at(context.upload_until + 0.01, over.set)
+        await over.wait()
+        gate.open.set()
+        assert (await asked).status_code == 200
+
+
+@pytest.mark.parametrize("stage", ["decode", "encode"])
+async def test_the_deadline_ends_what_a_thread_still_does(
+    live: Live, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    with gated(monkeypatch, stage) as gate:
+        asked = asyncio.create_task(
+            live.client.post("/v1/mask", content=PHOTO, headers={"X-Timeout-Ms": "2000"})
+        )
+        assert await asyncio.to_thread(gate.entered.wait, WAIT_S)
+        answer = await asked
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline")
+    assert answer.json()["detail"] == f"The request's 2.0 s were over at stage '{stage}'."
+    await live.idle()
+    await check_well(live)

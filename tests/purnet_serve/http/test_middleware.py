@@ -278,9 +278,8 @@ async def test_a_root_path_hides_no_route(tmp_path: Path) -> None:
         assert (await AsgiRequest(app, path=path, headers=sized(1)).run()).status == 401
 
 
-async def test_an_aborted_request_is_answered_when_nothing_was_sent() -> None:
-    from purnet_serve.errors import DrainingError
-
+async def waiting_for_its_mask() -> tuple[FakeBackend, Any, AsgiRequest, asyncio.Task[Any]]:
+    """A request whose prediction does not come, and the task that serves it."""
     backend = FakeBackend()
     backend.gate.clear()
     app = build(backend)
@@ -288,19 +287,20 @@ async def test_an_aborted_request_is_answered_when_nothing_was_sent() -> None:
     request.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
     running = asyncio.create_task(request.run())
     await backend.one_arrived()
+    return backend, app, request, running
+
+
+async def test_an_aborted_request_is_answered_when_nothing_was_sent() -> None:
+    from purnet_serve.errors import DrainingError
+
+    backend, app, request, running = await waiting_for_its_mask()
     app.state.service.admission.abort_all(DrainingError("over", retry_after_s=1))
     await running
     assert (request.status, request.problem["code"], backend.cancelled) == (503, "draining", 1)
 
 
 async def test_cancelling_the_server_s_task_cancels_the_prediction() -> None:
-    backend = FakeBackend()
-    backend.gate.clear()
-    app = build(backend)
-    request = AsgiRequest(app, headers=sized(len(PHOTO)))
-    request.incoming.put_nowait({"type": "http.request", "body": PHOTO, "more_body": False})
-    running = asyncio.create_task(request.run())
-    await backend.one_arrived()
+    backend, app, _, running = await waiting_for_its_mask()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
