@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from purnet.imaging import IMAGE_SUFFIXES, open_image, to_pixels
+from purnet.imaging import DRAFT_FACTOR, IMAGE_SUFFIXES, open_image, read_pixels, to_pixels
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.engine import Engine
 from purnet.inference.openvino_engine import DEFAULT_EXPORT
@@ -25,9 +25,6 @@ from purnet.inference.parity import agreement
 from purnet.inference.torch_engine import EagerEngine
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load
 from purnet.network.variants import get
-from purnet_serve.images.codec import DRAFT_FACTOR, decode
-from purnet_serve.images.header import Limits
-from purnet_serve.settings import Settings
 
 SIZE = get("purnet-lite0").input_size
 JPEG_QUALITY = 90
@@ -43,15 +40,13 @@ def engine_way(engine: Engine) -> Way:
 
 def jpeg_way(engine: Engine, factor: int, *, reduced: bool) -> Way:
     """Masks of photos enlarged so far that a reduced decode divides their sides by `factor`."""
-    settings = Settings()
-    limits = Limits(settings.max_pixels, settings.max_side)
 
     def mask(photo: Image.Image) -> Mask:
         scale = factor * DRAFT_FACTOR * SIZE / min(photo.size)
         large = photo.resize((round(photo.width * scale), round(photo.height * scale)))
         file = BytesIO()
         large.save(file, "JPEG", quality=JPEG_QUALITY)
-        pixels = decode(file.getvalue(), SIZE, limits, reduced_jpeg=reduced).pixels
+        pixels = read_pixels(file.getvalue(), SIZE, reduced_jpeg=reduced).pixels
         return engine(pixels[None]).masks[0]
 
     return mask

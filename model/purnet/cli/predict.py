@@ -20,8 +20,10 @@ from purnet.cli.errors import reported_errors
 from purnet.errors import ModelError
 
 if TYPE_CHECKING:
+    from PIL import Image
     from rich.console import Console
 
+    from purnet.imaging import UInt8Array
     from purnet.inference.predictor import Predictor
 
 STANDARD = Path("-")
@@ -212,14 +214,13 @@ def predicted(
     """Each photo's mask or cutout as PNG, or the error of one that cannot be read or computed."""
     from PIL import Image
 
-    from purnet.imaging import cutout, encode_png, open_image
+    from purnet.imaging import encode_png, read_pixels
 
     for source in sources:
         try:
             photo = sys.stdin.buffer.read() if source == STANDARD else source
-            image = open_image(photo, keep_alpha=with_cutout)
-            picture = Image.fromarray(predictor.predict(image))
-            answer: Answer = encode_png(cutout(image, picture) if with_cutout else picture)
+            mask = predictor.predict_pixels(read_pixels(photo, predictor.input_size))
+            answer: Answer = encode_png(_cut_out(photo, mask) if with_cutout else mask)
         except (OSError, ValueError, Image.DecompressionBombError, ModelError) as error:
             answer = error
         yield answer
@@ -248,6 +249,15 @@ def write_all(answers: Iterator[Answer], targets: dict[Path, Path], report: Repo
             failed.append(source)
         report(source, error)
     return failed
+
+
+def _cut_out(photo: bytes | Path, mask: UInt8Array) -> Image.Image:
+    """The photo at its own size, decoded in full, with its mask as alpha."""
+    from PIL import Image
+
+    from purnet.imaging import cutout, open_image
+
+    return cutout(open_image(photo, keep_alpha=True), Image.fromarray(mask))
 
 
 def _print_not_taken(not_taken: list[tuple[Path, str]], console: Console) -> None:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 from PIL import Image
 
 from purnet.data.pairs import (
@@ -200,7 +199,7 @@ def fitted(saliency: UInt8Array | Path, truth: UInt8Array) -> UInt8Array:
     if levels.shape == truth.shape:
         return levels
     height, width = truth.shape
-    return np.asarray(resize_mask(levels, (width, height)))
+    return resize_mask(levels, (width, height))
 
 
 Outcome = ImageScore | tuple[Path, str]

@@ -54,8 +54,10 @@ from purnet.imaging.masks import (
     resize_mask,
     to_pixels,
 )
+from purnet.imaging.pixels import DRAFT_FACTOR, PhotoPixels, read_pixels
 
 __all__ = [
+    "DRAFT_FACTOR",
     "FORMATS",
     "IMAGE_SUFFIXES",
     "NAMES",
@@ -64,6 +66,7 @@ __all__ = [
     "Format",
     "Header",
     "ImageError",
+    "PhotoPixels",
     "TooManyPixelsError",
     "TooManyScansError",
     "UInt8Array",
@@ -79,6 +82,7 @@ __all__ = [
     "open_image",
     "orientation",
     "read_header",
+    "read_pixels",
     "resize_mask",
     "stored_samples",
     "to_pixels",

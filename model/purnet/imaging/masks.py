@@ -15,7 +15,8 @@ from PIL import Image, ImageChops
 from purnet.imaging.decode import UInt8Array, on_white
 
 _ROWS_PER_BLOCK = 64  # float temporaries of a 16k wide mask stay at a few MB
-_BLOCK_BYTES = 1 << 20
+_MANY_ROWS = 3  # times those of the mask
+_BLOCK_BYTES = 1 << 18
 PNG_LEVEL = 1
 """ISA-L's level: the size of zlib's level 1 in a quarter of its time."""
 WEBP_MAX_SIDE = 16_383
@@ -32,8 +33,8 @@ def to_pixels(image: Image.Image, size: int) -> UInt8Array:
     return np.array(resized, dtype=np.uint8)
 
 
-def resize_mask(mask: UInt8Array, size: tuple[int, int]) -> Image.Image:
-    """(H', W') uint8 mask -> mode `L` image of `size` (width, height).
+def resize_mask(mask: UInt8Array, size: tuple[int, int]) -> UInt8Array:
+    """(H', W') uint8 mask -> (H, W) uint8 of `size` (W, H), C-contiguous.
 
     Bilinear with half-pixel centres and clamped edges, *not* antialiased in either direction:
     OpenCV's INTER_LINEAR, within 1/255. Pillow's own bilinear averages when it shrinks, and its
@@ -46,13 +47,31 @@ def resize_mask(mask: UInt8Array, size: tuple[int, int]) -> Image.Image:
     wide = levels[:, left]
     wide += (levels[:, right] - wide) * across
     out = np.empty((size[1], size[0]), np.uint8)
-    for start in range(0, size[1], _ROWS_PER_BLOCK):
-        rows = slice(start, start + _ROWS_PER_BLOCK)
-        block = wide[upper[rows]]
-        block += (wide[lower[rows]] - block) * down[rows, None]
-        block += 0.5  # the cast truncates
-        out[rows] = block
-    return Image.fromarray(out)
+    if size[1] < _MANY_ROWS * height:
+        for begin in range(0, size[1], _ROWS_PER_BLOCK):
+            rows = slice(begin, begin + _ROWS_PER_BLOCK)
+            block = wide[upper[rows]]
+            step = wide[lower[rows]]
+            step -= block
+            step *= down[rows, None]
+            block += step
+            block += np.float32(0.5)  # the cast truncates
+            out[rows] = block
+        return out
+    # Many rows between the same two rows of the mask: these are read once, and what is computed
+    # stays in the processor's cache.
+    block = np.empty((_ROWS_PER_BLOCK, size[0]), np.float32)
+    changes = np.flatnonzero(np.diff(upper)) + 1
+    for first, last in zip((0, *changes), (*changes, size[1]), strict=True):
+        above = wide[upper[first]]
+        step = wide[lower[first]] - above
+        above = above + np.float32(0.5)
+        for begin in range(first, last, _ROWS_PER_BLOCK):
+            end = min(begin + _ROWS_PER_BLOCK, last)
+            between = np.multiply(down[begin:end, None], step, out=block[: end - begin])
+            between += above
+            out[begin:end] = between
+    return out
 
 
 def cutout(image: Image.Image, mask: Image.Image) -> Image.Image:
@@ -70,15 +89,20 @@ def cutout(image: Image.Image, mask: Image.Image) -> Image.Image:
     return image
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """Mode `L` or `RGBA` -> PNG. Every row is stored as its difference from the one above.
+def encode_png(picture: Image.Image | UInt8Array) -> bytes:
+    """(H, W) uint8 mask, or image of mode `L` or `RGBA` -> PNG.
 
-    Pillow tries five filters for each row, which takes most of its time.
+    Every row is stored as its difference from the one above. Pillow tries five filters for each
+    row, which takes most of its time.
     """
-    colour, channels = {"L": (0, 1), "RGBA": (6, 4)}[image.mode]
-    header = struct.pack(">IIBBBBB", *image.size, 8, colour, 0, 0, 0)
+    if isinstance(picture, Image.Image):
+        size, mode = picture.size, picture.mode
+    else:
+        size, mode = (picture.shape[1], picture.shape[0]), "L"
+    colour, channels = {"L": (0, 1), "RGBA": (6, 4)}[mode]
+    header = struct.pack(">IIBBBBB", *size, 8, colour, 0, 0, 0)
     packer = isal_zlib.compressobj(PNG_LEVEL)
-    pixels = [packer.compress(block) for block in _filtered_rows(image, channels)]
+    pixels = [packer.compress(block) for block in _filtered_rows(picture, *size, channels)]
     pixels.append(packer.flush())
     out = [b"\x89PNG\r\n\x1a\n"]
     for kind, body in (
@@ -106,19 +130,24 @@ def encode_webp(image: Image.Image) -> bytes:
     return out.getvalue()
 
 
-def _filtered_rows(image: Image.Image, channels: int) -> Iterator[NDArray[np.uint8]]:
+def _filtered_rows(
+    picture: Image.Image | UInt8Array, width: int, height: int, channels: int
+) -> Iterator[UInt8Array]:
     """Rows behind PNG's filter "up", some at a time."""
-    width, height = image.size
-    above = np.zeros((1, width * channels), np.uint8)
-    rows = max(1, _BLOCK_BYTES // (width * channels))
+    row_bytes = width * channels
+    above = np.zeros((1, row_bytes), np.uint8)
+    rows = max(1, _BLOCK_BYTES // row_bytes)
     for start in range(0, height, rows):
-        box = 0, start, width, min(start + rows, height)
-        samples = np.asarray(image.crop(box)).reshape(box[3] - start, width * channels)
-        block = np.empty((len(samples), width * channels + 1), np.uint8)
+        end = min(start + rows, height)
+        if isinstance(picture, Image.Image):
+            samples = np.asarray(picture.crop((0, start, width, end)))
+            samples = samples.reshape(end - start, row_bytes)
+        else:
+            samples = picture[start:end]
+        block = np.empty((end - start, row_bytes + 1), np.uint8)
         block[:, 0] = 2
-        block[:, 1:] = samples
-        block[:1, 1:] -= above
-        block[1:, 1:] -= samples[:-1]
+        np.subtract(samples[:1], above, out=block[:1, 1:])
+        np.subtract(samples[1:], samples[:-1], out=block[1:, 1:])
         above = samples[-1:]
         yield block
 

@@ -12,7 +12,14 @@ import numpy as np
 from PIL import Image
 
 from purnet.errors import CheckpointError, ImageError, NotFiniteError
-from purnet.imaging import UInt8Array, as_displayed, open_image, resize_mask, to_pixels
+from purnet.imaging import (
+    PhotoPixels,
+    UInt8Array,
+    as_displayed,
+    read_pixels,
+    resize_mask,
+    to_pixels,
+)
 from purnet.inference.engine import Engine, EngineOutput
 from purnet.inference.parity import agreement, self_check_pixels
 
@@ -63,20 +70,22 @@ class Predictor:
         """
         if batch_size < 1:
             raise ValueError(f"a batch holds at least one image, not {batch_size}")
-        pixels: list[UInt8Array] = []
-        sizes: list[tuple[int, int]] = []
+        photos: list[PhotoPixels] = []
         for source in images:
             try:
-                image = _displayed(source)
+                photo = _seen(source, self.input_size)
             except ImageError:
-                yield from self._masks(pixels, sizes)
+                yield from self._masks(photos)
                 raise
-            pixels.append(to_pixels(image, self.input_size))
-            sizes.append(image.size)
-            if len(pixels) == batch_size:
-                yield from self._masks(pixels, sizes)
-                pixels, sizes = [], []
-        yield from self._masks(pixels, sizes)
+            photos.append(photo)
+            if len(photos) == batch_size:
+                yield from self._masks(photos)
+                photos = []
+        yield from self._masks(photos)
+
+    def predict_pixels(self, photo: PhotoPixels) -> UInt8Array:
+        """As `predict`, for an image that `purnet.imaging.read_pixels` has read at `input_size`."""
+        return next(self._masks([photo]))
 
     def run(self, pixels: UInt8Array) -> EngineOutput:
         """(N, S, S, 3) uint8 RGB, N >= 1 -> masks with a finite flag per image.
@@ -124,39 +133,35 @@ class Predictor:
                         f"from eager float32 by {difference}"
                     )
 
-    def _masks(
-        self, pixels: list[UInt8Array], sizes: list[tuple[int, int]]
-    ) -> Iterator[UInt8Array]:
-        """Masks of a batch, at their images' sizes (width, height)."""
-        if not pixels:
+    def _masks(self, photos: list[PhotoPixels]) -> Iterator[UInt8Array]:
+        """Masks of a batch, at their images' sizes."""
+        if not photos:
             return
-        output = self.run(np.stack(pixels))
-        for mask, finite, size in zip(output.masks, output.finite, sizes, strict=True):
+        output = self.run(np.stack([photo.pixels for photo in photos]))
+        for mask, finite, photo in zip(output.masks, output.finite, photos, strict=True):
             if not finite:
                 raise NotFiniteError("the network's output is not finite")
-            yield np.array(resize_mask(mask, size))
+            yield resize_mask(mask, (photo.width, photo.height))
 
 
-def _displayed(source: ImageSource) -> Image.Image:
-    """Any source as RGB, as displayed. Raises `ImageError`, and `TypeError` for another type."""
+def _seen(source: ImageSource, size: int) -> PhotoPixels:
+    """What a network of that size sees. Raises `ImageError`, and `TypeError` for another type."""
     name = "the image"
     try:
-        if isinstance(source, np.ndarray):
-            image = as_displayed(_from_array(source))
-        elif isinstance(source, Image.Image):
-            image = as_displayed(source)
-        elif isinstance(source, bytes):
-            image = open_image(source)
-        else:
+        if isinstance(source, bytes):
+            return read_pixels(source, size)
+        if not isinstance(source, np.ndarray | Image.Image):
             path = Path(source)
             name = str(path)
-            image = open_image(path)
+            return read_pixels(path, size)
+        image = source if isinstance(source, Image.Image) else _from_array(source)
+        image = as_displayed(image)
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise ImageError(f"{name} cannot be read: {reason}") from error
     if 0 in image.size:
         raise ImageError(f"{name} has no pixels")
-    return image
+    return PhotoPixels(to_pixels(image, size), *image.size)
 
 
 def _from_array(array: UInt8Array) -> Image.Image:

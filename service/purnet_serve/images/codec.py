@@ -14,21 +14,16 @@ import numpy as np
 from PIL import Image
 
 from purnet.imaging import (
-    QUARTER_TURNS,
     WEBP_MAX_SIDE,
     Format,
     Header,
     UInt8Array,
     cutout,
-    decoding,
     encode_png,
     encode_webp,
-    on_white,
     open_image,
-    orientation,
+    read_pixels,
     resize_mask,
-    to_rgba,
-    turned,
 )
 from purnet_serve.errors import SideTooLongError
 from purnet_serve.images.finish import (
@@ -45,9 +40,6 @@ from purnet_serve.images.header import (
     service_errors,
 )
 
-# Where it is allowed, a JPEG is decoded at 1/2, 1/4 or 1/8 while both sides stay this many times
-# the input size, so that the antialiased resize still has something to average.
-DRAFT_FACTOR = 2
 FOREGROUND_THRESHOLD = 128
 # While encoding: the mask, where it is foreground, its copy cut at the threshold and the lesser of
 # it and the photo's own transparency.
@@ -124,27 +116,14 @@ def decode(
 ) -> Decoded:
     """Check and decode an upload to (S, S, 3) uint8 RGB; `header` is that of `check_header`.
 
-    `reduced_jpeg` decodes large JPEGs at reduced scale: pixels come out within about half a level
-    on average, in a third of the time. The masks then differ by more than the parity gate allows.
+    `reduced_jpeg` is as in `purnet.imaging.read_pixels`.
 
     Raises `UnsupportedMediaError`, `ImageError`, `TooManyPixelsError` or `SideTooLongError`.
     """
     header = header or check_header(upload, limits)
-    with service_errors(), decoding(upload, header=header) as image:
-        box = _reduce(image, DRAFT_FACTOR * input_size) if reduced_jpeg else None
-        full, upright = to_rgba(image), orientation(image)
-        width, height = (header.width, header.height) if box else full.size
-
-        def resized(picture: Image.Image) -> UInt8Array:
-            # Before it is turned, so that no second copy of full size is made.
-            small = picture.resize((input_size, input_size), Image.Resampling.BILINEAR, box)
-            return np.array(turned(small, upright), dtype=np.uint8)
-
-        transparent = resized(full) if full.mode == "RGBA" else None
-        pixels = resized(on_white(full))
-    if upright in QUARTER_TURNS:
-        width, height = height, width
-    return Decoded(pixels, width, height, header.format, transparent)
+    with service_errors():
+        photo = read_pixels(upload, input_size, header=header, reduced_jpeg=reduced_jpeg)
+    return Decoded(photo.pixels, photo.width, photo.height, header.format, photo.transparent)
 
 
 def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Options) -> Answer:
@@ -157,23 +136,26 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
     check_answer_size(decoded, options)
     full = resize_mask(mask, (decoded.width, decoded.height))
     box = _foreground(full)
-    alpha = full if options.size == "original" else Image.fromarray(mask)
+    alpha = full if options.size == "original" else mask
     if options.threshold is not None:
-        alpha = alpha.point([255 * (level >= options.threshold) for level in range(256)])
+        alpha = (alpha >= options.threshold).view(np.uint8)
+        alpha *= np.uint8(255)
+    if options.output == "mask" and options.format == "png" and options.finish is None:
+        return Answer(encode_png(alpha), "image/png", box)
+    picture = Image.fromarray(alpha)
     if options.finish is not None and options.finish.smooth:
-        alpha = smoothed(alpha)
-    if options.output == "mask":
-        picture = alpha
-    elif not options.needs_upload:
-        shown = decoded.pixels if decoded.transparent is None else decoded.transparent
-        picture = cutout(Image.fromarray(shown), alpha)
-    elif upload is None:
-        raise ValueError("a cutout of the original size needs the upload")
-    else:
-        with service_errors():
-            picture = cutout(open_image(upload, keep_alpha=True), alpha)
+        picture = smoothed(picture)
+    if options.output == "cutout":
+        if not options.needs_upload:
+            shown = decoded.pixels if decoded.transparent is None else decoded.transparent
+            picture = cutout(Image.fromarray(shown), picture)
+        elif upload is None:
+            raise ValueError("a cutout of the original size needs the upload")
+        else:
+            with service_errors():
+                picture = cutout(open_image(upload, keep_alpha=True), picture)
     if options.finish is not None:
-        picture = finished(picture, full, options.finish)
+        picture = finished(picture, Image.fromarray(full), options.finish)
     if options.format == "jpeg":
         return Answer(encode_jpeg(picture), "image/jpeg", box)
     if options.format == "webp":
@@ -193,19 +175,9 @@ def check_answer_size(decoded: Decoded, options: Options) -> None:
         )
 
 
-def _reduce(image: Image.Image, least_side: int) -> tuple[float, float, float, float] | None:
-    """Let a JPEG be decoded at the least scale with both sides of `least_side` pixels.
-
-    Returns where the picture lies in what will be decoded: an odd side halved has a column more
-    than half of it.
-    """
-    drafted = image.draft(image.mode, (least_side, least_side))
-    return None if drafted is None else drafted[1]
-
-
-def _foreground(mask: Image.Image) -> Box | None:
-    levels = np.asarray(mask) >= FOREGROUND_THRESHOLD
-    rows, columns = np.flatnonzero(levels.any(axis=1)), np.flatnonzero(levels.any(axis=0))
+def _foreground(mask: UInt8Array) -> Box | None:
+    rows = np.flatnonzero(mask.max(axis=1) >= FOREGROUND_THRESHOLD)
+    columns = np.flatnonzero(mask.max(axis=0) >= FOREGROUND_THRESHOLD)
     if not rows.size:
         return None
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

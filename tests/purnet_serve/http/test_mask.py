@@ -21,7 +21,7 @@ PHOTO = encoded(scene())
 def expected_mask(photo: bytes) -> np.ndarray:
     """What the fake backend's mask (the red channel) looks like at the photo's own size."""
     image = open_image(photo)
-    return np.asarray(resize_mask(to_pixels(image, 32)[..., 0], image.size))
+    return resize_mask(to_pixels(image, 32)[..., 0], image.size)
 
 
 async def test_raw_body_gives_the_mask_of_the_photo(live: Live) -> None:

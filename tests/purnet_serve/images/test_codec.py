@@ -55,7 +55,7 @@ def test_mask_and_cutout_lie_as_the_photo_is_displayed(kind: str, value: int) ->
     assert off.max() <= 1, "the order of resizing and turning shows in rounding only"
     mask = decoded.pixels[..., 0].copy()
     answer = opened(encode(mask, decoded, None, Options()).body)
-    assert np.array_equal(np.asarray(answer), np.asarray(resize_mask(mask, shown.size)))
+    assert np.array_equal(np.asarray(answer), resize_mask(mask, shown.size))
     cut = opened(encode(mask, decoded, data, Options(output="cutout")).body)
     alpha = np.asarray(cut)[..., 3:]
     assert np.array_equal(np.asarray(cut)[..., :3], np.where(alpha > 0, np.asarray(shown), 0))
@@ -199,7 +199,7 @@ def test_thresholds_cut_the_mask_and_never_the_box(threshold: int | None, empty:
     mask = decoded.pixels[..., 0].copy()
     answer = encode(mask, decoded, None, Options(threshold=threshold))
     levels = np.asarray(opened(answer.body))
-    soft = np.asarray(resize_mask(mask, (96, 64)))
+    soft = resize_mask(mask, (96, 64))
     truth = soft if threshold is None else np.where(soft >= threshold, 255, 0)
     assert np.array_equal(levels, truth)
     assert (answer.box is None) == empty
