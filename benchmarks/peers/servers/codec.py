@@ -1,18 +1,6 @@
 """JPEG -> pixels, mask -> PNG, as `purnet_serve.images.codec` does it; a test holds them equal."""
 
-import numpy as np
-from PIL import Image
-
-from purnet.imaging import (
-    QUARTER_TURNS,
-    UInt8Array,
-    decoding,
-    encode_png,
-    orientation,
-    resize_mask,
-    to_rgb,
-    turned,
-)
+from purnet.imaging import UInt8Array, encode_png, read_pixels, resize_mask
 
 INPUT_SIZE = 320
 """Side of the square the network sees, in pixels."""
@@ -20,12 +8,8 @@ INPUT_SIZE = 320
 
 def decode(photo: bytes) -> tuple[UInt8Array, tuple[int, int]]:
     """Encoded photo -> (320, 320, 3) uint8 RGB as displayed, and its displayed (width, height)."""
-    with decoding(photo) as image:
-        rgb, upright = to_rgb(image), orientation(image)
-        small = rgb.resize((INPUT_SIZE, INPUT_SIZE), Image.Resampling.BILINEAR)
-        width, height = rgb.size
-    size = (height, width) if upright in QUARTER_TURNS else (width, height)
-    return np.array(turned(small, upright), dtype=np.uint8), size
+    seen = read_pixels(photo, INPUT_SIZE)
+    return seen.pixels, (seen.width, seen.height)
 
 
 def encode(mask: UInt8Array, size: tuple[int, int]) -> bytes:

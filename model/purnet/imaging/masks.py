@@ -45,7 +45,10 @@ def resize_mask(mask: UInt8Array, size: tuple[int, int]) -> UInt8Array:
     upper, lower, down = _neighbours(size[1], height)
     levels = mask.astype(np.float32)
     wide = levels[:, left]
-    wide += (levels[:, right] - wide) * across
+    change = levels[:, right]
+    change -= wide
+    change *= across
+    wide += change
     out = np.empty((size[1], size[0]), np.uint8)
     if size[1] < _MANY_ROWS * height:
         for begin in range(0, size[1], _ROWS_PER_BLOCK):
