@@ -95,8 +95,7 @@ def router(service: ServiceContext) -> APIRouter:
         The body is a form, urlencoded, or JSON.
         """
         context: RequestContext = request.state.context
-        until = context.arrived + settings.upload_timeout_s
-        async with context.timed(Stage.RECEIVE, until):
+        with context.timed(Stage.RECEIVE):
             upload, options = await _receive(service, context, request)
         answer = await answer_photo(service, context, upload.take(), options.codec_options())
         return await _answer(service, context, answer, options)
