@@ -50,7 +50,7 @@ async def test_head_of_what_is_not_there_has_no_body_either(live: Live) -> None:
 @pytest.mark.parametrize("root", ["", "/purnet"])
 @pytest.mark.parametrize("authority", ["http://x", "HTTP://x:8000", "https://user@x"])
 async def test_a_whole_url_is_a_target(make_live: MakeLive, root: str, authority: str) -> None:
-    live = await make_live(root_path=root)
+    live = await make_live(root_path=root, page=False)
     length = f"Content-Length: {len(PHOTO)}"
     target = f"{authority}{root}/v1/mask?size=model"
     answer = await raw(live, f"POST {target} HTTP/1.1\r\n{length}", PHOTO)
@@ -71,7 +71,7 @@ async def test_a_whole_url_needs_a_key_as_the_path_does(
 
 @pytest.mark.parametrize("root", ["", "/purnet"])
 async def test_a_slash_at_the_end_is_ignored(make_live: MakeLive, root: str) -> None:
-    live = await make_live(root_path=root)
+    live = await make_live(root_path=root, page=False)
     for path in ("/v1/mask/", f"{root}/v1/mask/"):
         assert (await live.client.post(path, content=PHOTO)).status_code == 200
     assert (await live.client.get("/livez/")).json() == {"status": "alive"}
