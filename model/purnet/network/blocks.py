@@ -121,4 +121,4 @@ def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
 def scale_output(layer: nn.Conv2d, factor: float) -> None:
     """Multiply what a convolution returns, by its weights and bias."""
     for parameter in layer.parameters():
-        parameter *= factor
+        parameter.mul_(factor)

@@ -150,5 +150,5 @@ class EdgeRefinement(nn.Module):
     def scale_logits(self, factor: float) -> None:
         """Multiply what `forward` returns, given that the logits it gets are multiplied alike."""
         depthwise = cast("nn.Conv2d", self.mix[0])
-        depthwise.weight[-1] /= factor  # of the channel that is those logits
+        depthwise.weight[-1].div_(factor)  # of the channel that is those logits
         scale_output(self.logits, factor)
