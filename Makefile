@@ -64,23 +64,23 @@ train: $(VENV)/.dev
 
 # Packs the recipe's training pairs into pieces for benchmarks/gpu_training.sh.
 pack: $(VENV)/.dev
-	$(BIN)/python -m purnet.training.pack --data $(or $(DATA),$(error say where the data is: make pack DATA=DIR OUT=DIR)) \
+	$(BIN)/python -m purnet.training.pack --data $(or $(DATA),$(error say where the data is: make pack DATA=DIR OUT=DIR))/train \
 		--out $(or $(OUT),$(error say where the pieces go: make pack DATA=DIR OUT=DIR)) $(ARGS)
 
 evaluate: $(VENV)/.dev
 	$(BIN)/purnet evaluate --dataset $(or $(DATA),$(error say where the data is: make evaluate DATA=DIR))/test/sod226 $(ARGS)
 
 # Puts the best weights of a run's last stage, or their mean with those of the files in AVERAGE_WITH,
-# in the place of the shipped ones, with all that is made of them.
+# in the place of the shipped ones, with all that is made of them but the page's screenshots. ARGS go
+# to `purnet convert`, such as --scale-logits 2.
 weights: $(VENV)/.dev
-	$(BIN)/purnet convert --half $(foreach file,$(AVERAGE_WITH),--average-with $(file)) \
+	$(BIN)/purnet convert --half $(ARGS) $(foreach file,$(AVERAGE_WITH),--average-with $(file)) \
 		$(or $(lastword $(sort $(wildcard $(RUN)/stage*-best.safetensors))),$(error say which run: make weights RUN=runs/lite0)) \
 		model/purnet/weights/purnet-lite0.safetensors
 	rm -rf model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/purnet export model/purnet/weights/purnet-lite0.safetensors -o model/purnet/weights/purnet-lite0-openvino
 	$(BIN)/python docs/make_picture.py
 	$(BIN)/python docs/make_sample.py
-	mkdir -p docs/weights && cp $(RUN)/curves.png docs/weights/curves.png
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.load $(ARGS)

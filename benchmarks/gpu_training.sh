@@ -39,6 +39,7 @@ stretch() { # WORK OUT [OPTION...]
     PYTHONPATH=$work/site:$PYTHONPATH
   fi
   if [ ! -e "$work/unpacked" ]; then
+    rm -rf "$work/unpacking"
     mkdir "$work/unpacking"
     for piece in "$work"/pack-*.tar; do tar -xf "$piece" -C "$work/unpacking"; done
     mkdir -p "$work/unpacking/superpixels"

@@ -85,6 +85,7 @@ def main() -> None:
     for name in runs:
         figures = [f"{ms:.0f}" for images in (1, IMAGES) for ms in least[name, images]]
         command = [sys.executable, "-m", "benchmarks.streams", "--memory-of", name]
+        command += ["--threads", str(arguments.threads)]
         memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
         print(f"| {name} | {' | '.join([*figures, memory])} |")
 

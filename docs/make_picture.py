@@ -21,7 +21,7 @@ def row(predictor: purnet.Predictor, name: str) -> Image.Image:
     photo = Image.fromarray(getattr(skimage.data, name)())
     mask = Image.fromarray(predictor.predict(photo))
     white = Image.new("RGBA", photo.size, "white")
-    white.alpha_composite(cutout(photo, mask))
+    white.alpha_composite(cutout(photo.copy(), mask))
     size = (round(photo.width * HEIGHT / photo.height), HEIGHT)
     sheet = Image.new("RGB", (3 * size[0] + 2 * GAP, HEIGHT), "white")
     for place, picture in enumerate((photo, mask, white)):

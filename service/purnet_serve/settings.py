@@ -108,9 +108,8 @@ class Settings(BaseSettings):
     reduced_jpeg: bool = Field(
         False,
         description="Decode JPEGs of more than four times the model's input side at reduced scale: "
-        "a third of the time and less memory. Masks then differ by 0.6 to 0.7/255 on average from "
-        "those of a full decode, and at one pixel in a thousand by 31/255 or more, which is "
-        "outside the parity gate.",
+        "half of the time and less memory. Masks then differ by 0.3/255 on average from those of a "
+        "full decode, and at single pixels by more than the parity gate allows between engines.",
     )
     max_pixel_bytes: int = Field(
         1024 * MIB,

@@ -35,7 +35,7 @@ def read_pixels(
 
     Bilinear, antialiased when it shrinks. `header` is what `read_header` gave for it, if it was
     read. With `reduced_jpeg` JPEGs of more than four times `size` are decoded at reduced scale, in
-    a third of the time (docs/operating.md says what that changes).
+    half of the time (docs/operating.md says what that changes).
 
     Raises as `open_image` does.
     """

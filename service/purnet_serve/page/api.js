@@ -65,6 +65,7 @@ export function requestMask(file, { key = "", query = {}, onProgress = () => {},
     };
     signal?.addEventListener("abort", () => request.abort());
     request.send(file);
+    if (signal?.aborted) request.abort();
   });
 }
 

@@ -58,7 +58,7 @@ function changed(photo) {
   if (photo.state === "pausing" && photo.secondsLeft === photo.refusal.retryAfterS) {
     say(`${name}: ${inPlainWords(photo.refusal, photo.file).title}. It is tried again soon.`);
   }
-  if (photo.state === "locked") askForKey(photo.refusal);
+  if (photo.state === "locked") askForKey(photo);
 }
 
 function showCurrent() {
@@ -106,9 +106,8 @@ function outputName() {
   return wanted.view === "mask" ? "mask" : "cutout";
 }
 
-async function download() {
+async function download(photo) {
   const name = outputName();
-  const photo = current;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await output(photo, name));
   link.download = `${stem(photo.file.name)}-${name}.png`;
@@ -116,14 +115,14 @@ async function download() {
   setTimeout(() => URL.revokeObjectURL(link.href), STATUS_MS);
 }
 
-async function copy() {
+async function copy(photo) {
   const name = outputName();
   if (!navigator.clipboard?.write) {
     say("This browser copies pictures only from localhost or over https. Download it instead.");
     return;
   }
   // Safari allows writing only in the click itself, so it gets the promise.
-  await navigator.clipboard.write([new ClipboardItem({ "image/png": output(current, name) })]);
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": output(photo, name) })]);
   say(`The ${name} is copied.`);
 }
 
@@ -147,25 +146,26 @@ async function output(photo, view) {
 async function withBusy(button, action) {
   if (button.hasAttribute("aria-busy")) return;
   button.setAttribute("aria-busy", "true");
+  const photo = current; // another may be chosen before it is done
   try {
-    await action();
+    await action(photo);
   } catch (error) {
-    say(whyNot(error));
+    say(whyNot(error, photo));
   } finally {
     button.removeAttribute("aria-busy");
   }
 }
 
-function whyNot(error) {
-  if (error instanceof Refusal) return `${inPlainWords(error, current.file).title}.`;
+function whyNot(error, { file }) {
+  if (error instanceof Refusal) return `${inPlainWords(error, file).title}.`;
   if (error.name === "NotAllowedError") return "The browser did not allow copying.";
   return "That did not work: the picture may be too large for this browser.";
 }
 
-function askForKey(refusal) {
+function askForKey({ refusal, file }) {
   const form = find("#key-form");
   if (refusal.status === 403) forgetKey();
-  form.querySelector("label").textContent = `${inPlainWords(refusal, current.file).title}.`;
+  form.querySelector("label").textContent = `${inPlainWords(refusal, file).title}.`;
   if (form.hidden) {
     form.hidden = false;
     find("#key").focus();

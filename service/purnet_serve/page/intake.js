@@ -8,7 +8,7 @@ export function listenForPhotos({ take, say }) {
   listenToPickers(take);
   listenToDrops(take, say);
   document.addEventListener("paste", (event) => {
-    if (event.target instanceof HTMLInputElement) return; // a key is pasted, not a photo
+    if (event.target instanceof HTMLInputElement && event.target.type !== "range") return; // text
     const files = [...(event.clipboardData?.files ?? [])];
     if (files.length > 0) take(files);
     else say(NO_FILE);
