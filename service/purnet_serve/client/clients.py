@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from purnet_serve.client.errors import PurNetError
+from purnet_serve.client.errors import NoAnswerError, PurNetError
 from purnet_serve.client.exchange import (
     Came,
     Done,
@@ -81,7 +81,7 @@ class PurNetClient(_Client):
         retries: RetryPolicy | None = None,
         http: httpx.Client | None = None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         super().__init__(url, api_key, retries)
         self._own = http is None
@@ -102,11 +102,11 @@ class PurNetClient(_Client):
 
     def mask(self, photo: Photo, **options: Unpack[Options]) -> Result:
         """Find the salient object: an 8-bit grey mask of the photo's displayed size."""
-        return self._answer(photo, "mask", options)
+        return self._answer(photo, "mask", options, threading.Event())
 
     def cutout(self, photo: Photo, **options: Unpack[Options]) -> Result:
         """Cut the salient object out: the photo as RGBA, with the mask as its alpha."""
-        return self._answer(photo, "cutout", options)
+        return self._answer(photo, "cutout", options, threading.Event())
 
     def many(
         self,
@@ -125,10 +125,11 @@ class PurNetClient(_Client):
         """
         run = _Run(photos, concurrency, progress)
         pending: deque[Future[Outcome]] = deque()
+        ended = threading.Event()
 
         def work(photo: Photo) -> Outcome:
             try:
-                outcome = Outcome(photo, self._answer(photo, output, options), None)
+                outcome = Outcome(photo, self._answer(photo, output, options, ended), None)
             except PurNetError as error:
                 outcome = Outcome(photo, None, error)
             run.count()
@@ -143,30 +144,38 @@ class PurNetClient(_Client):
                 while pending:
                     yield pending.popleft().result()
             finally:
+                ended.set()
                 for future in pending:
                     future.cancel()
 
     def model(self) -> str | None:
         """The version of the model that answers; None while none is loaded."""
-        return self._run(Request("GET", "/v1/models"), read_model)
+        return self._run(Request("GET", "/v1/models"), read_model, threading.Event())
 
-    def _answer(self, photo: Photo, output: Output, options: Options) -> Result:
-        return self._run(mask_request(read_photo(photo), output, options), read_result)
+    def _answer(
+        self, photo: Photo, output: Output, options: Options, ended: threading.Event
+    ) -> Result:
+        return self._run(mask_request(read_photo(photo), output, options), read_result, ended)
 
-    def _run(self, request: Request, read: Callable[[httpx.Response], T]) -> T:
+    def _run(
+        self, request: Request, read: Callable[[httpx.Response], T], ended: threading.Event
+    ) -> T:
+        """Carry the steps out, until `ended` is set: then nobody waits for the result."""
         steps: Exchange[T] = exchange(request, read, self._retries, self._clock)
         step = next(steps)
         while not isinstance(step, Done):
-            step = steps.send(self._do(request, step))
+            step = steps.send(self._do(request, step, ended))
+            if ended.is_set():
+                raise NoAnswerError("Nobody waits for this photo any longer.", code="no_answer")
         return step.result
 
-    def _do(self, request: Request, step: Send | Wait) -> Came:
+    def _do(self, request: Request, step: Send | Wait, ended: threading.Event) -> Came:
         if isinstance(step, Wait):
-            self._sleep(step.seconds)
+            (self._sleep or ended.wait)(step.seconds)
             return None
         try:
             return self._http.request(**self._arguments(request, step))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
 
@@ -264,7 +273,7 @@ class AsyncPurNetClient(_Client):
             return None
         try:
             return await self._http.request(**self._arguments(request, step))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return error
 
 

@@ -32,6 +32,7 @@ class PurNetError(Exception):
         status: int | None = None,
         request_id: str | None = None,
         retry_after_s: float | None = None,
+        parameter: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.detail = detail
@@ -40,6 +41,8 @@ class PurNetError(Exception):
         self.request_id = request_id
         self.retry_after_s = retry_after_s
         """Seconds after which the service asked to be called again."""
+        self.parameter = parameter
+        """The parameter or header that the service refused."""
 
     def __str__(self) -> str:
         told = [self.code] if self.status is None else [str(self.status), self.code]
@@ -103,6 +106,7 @@ def from_answer(status: int, headers: Mapping[str, str], problem: Any) -> PurNet
         status=status,
         request_id=headers.get("x-request-id"),
         retry_after_s=_seconds(headers.get("retry-after", "")),
+        parameter=members.get("parameter"),
     )
 
 

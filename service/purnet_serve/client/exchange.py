@@ -26,8 +26,9 @@ ANSWER_GRACE_S = 2.0
 """Seconds beyond the deadline in which the service's own 504 is waited for: it says more."""
 MIN_TIMEOUT_S = 0.1
 """With less, the service would refuse the request."""
+TIMEOUT_HEADER = "X-Timeout-Ms"
 MAX_TIMEOUT_S = 60.0
-"""The most that a service takes as `X-Timeout-Ms` unless it is set otherwise."""
+"""The most that a service takes in this header unless it is set otherwise."""
 
 Output = Literal["mask", "cutout"]
 T = TypeVar("T")
@@ -94,7 +95,7 @@ class Done(Generic[T]):
     result: T
 
 
-Came = httpx.Response | httpx.TransportError | None
+Came = httpx.Response | httpx.RequestError | None
 Exchange = Generator[Send | Wait | Done[T], Came, None]
 
 
@@ -116,17 +117,21 @@ def exchange(
     """
     until = clock() + policy.timeout_s
     attempt = 0
+    names_time = True
     while True:
         left_s = until - clock()
         if left_s < MIN_TIMEOUT_S:
             raise DeadlineError(f"The {policy.timeout_s} s were over.", code="deadline")
-        came = yield _send(request, left_s)
+        came = yield _send(request, left_s, names_time=names_time)
         error = _error(came, policy)
         if error is None and isinstance(came, httpx.Response):
             yield Done(read(came))
             return
         if error is None:
             raise TypeError("a request that was sent brings an answer or an error")
+        if error.parameter == TIMEOUT_HEADER and names_time:
+            names_time = False  # this service gives less time than that; its own will do
+            continue
         wait_s = policy.wait_s(attempt, error.retry_after_s)
         too_late = clock() + wait_s > until - MIN_TIMEOUT_S
         if not _may_succeed_later(error) or attempt >= policy.retries or too_late:
@@ -135,10 +140,10 @@ def exchange(
         attempt += 1
 
 
-def _send(request: Request, left_s: float) -> Send:
+def _send(request: Request, left_s: float, *, names_time: bool) -> Send:
     headers = {"Content-Type": "application/octet-stream"} if request.method == "POST" else {}
-    if request.method == "POST":
-        headers["X-Timeout-Ms"] = str(int(min(left_s, MAX_TIMEOUT_S) * 1000))
+    if request.method == "POST" and names_time:
+        headers[TIMEOUT_HEADER] = str(int(min(left_s, MAX_TIMEOUT_S) * 1000))
     bound = httpx.Timeout(left_s + ANSWER_GRACE_S, connect=min(CONNECT_TIMEOUT_S, left_s))
     return Send(headers, bound)
 
@@ -147,7 +152,7 @@ def _error(came: Came, policy: RetryPolicy) -> PurNetError | None:
     """What went wrong in an attempt, or None."""
     if isinstance(came, httpx.TimeoutException) and not isinstance(came, httpx.ConnectTimeout):
         return DeadlineError(f"No answer came within {policy.timeout_s} s.", code="deadline")
-    if isinstance(came, httpx.TransportError):
+    if isinstance(came, httpx.RequestError):
         reason = str(came) or type(came).__name__
         return NoAnswerError(f"No answer from the service: {reason}.", code="no_answer")
     if came is None or came.status_code == 200:

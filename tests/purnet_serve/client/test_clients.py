@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -313,6 +314,22 @@ async def test_leaving_many_early_leaves_nothing_behind(live: Live) -> None:
     await asyncio.to_thread(leave)
     await live.idle()
     assert len(live.backend.seen) <= 2 * (1 + ANSWERS_KEPT * 2)
+
+
+def test_leaving_many_ends_the_waits_of_its_retries() -> None:
+    """The first photo cannot be read; the second finds no service, and would wait for minutes."""
+    waits = RetryPolicy(timeout_s=300, first_wait_s=60, longest_wait_s=60)
+
+    def leave() -> None:
+        with PurNetClient("http://127.0.0.1:9", retries=waits) as client:
+            outcomes = client.many(["missing.jpg", b"photo"], concurrency=2)
+            assert next(outcomes).error is not None
+            outcomes.close()  # returns when its threads have ended
+
+    thread = threading.Thread(target=leave, daemon=True)
+    thread.start()
+    thread.join(WAIT_S)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:8000", "file:///etc", "http://", "http://h:x", ""])

@@ -12,6 +12,7 @@ from purnet_serve.client import (
     DeadlineError,
     NoAnswerError,
     PurNetError,
+    RequestError,
     RetryPolicy,
     ServerError,
 )
@@ -122,6 +123,20 @@ def test_no_service_is_asked_for_more_time_than_it_takes() -> None:
     run = Run(RetryPolicy(timeout_s=300.0))
     run.to_the_end(OK)
     assert run.sent[0].headers["X-Timeout-Ms"] == "60000"
+
+
+def test_a_service_that_gives_less_time_is_asked_for_its_own() -> None:
+    run = Run(RetryPolicy())
+    problem = {"code": "bad_parameter", "detail": "Too much.", "parameter": "X-Timeout-Ms"}
+    assert run.to_the_end(httpx.Response(400, json=problem), OK) == "mask"
+    assert ["X-Timeout-Ms" in step.headers for step in run.sent] == [True, False]
+    with pytest.raises(RequestError):
+        Run(RetryPolicy()).to_the_end(*[httpx.Response(400, json=problem)] * 2)
+
+
+def test_an_answer_that_cannot_be_decoded_is_none() -> None:
+    with pytest.raises(NoAnswerError):
+        Run(RetryPolicy(retries=0)).to_the_end(httpx.DecodingError("broken gzip"))
 
 
 def test_the_time_ends_here_too() -> None:
