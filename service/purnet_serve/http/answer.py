@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from starlette.responses import Response
+
 from purnet_serve.errors import NotReadyError
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.request import RequestContext
@@ -82,6 +84,12 @@ def answer_headers(answer: PhotoAnswer, context: RequestContext) -> dict[str, st
     if answer.box is not None:
         headers["X-Foreground-Box"] = ",".join(map(str, answer.box))
     return headers
+
+
+def picture_response(answer: PhotoAnswer, context: RequestContext) -> Response:
+    """The picture itself, with the headers that docs/api.md lists."""
+    headers = answer_headers(answer, context)
+    return Response(answer.body, media_type=answer.media_type, headers=headers)
 
 
 async def _decode(service: ServiceContext, context: RequestContext, image: bytes) -> codec.Decoded:

@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
-from urllib.parse import SplitResult, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 import httpcore
 import httpx
@@ -27,6 +27,7 @@ MAX_URL_CHARS = 2048
 MAX_ADDRESSES = 3
 """Addresses of a host that are tried."""
 _REDIRECTS = (301, 302, 303, 307, 308)
+_ASCII = bytes(range(128))
 _HEADERS: dict[bytes | str, bytes | str] = {
     "Accept": "image/*",
     "Accept-Encoding": "identity",  # what is counted is what is decoded
@@ -85,7 +86,10 @@ class Fetcher:
             body, location = await self._get(_checked(url))
             if location is None:
                 return body
-            url = urljoin(url, location)
+            try:
+                url = urljoin(url, location)
+            except ValueError as error:
+                raise UrlRefusedError("The URL leads on to what is none.") from error
         detail = f"The URL leads on more than {MAX_REDIRECTS} times."
         raise FetchError(detail, limit=MAX_REDIRECTS)
 
@@ -114,7 +118,8 @@ class Fetcher:
     async def _read(self, answer: httpcore.Response) -> tuple[bytes, str | None]:
         headers = {name.lower(): value.decode("latin-1") for name, value in answer.headers}
         if answer.status in _REDIRECTS and b"location" in headers:
-            return b"", headers[b"location"]
+            # Bytes that are not ASCII stay what they are, whatever encoding the host means.
+            return b"", quote(headers[b"location"].encode("latin-1"), safe=_ASCII)
         if answer.status != 200:
             detail = f"The host of the URL answered with status {answer.status}."
             raise FetchError(detail, actual=answer.status)
@@ -158,11 +163,15 @@ class _PinnedNetwork(httpcore.AsyncNetworkBackend):
 
 
 def _checked(url: str) -> SplitResult:
-    """A URL of https with a host, without credentials. Raises `UrlRefusedError`."""
+    """A URL of https with a host, without credentials, in ASCII. Raises `UrlRefusedError`.
+
+    Path and query are percent-encoded where they are not ASCII (RFC 3987, 3.1).
+    """
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
         ascii_host = host if ":" in host else host.encode("idna").decode("ascii")
+        path, query = quote(parts.path, safe=_ASCII), quote(parts.query, safe=_ASCII)
     except ValueError as error:
         raise UrlRefusedError("The URL is not one.") from error
     if parts.scheme != "https":
@@ -173,4 +182,4 @@ def _checked(url: str) -> SplitResult:
         raise UrlRefusedError("The URL is not one.")
     host = f"[{host}]" if ":" in host else ascii_host
     netloc = host if port is None else f"{host}:{port}"
-    return parts._replace(netloc=netloc, fragment="")
+    return parts._replace(netloc=netloc, path=path, query=query, fragment="")

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from purnet.imaging import listed
 from purnet_serve.errors import tree
-from purnet_serve.http.answer import answer_headers, answer_photo
+from purnet_serve.http.answer import answer_photo, picture_response
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions
 from purnet_serve.http.problem_details import (
@@ -84,9 +84,8 @@ async def _answer(
     if upload.fields:
         options = MaskOptions.parse([*request.query_params.multi_items(), *upload.fields])
     wanted = options.codec_options(context.headers.get("accept", ""))
-    photo = await answer_photo(service, context, upload.take(), wanted)
-    headers = answer_headers(photo, context)
-    return Response(photo.body, media_type=photo.media_type, headers=headers)
+    answer = await answer_photo(service, context, upload.take(), wanted)
+    return picture_response(answer, context)
 
 
 # --- for the OpenAPI document

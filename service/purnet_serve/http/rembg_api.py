@@ -14,12 +14,12 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
 from purnet_serve.errors import ParameterError
-from purnet_serve.http.answer import answer_headers, answer_photo
+from purnet_serve.http.answer import answer_photo, picture_response
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
 from purnet_serve.http.parameters import Parameters, quoted
 from purnet_serve.http.request import RequestContext
-from purnet_serve.http.upload import FormFields, read_upload
+from purnet_serve.http.upload import FormFields, Upload, read_upload, receive_from_url
 from purnet_serve.images.codec import Options
 from purnet_serve.images.finish import Colour, Finish
 from purnet_serve.observability.labels import Stage
@@ -111,7 +111,7 @@ def router(service: ServiceContext) -> APIRouter:
             content_type = context.headers.get("content-type", "")
             upload = await read_upload(request.stream(), content_type, FORM)
         options = RembgOptions.parse([*query, *upload.fields])
-        return await _answer(service, context, upload.take(), options)
+        return await _answer(service, context, upload, options)
 
     @routes.get(
         PATH,
@@ -126,25 +126,21 @@ def router(service: ServiceContext) -> APIRouter:
         context: RequestContext = request.state.context
         options = FromUrlOptions.parse(request.query_params.multi_items())
         with context.timed(Stage.RECEIVE):
-            service.fetcher.check_on()
             async for _ in request.stream():
                 pass  # a body of GET means nothing; from its end on the client is watched
-            service.admission.reserve(context, settings.max_body_bytes)
-            photo = await service.fetcher.fetch(options.url, context.deadline)
-        return await _answer(service, context, photo, options)
+            upload = await receive_from_url(service, context, options.url)
+        return await _answer(service, context, upload, options)
 
     return routes
 
 
 async def _answer(
-    service: ServiceContext, context: RequestContext, photo: bytes, options: RembgOptions
+    service: ServiceContext, context: RequestContext, upload: Upload, options: RembgOptions
 ) -> Response:
     model = service.backend.model
     wanted = options.codec_options(None if model is None else model.name)
-    answer = await answer_photo(service, context, photo, wanted)
-    return Response(
-        answer.body, media_type=answer.media_type, headers=answer_headers(answer, context)
-    )
+    answer = await answer_photo(service, context, upload.take(), wanted)
+    return picture_response(answer, context)
 
 
 def _is_level(text: str) -> bool:

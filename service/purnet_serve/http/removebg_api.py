@@ -35,10 +35,11 @@ from purnet_serve.errors import (
 from purnet_serve.http.answer import PhotoAnswer, answer_headers, answer_photo
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
+from purnet_serve.http.parameters import quoted
 from purnet_serve.http.problem_details import COMMON_HEADERS, described, problem
 from purnet_serve.http.removebg_options import RemoveBgOptions, fields_of
 from purnet_serve.http.request import RequestContext
-from purnet_serve.http.upload import FormFields, Upload, read_upload
+from purnet_serve.http.upload import FormFields, Upload, read_upload, receive_from_url
 from purnet_serve.observability.labels import Stage
 
 PATH, ACCOUNT_PATH = "/v1.0/removebg", "/v1.0/account"
@@ -95,6 +96,9 @@ def router(service: ServiceContext) -> APIRouter:
         The body is a form, urlencoded, or JSON.
         """
         context: RequestContext = request.state.context
+        for name in map(quoted, request.query_params):
+            detail = f"The parameter {name!r} belongs into the body, not into the URL."
+            raise ParameterError(name, detail)
         with context.timed(Stage.RECEIVE):
             upload, options = await _receive(service, context, request)
         answer = await answer_photo(service, context, upload.take(), options.codec_options())
@@ -165,9 +169,7 @@ async def _receive(
             raise EmptyBodyError("`image_file_b64` holds nothing.")
         return Upload(photo), options.model_copy(update={"image_file_b64": None})
     if options.image_url:
-        service.fetcher.check_on()
-        service.admission.reserve(context, service.settings.max_body_bytes)
-        return Upload(await service.fetcher.fetch(options.image_url, context.deadline)), options
+        return await receive_from_url(service, context, options.image_url), options
     return Upload(upload.take()), options
 
 

@@ -80,11 +80,12 @@ class RemoveBgOptions(Parameters):
     @field_validator("bg_color", mode="before")
     @classmethod
     def _read_colour(cls, value: str) -> Colour:
-        text = f"#{value}" if re.fullmatch(r"[0-9a-fA-F]{3,8}", value) else value
-        try:
-            red, green, blue, *alpha = ImageColor.getrgb(text)
-        except ValueError:
-            raise ValueError("must be a colour such as 81d4fa, fff or green") from None
+        name = value.lower()
+        if digits := re.fullmatch(r"#?([0-9a-f]{3,4}|[0-9a-f]{6}|[0-9a-f]{8})", name):
+            name = f"#{digits[1]}"
+        elif name not in ImageColor.colormap:
+            raise ValueError("must be a colour such as 81d4fa, fff or green")
+        red, green, blue, *alpha = ImageColor.getrgb(name)
         return red, green, blue, alpha[0] if alpha else 255
 
     @field_validator("crop_margin", mode="before")

@@ -93,10 +93,10 @@ class RequestContext:
     async def run(self, work: Awaitable[None]) -> None:
         """Await `work` in the current task.
 
-        Raises what it raises, the error of `abort`, `UploadTimeoutError` while the upload is
-        received after `upload_until`, or `DeadlineError` while it is decoded or encoded after
-        `deadline`. The backend holds the deadline itself, and an answer is sent within its own
-        time.
+        Raises what it raises, the error of `abort`, `UploadTimeoutError` while the body
+        arrives after `upload_until`, or `DeadlineError` while a photo is fetched, decoded or
+        encoded after `deadline`. The backend holds the deadline itself, and an answer is sent
+        within its own time.
         """
         task = self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
@@ -120,8 +120,11 @@ class RequestContext:
 
     def _until(self) -> float:
         """When the time for the current stage is over."""
-        receives = self.stage is Stage.RECEIVE
-        return min(self.upload_until, self.deadline) if receives else self.deadline
+        return min(self.upload_until, self.deadline) if self._uploads() else self.deadline
+
+    def _uploads(self) -> bool:
+        """Whether the body is arriving; a photo that is then fetched has a limit of its own."""
+        return self.stage is Stage.RECEIVE and not self.body_received
 
     def _on_time(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,7 +134,7 @@ class RequestContext:
             self.abort(self._too_late())
 
     def _too_late(self) -> ServiceError:
-        error = UploadTimeoutError if self.stage is Stage.RECEIVE else DeadlineError
+        error = UploadTimeoutError if self._uploads() else DeadlineError
         allowed = round(self._until() - self.arrived, 3)
         detail = f"The request's {allowed} s were over at stage '{self.stage}'."
         return error(detail, limit=allowed)

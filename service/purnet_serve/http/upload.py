@@ -1,7 +1,7 @@
-"""The body of `POST /v1/mask` as it arrives: a raw image, or a multipart form around one.
+"""The photo of a request as it arrives: a raw body, a part of a multipart form, or from a URL.
 
-Parsed as a stream into memory that admission has already counted: nothing is written to disk, and
-an unknown part is refused at its header instead of being stored.
+A form is parsed as a stream into memory that admission has already counted: nothing is written to
+disk, and an unknown part is refused at its header instead of being stored.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from purnet_serve.errors import (
     ParameterError,
 )
 from purnet_serve.http.admission import body_too_large
+from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MaskOptions, quoted
 from purnet_serve.http.request import ClientGoneError, RequestContext
 
@@ -136,6 +137,17 @@ async def read_upload(
         detail = f"The body is not the form its Content-Type announces: {error}."
         raise MalformedBodyError(detail) from error
     return form.upload()
+
+
+async def receive_from_url(service: ServiceContext, context: RequestContext, url: str) -> Upload:
+    """Fetch a photo for an admitted request whose own body has arrived.
+
+    Until its size is known, it counts as the largest upload. Raises `TooManyBytesError`, and what
+    `Fetcher.fetch` raises.
+    """
+    service.fetcher.check_on()
+    service.admission.reserve(context, service.settings.max_body_bytes)
+    return Upload(await service.fetcher.fetch(url, context.deadline))
 
 
 class _Form:

@@ -26,6 +26,12 @@ async def answer(path: str, writer: asyncio.StreamWriter) -> None:
     elif path.startswith("/hop/"):
         left = int(path.removeprefix("/hop/"))
         await send(writer, b"", "302 Found", Location=f"{left - 1}" if left else "/photo.jpg")
+    elif path == "/%C3%BC.jpg?q=%C3%A9":
+        await send(writer, PHOTO)
+    elif path == "/umlaut":  # its bytes as UTF-8, as many hosts send them
+        await send(writer, b"", "302 Found", Location="/\u00fc.jpg?q=\u00e9")
+    elif path == "/bracket":
+        await send(writer, b"", "302 Found", Location="https://[")
     elif path.startswith("/to/"):
         await send(writer, b"", "307 Temporary Redirect", Location=path.removeprefix("/to/"))
     elif path == "/huge":
@@ -88,6 +94,17 @@ async def test_a_photo_is_fetched_by_its_name_from_its_address(host: TlsHost) ->
     assert await fetch(host, f"https://{HOST}/photo.jpg#top") == PHOTO
     assert host.network.asked == [ADDRESS]
     assert host.seen == [("/photo.jpg", HOST)]
+
+
+@pytest.mark.parametrize("path", ["/\u00fc.jpg?q=\u00e9", "/%C3%BC.jpg?q=%C3%A9", "/umlaut"])
+async def test_letters_beyond_ascii_are_percent_encoded(host: TlsHost, path: str) -> None:
+    assert await fetch(host, f"https://{HOST}{path}") == PHOTO
+    assert host.seen[-1][0] == "/%C3%BC.jpg?q=%C3%A9"
+
+
+async def test_a_redirect_to_what_is_no_url_is_refused(host: TlsHost) -> None:
+    with pytest.raises(UrlRefusedError, match="leads on to what is none"):
+        await fetch(host, f"https://{HOST}/bracket")
 
 
 async def test_nothing_is_fetched_unless_switched_on(host: TlsHost) -> None:

@@ -20,6 +20,7 @@ from photos import encoded, opened, scene
 from tls_host import ADDRESS, HOST, send, tls_host
 
 from purnet_serve.http.fetch import Fetcher
+from purnet_serve.http.upload import Upload
 
 pytestmark = pytest.mark.anyio
 PHOTO = encoded(scene(), "JPEG", quality=95)
@@ -188,6 +189,67 @@ async def test_a_photo_at_a_url(make_live: MakeLive) -> None:
     await live.idle()
     assert private.json()["code"] in ("url_refused", "fetch_failed")
     assert live.service.admission.bytes == 0
+
+
+class Fetched:
+    """In place of a fetcher: always the same photo, and whether it was freed."""
+
+    def __init__(self) -> None:
+        self.freed = asyncio.Event()
+
+    def check_on(self) -> None:
+        pass
+
+    async def fetch(self, _url: str, _deadline: float) -> bytes:
+        loop, freed = asyncio.get_running_loop(), self.freed
+
+        class Photo(bytes):
+            def __del__(self) -> None:
+                loop.call_soon_threadsafe(freed.set)
+
+        return Photo(PHOTO)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_photo_is_freed_once_it_is_decoded(
+    live: Live, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched = Fetched()
+
+    async def read(*_arguments: object) -> Upload:
+        return Upload(await fetched.fetch("", 0))
+
+    monkeypatch.setattr("purnet_serve.http.rembg_api.read_upload", read)
+    monkeypatch.setattr(live.service, "fetcher", fetched)
+    live.backend.gate.clear()
+    query = "om=true" if method == "POST" else f"om=true&url=https://{HOST}/"
+    request = asyncio.create_task(live.client.request(method, f"/api/remove?{query}"))
+    await live.backend.one_arrived()
+    async with asyncio.timeout(WAIT_S):
+        await fetched.freed.wait()
+    live.backend.gate.set()
+    assert (await request).status_code == 200
+
+
+async def test_a_fetch_has_its_own_time_and_not_the_upload_s(make_live: MakeLive) -> None:
+    async def answer(_path: str, _writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async def names(_name: str, _port: int) -> list[str]:
+        return [ADDRESS]
+
+    live = await make_live(fetch_urls=True, upload_timeout_s=0.05, fetch_timeout_s=0.4)
+    async with tls_host(answer) as host:
+        live.service.fetcher = Fetcher(
+            live.service.settings, resolve=names, trust=host.trust, network=host.network
+        )
+        url = f"https://{HOST}/cat.jpg"
+        found = await live.client.get("/api/remove", params={"url": url})
+        assert (found.status_code, found.json()["code"]) == (400, "fetch_failed")
+        late = await live.client.get(
+            "/api/remove", params={"url": url}, headers={"X-Timeout-Ms": "200"}
+        )
+        assert (late.status_code, late.json()["code"]) == (504, "deadline")
 
 
 async def test_a_photo_that_is_fetched_counts_as_the_largest_upload(make_live: MakeLive) -> None:

@@ -207,6 +207,8 @@ async def test_cropping(live: Live, margin: str | None, sides: tuple[int, int, i
         ({"channels": "rgb"}, "invalid_channels", "must be 'rgba' or 'alpha'"),
         ({"bg_color": "nocolour"}, "invalid_bg_color", "must be a colour"),
         ({"bg_color": "12345"}, "invalid_bg_color", "must be a colour"),
+        ({"bg_color": "rgb(0,0,999)"}, "invalid_bg_color", "must be a colour"),
+        ({"bg_color": "hsl(0,900%,50%)"}, "invalid_bg_color", "must be a colour"),
         ({"bg_color": "fff8", "format": "jpg"}, "invalid_bg_color", "must be opaque"),
         ({"crop_margin": "51%"}, "invalid_crop_margin", "up to 500px or 50%"),
         ({"crop_margin": "1px 2px 3px"}, "invalid_crop_margin", "one, two or four"),
@@ -229,6 +231,13 @@ async def test_what_is_not_done_here_is_refused_in_remove_bg_s_words(
     assert said in told["detail"]
     assert told["title"]
     assert live.backend.seen == []
+
+
+async def test_a_parameter_in_the_url_is_refused(live: Live) -> None:
+    answer = await live.client.post(f"{PATH}?size=full", files={"image_file": PHOTO})
+    told = error(answer)
+    assert (answer.status_code, told["code"]) == (400, "invalid_size")
+    assert "belongs into the body" in told["detail"]
 
 
 async def test_hints_have_no_effect(live: Live) -> None:
