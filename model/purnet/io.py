@@ -35,6 +35,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text by `write_atomically`. Raises `WriteError`."""
+    with writing(path):
+        write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn an `OSError` raised inside into a `WriteError` that names `path`."""

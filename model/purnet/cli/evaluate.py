@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 INCOMPLETE = 1
 """Exit status when some images were left out."""
 
+WORST = 12
+"""Maps a contact sheet shows where `--worst` does not say how many."""
+
 
 def evaluate(
     predictions: Annotated[
@@ -69,7 +72,8 @@ def evaluate(
         int | None,
         typer.Option(
             min=0,
-            help="Processes that score beside the one that predicts. Default: one a processor.",
+            help="Processes that score beside the one that predicts. Default: one for each "
+            "processor that may be used.",
         ),
     ] = None,
     json: Annotated[
@@ -86,7 +90,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Draw the maps of the largest MAE, beside photo and truth, as this PNG."),
     ] = None,
-    worst: Annotated[int, typer.Option(min=1, help="How many maps --contact-sheet shows.")] = 12,
+    worst: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many maps --contact-sheet shows. Default: 12."),
+    ] = None,
 ) -> None:
     """Score saliency maps by the field's measures and by PurNet's own convention.
 
@@ -113,9 +120,10 @@ def evaluate(
         _check_writable("--contact-sheet", contact_sheet, folder=False)
         if len(dataset or []) > 1:
             raise typer.BadParameter("--contact-sheet shows one data set; score it alone.")
-    if processes is None:
-        processes = os.cpu_count() or 1
+    elif worst is not None:
+        raise typer.BadParameter("--worst goes with --contact-sheet.")
     with reported_errors(extra="torch,evaluate"):
+        from purnet.cpus import usable_cpus
         from purnet.evaluation.scoring import saved_maps
 
         predictor: Predictor | None = None
@@ -124,10 +132,12 @@ def evaluate(
         else:
             sets = _data_sets(dataset or [], root, held_out)
             maps, predictor = _loaded(checkpoint, device or "auto")
+        if processes is None:
+            processes = usable_cpus()
         scored = _score(maps, sets, predictor, processes, Console(stderr=True))
         _write(scored, sets, predictor, json, report)
         if contact_sheet is not None:
-            _draw_failures(scored, sets, predictor, contact_sheet, worst)
+            _draw_failures(scored, sets, predictor, contact_sheet, worst or WORST)
     if not all(result.complete for result in scored.sets):
         raise typer.Exit(INCOMPLETE)
 
@@ -153,12 +163,16 @@ def _check_writable(option: str, path: Path, *, folder: bool) -> None:
     """Refuse now, as far as it can be known, what could not be written at the end."""
     try:
         place = next((part for part in (path, *path.parents) if part.exists()), Path())
-        if place == path and path.is_dir() != folder:
-            is_now, expected = ("a file", "a folder") if folder else ("a folder", "a file")
+        if place == path and not (path.is_dir() if folder else path.is_file()):
+            is_now = "a folder" if path.is_dir() else "a file" if path.is_file() else "a device"
+            expected = "a folder" if folder else "a file"
             raise typer.BadParameter(f"{option} {path} is {is_now}; name {expected}.")
         reason = None if place == path or place.is_dir() else f"{place} is not a folder"
-        if reason is None and not os.access(place, os.W_OK):
-            reason = f"{place} is read-only"
+        # A file is replaced, not written over: its folder takes the new one.
+        places = [place, Path(os.path.realpath(place)).parent] if place.is_file() else [place]
+        locked = [part for part in places if not os.access(part, os.W_OK)]
+        if reason is None and locked:
+            reason = f"{locked[0]} is read-only"
     except OSError as error:
         reason = error.strerror
     if reason is not None:
@@ -215,34 +229,30 @@ def _write(
 ) -> None:
     from rich.console import Console
 
-    from purnet.errors import WriteError
     from purnet.evaluation.plots import write_report
     from purnet.evaluation.report import print_report, to_json
+    from purnet.io import make_folder, write_text
 
     console = Console()
     print_report(report, console)
-    try:
-        if json is not None:
-            json.parent.mkdir(parents=True, exist_ok=True)
-            json.write_text(to_json(report), encoding="utf-8")
-            console.print(f"Wrote {json}", markup=False, soft_wrap=True)
-        if folder is not None:
-            pictures = {images.name: _pictures(images, predictor) for images in sets}
-            for path in write_report(report, folder, pictures):
-                console.print(f"Wrote {path}", markup=False, soft_wrap=True)
-    except OSError as error:
-        raise WriteError(f"The report cannot be written: {error}") from error
+    if json is not None:
+        make_folder(json.parent)
+        write_text(json, to_json(report))
+        console.print(f"Wrote {json}", markup=False, soft_wrap=True)
+    if folder is not None:
+        pictures = {images.name: _pictures(images, predictor) for images in sets}
+        for path in write_report(report, folder, pictures):
+            console.print(f"Wrote {path}", markup=False, soft_wrap=True)
 
 
 def _draw_failures(
     report: Report, sets: list[ImageSet], predictor: Predictor | None, path: Path, count: int
 ) -> None:
     from purnet.evaluation.plots import contact_sheet, failures
-    from purnet.io import make_folder, writing
+    from purnet.io import make_folder
 
     make_folder(path.parent)
-    with writing(path):
-        contact_sheet(failures(report.sets[0].scored, count), _pictures(sets[0], predictor), path)
+    contact_sheet(failures(report.sets[0].scored, count), _pictures(sets[0], predictor), path)
 
 
 def _pictures(images: ImageSet, predictor: Predictor | None) -> Pictures:

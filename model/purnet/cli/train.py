@@ -54,26 +54,30 @@ def train(
         from rich.console import Console
         from rich.progress import Progress
 
+        from purnet.cpus import usable_cpus
         from purnet.errors import TrainingError
         from purnet.inference.torch_engine import resolve_device
         from purnet.io import make_folder
         from purnet.training.recipe import load_recipe
-        from purnet.training.sources import initial_weights, load_data, usable_cpus
+        from purnet.training.sources import initial_weights, load_data
         from purnet.training.trainer import Trainer, TrainerOptions
 
         console = Console(stderr=True)
         settings = load_recipe(recipe)
         stages = _chosen_stages(settings, stage, init)
-        for folder in (out, cache_dir):
+        written = (out, cache_dir) if settings.needs_superpixels else (out,)
+        for folder in written:
             if folder.resolve().is_relative_to(data.resolve()):
                 raise TrainingError(f"{folder} lies in the data folder, which is never written to")
-        for folder in (out, cache_dir):
+        for folder in written:
             make_folder(folder)
         place = resolve_device(device)
         if processes is None:
             # A GPU is faster than one process that decodes; a CPU is busy with training itself.
             processes = 0 if place.type == "cpu" else max(1, usable_cpus() - 1)
-        weights, weights_sha256 = initial_weights(settings, init=init, backbone=backbone_weights)
+        weights, weights_sha256 = initial_weights(
+            settings, settings.stages[stages[0]], init=init, backbone=backbone_weights
+        )
         with Progress(console=console) as progress:
             pairs = load_data(
                 settings,

@@ -89,7 +89,7 @@ class Pairs:
 def find_pairs(folder: Path, *, keep: Callable[[str], bool] = lambda _stem: True) -> Pairs:
     """Pair the photos and masks of `folder`, which is in one of `LAYOUTS`.
 
-    Pairs whose stem `keep` does not take are passed over without being read. Every other file is
+    Files whose stem `keep` does not take are passed over without being read. Every other one is
     decoded once, in threads, so that a run of hours does not stop at a broken one. A file that is
     broken, has no partner or another size than its partner is skipped and named. Raises
     `DatasetError` when nothing is left, saying which layouts are known, and for a folder that
@@ -101,11 +101,11 @@ def find_pairs(folder: Path, *, keep: Callable[[str], bool] = lambda _stem: True
         raise DatasetError(f"{folder} holds no data set. {_known_layouts()}")
     layout, image_folder, mask_folder = found
     skipped: list[tuple[Path, str]] = []
-    images = files_by_stem(image_folder, skipped)
-    masks = files_by_stem(mask_folder, skipped)
+    images = files_by_stem(image_folder, skipped, keep=keep)
+    masks = files_by_stem(mask_folder, skipped, keep=keep)
     skipped += [(images[stem], "has no mask") for stem in sorted(images.keys() - masks.keys())]
     skipped += [(masks[stem], "has no image") for stem in sorted(masks.keys() - images.keys())]
-    stems = sorted(filter(keep, images.keys() & masks.keys()))
+    stems = sorted(images.keys() & masks.keys())
     pairs = [Pair(stem, images[stem], masks[stem]) for stem in stems]
     with ThreadPoolExecutor() as pool:
         found_in = list(pool.map(_inspect, pairs))
@@ -113,9 +113,8 @@ def find_pairs(folder: Path, *, keep: Callable[[str], bool] = lambda _stem: True
     whole = [pair for pair, (fault, _) in zip(pairs, found_in, strict=True) if fault is None]
     empty = [pair.mask for pair, (_, is_empty) in zip(pairs, found_in, strict=True) if is_empty]
     if not whole:
-        what = (
-            "; ".join(f"{path.name} {reason}" for path, reason in skipped[:3]) or "both are empty"
-        )
+        what = "; ".join(f"{path.name} {reason}" for path, reason in skipped[:3])
+        what = what or "both are empty, or hold no file that is asked for"
         raise DatasetError(
             f"{folder} has the layout {layout} but no usable pair: {what}. {_known_layouts()}"
         )
@@ -155,16 +154,25 @@ def image_folder_beside(mask_folder: Path) -> Path | None:
     return None
 
 
-def files_by_stem(folder: Path, skipped: list[tuple[Path, str]]) -> dict[str, Path]:
+def files_by_stem(
+    folder: Path,
+    skipped: list[tuple[Path, str]],
+    *,
+    keep: Callable[[str], bool] = lambda _stem: True,
+) -> dict[str, Path]:
     """Image files directly in `folder` by stem; a second file of one stem goes to `skipped`.
 
-    Stems are in Unicode's form C: some systems store an accent as a letter of its own. Raises
-    `DatasetError` for a folder that cannot be read.
+    Files whose stem `keep` does not take are passed over. Stems are in Unicode's form C: some
+    systems store an accent as a letter of its own. Raises `DatasetError` for a folder that cannot
+    be read.
     """
     check_folder(folder)
     files: dict[str, Path] = {}
     for path in _image_files(folder):
-        first = files.setdefault(normalize("NFC", path.stem), path)
+        stem = normalize("NFC", path.stem)
+        if not keep(stem):
+            continue
+        first = files.setdefault(stem, path)
         if first is not path:
             skipped.append((path, f"has the same stem as {first.name}"))
     return files

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from purnet.evaluation.report import Report, ScoredImage, SetResult, to_json, to_markdown
+from purnet.io import make_folder, write_atomically, write_text, writing
 
 PLOT_PIXELS = (800, 600)
 """Width and height of the precision-recall plot."""
@@ -32,24 +33,24 @@ def write_report(report: Report, folder: Path, pictures: Mapping[str, Pictures])
     """Write report.md, report.json, precision-recall.png and a contact sheet per set.
 
     `pictures` answers, by a set's name, with the pictures of one of its stems. The folder is made
-    when it is missing. Returns what was written.
+    when it is missing. Returns what was written. Raises `WriteError` where that cannot be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     plot = folder / "precision-recall.png"
     precision_recall_plot(report.sets, plot)
     sheets = [folder / f"{result.name}-contact-sheet.png" for result in report.sets]
     for result, sheet in zip(report.sets, sheets, strict=True):
         contact_sheet(ranked(result.scored), pictures[result.name], sheet)
     markdown, json = folder / "report.md", folder / "report.json"
-    markdown.write_text(to_markdown(report, [sheet.name for sheet in sheets]), encoding="utf-8")
-    json.write_text(to_json(report), encoding="utf-8")
+    write_text(markdown, to_markdown(report, [sheet.name for sheet in sheets]))
+    write_text(json, to_json(report))
     return [markdown, json, plot, *sheets]
 
 
 def precision_recall_plot(sets: Sequence[SetResult], path: Path) -> None:
     """Write one PNG of `PLOT_PIXELS` with a curve per data set over the thresholds 1..255.
 
-    Threshold 0 takes every pixel of any map, so it is left out.
+    Threshold 0 takes every pixel of any map, so it is left out. Raises `WriteError`.
     """
     dpi = 100
     figure = Figure(
@@ -68,7 +69,8 @@ def precision_recall_plot(sets: Sequence[SetResult], path: Path) -> None:
     )
     axes.grid(alpha=0.3)
     axes.legend(loc="lower left")
-    figure.savefig(path)
+    with writing(path):
+        write_atomically(path, lambda part: figure.savefig(part, format="png"))
 
 
 def ranked(scored: Sequence[ScoredImage]) -> dict[str, list[ScoredImage]]:
@@ -100,7 +102,10 @@ def failures(scored: Sequence[ScoredImage], count: int) -> dict[str, list[Scored
 def contact_sheet(
     rows: Mapping[str, Sequence[ScoredImage]], pictures: Pictures, path: Path
 ) -> None:
-    """Write a PNG of rows of up to `EXAMPLES` maps below their headings, beside photo and truth."""
+    """Write a PNG of rows of up to `EXAMPLES` maps below their headings, beside photo and truth.
+
+    It is a PNG whatever `path` ends in. Raises `WriteError`.
+    """
     sheet = Image.new("RGB", sheet_size(len(rows)), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=14)
@@ -116,7 +121,8 @@ def contact_sheet(
                 if picture is not None:
                     x = left + cell * (CELL_PIXELS[0] + _GAP)
                     sheet.paste(_fitted(picture), (x, top + 2 * _HEADING))
-    sheet.save(path)
+    with writing(path):
+        write_atomically(path, lambda part: sheet.save(part, format="PNG"))
 
 
 def sheet_size(rows: int = len(_GROUPS)) -> tuple[int, int]:

@@ -140,7 +140,8 @@ class OpenVinoEngine:
 
     `lone` and `streamed` are the same network, compiled for one request with all threads and for
     `streams` requests. Each takes (1, S, S, 3) uint8 and gives a mask (1, S, S) uint8 and a flag
-    (1,) bool.
+    (1,) bool. Without `streamed`, `lone` is the only stream: images that come together wait for
+    each other.
     """
 
     name = "openvino"
@@ -148,11 +149,12 @@ class OpenVinoEngine:
 
     def __init__(self, lone: Any, streamed: Any = None, *, streams: int = 1) -> None:
         self.streams = streams
-        self._lone = lone.create_infer_request()
+        self._lone = None if streamed is None else lone.create_infer_request()
         self._free: SimpleQueue[Any] = SimpleQueue()
         """Requests of the streams, none of which runs."""
-        for _ in range(streams if streamed is not None else 0):
-            self._free.put(streamed.create_infer_request())
+        compiled, count = (lone, 1) if streamed is None else (streamed, streams)
+        for _ in range(count):
+            self._free.put(compiled.create_infer_request())
         self._running = 0
         self._lock = threading.Lock()
 
@@ -174,9 +176,9 @@ class OpenVinoEngine:
     def _infer(self, image: UInt8Array, *, may_be_lone: bool = False) -> EngineOutput:
         """Run one image. The answer is a copy: the next call reuses OpenVINO's own memory."""
         with self._lock:
-            lone = may_be_lone and self._running == 0
+            lone = self._lone if may_be_lone and self._running == 0 else None
             self._running += 1
-        request = self._lone if lone else self._free.get()
+        request = self._free.get() if lone is None else lone
         try:
             answer = request.infer([image], share_inputs=True)
         except MemoryError as error:
@@ -186,7 +188,7 @@ class OpenVinoEngine:
                 raise OutOfMemoryError(str(error)) from error
             raise
         finally:
-            if not lone:
+            if lone is None:
                 self._free.put(request)
             with self._lock:
                 self._running -= 1

@@ -18,12 +18,13 @@ from tempfile import TemporaryDirectory
 
 from PIL import Image
 
+from purnet.cpus import usable_cpus
 from purnet.data.pairs import Pair, find_pairs, read_truth
 from purnet.errors import ModelError
 from purnet.imaging import open_image
 from purnet.io import make_folder, writing
 from purnet.training.recipe import Recipe, load_recipe
-from purnet.training.sources import load_data, usable_cpus
+from purnet.training.sources import load_data
 
 SIDE = 320
 """Longer side of a packed photo, in pixels: what prediction sees."""

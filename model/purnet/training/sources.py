@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from purnet.io import sha256_of
 from purnet.network import variants
 from purnet.network.backbones import EfficientNetLite0, load_classifier, load_imagenet_lite0
 from purnet.network.checkpoint import read, read_state_dict
-from purnet.training.recipe import Recipe
+from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import Tensors
 
 
@@ -33,13 +32,6 @@ class TrainingData:
     """Files that were left out, and why."""
     empty: list[Path]
     """Masks in which nothing is salient."""
-
-
-def usable_cpus() -> int:
-    """CPU cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def load_data(
@@ -93,12 +85,13 @@ def load_data(
 
 
 def initial_weights(
-    recipe: Recipe, *, init: Path | None, backbone: Path | None
+    recipe: Recipe, stage: Stage, *, init: Path | None, backbone: Path | None
 ) -> tuple[Tensors, str]:
-    """The weights the first stage starts from and the SHA-256 of their file, empty for none.
+    """The weights `stage`, the first to run, starts from and the SHA-256 of their file, or "".
 
     From `init`, a checkpoint of the recipe's variant or of one that lacks its optional parts alone,
-    or by `with_imagenet_backbone`. Raises `ModelError` for a file that does not fit, and for both.
+    or by `with_imagenet_backbone`. What of `init` the stage's network lacks, such as attentions, is
+    left out. Raises `ModelError` for a file that does not fit, and for both.
     """
     if init is None:
         torch.manual_seed(recipe.seed)
@@ -114,7 +107,8 @@ def initial_weights(
                 f"{init} is of {info.variant}, but the recipe trains {recipe.variant}, "
                 f"which it does not fit: {misfits[0]}"
             )
-    return weights, sha256_of(init)
+    own = variants.build(recipe.variant, attention=stage.attention).state_dict()
+    return {name: tensor for name, tensor in weights.items() if name in own}, sha256_of(init)
 
 
 def with_imagenet_backbone(variant: str, weights: Path | None = None) -> Tensors:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from purnet.cli.evaluate import evaluate
 from purnet.data.pairs import is_held_out
 from purnet.errors import CheckpointError, NotFiniteError
+from purnet.evaluation import scoring
 from purnet.evaluation.plots import sheet_size
 from purnet.evaluation.report import Report
 from purnet.inference import factory
@@ -198,6 +199,7 @@ def test_a_set_that_is_not_there_is_an_error(tmp_path, loaded):
         ("maps", "truth", "--checkpoint", "w.pth"),
         ("maps", "truth", "--device", "cpu"),
         ("--dataset", "ECSSD", "--resize"),
+        ("maps", "truth", "--worst", "3"),
     ],
 )
 def test_a_command_line_that_makes_no_sense_is_refused(arguments):
@@ -222,6 +224,17 @@ def test_what_could_not_be_written_is_an_error_before_any_work(
     assert result.stdout == ""
 
 
+def test_a_file_whose_folder_takes_no_new_one_is_an_error_before_any_work(
+    disk, tmp_path, monkeypatch
+):
+    (tmp_path / "old.json").touch()
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != tmp_path)
+    result = run(disk.predictions, disk.truth, "--json", tmp_path / "old.json")
+    assert result.exit_code == 2
+    assert "is read-only" in result.stderr.replace("\n", " ")
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize(("option", "name"), [("--json", "folder"), ("--report", "file")])
 def test_a_folder_is_no_file_to_write_and_a_file_no_folder(disk, tmp_path, option, name):
     (tmp_path / "folder").mkdir()
@@ -231,17 +244,33 @@ def test_a_folder_is_no_file_to_write_and_a_file_no_folder(disk, tmp_path, optio
     assert "; name a" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["--json", "--report", "--contact-sheet"])
+def test_a_pipe_is_neither(disk, tmp_path, option):
+    os.mkfifo(tmp_path / "pipe")
+    result = run(disk.predictions, disk.truth, option, tmp_path / "pipe")
+    assert result.exit_code == 2
+    assert "; name a" in result.stderr
+    assert result.stdout == ""
+
+
 @pytest.mark.parametrize("option", ["--json", "--report"])
 def test_a_full_disk_is_one_line_after_the_numbers(disk, tmp_path, monkeypatch, option):
     def fail(self, *_arguments, **_options):
+        self.write_bytes(b"half")
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
     monkeypatch.setattr(Path, "write_text", fail)
-    result = run(disk.predictions, disk.truth, option, tmp_path / "out")
+    (tmp_path / "old").mkdir()
+    target = tmp_path / "old" / "report.json" if option == "--json" else tmp_path / "old"
+    (tmp_path / "old" / "report.json").write_bytes(b"old")
+    result = run(disk.predictions, disk.truth, option, target)
     assert result.exit_code == 2
     assert "F (PurNet)" in result.stdout
-    assert "The report cannot be written: [Errno 28] No space left" in result.stderr
+    named = re.escape(str(tmp_path / "old" / "report."))
+    assert re.search(rf"{named}\w+ cannot be written: No space left", result.stderr)
     assert isinstance(result.exception, SystemExit)
+    assert (tmp_path / "old" / "report.json").read_bytes() == b"old"
+    assert not list((tmp_path / "old").glob(".*"))
 
 
 def test_help_names_conventions_sets_and_exit_statuses():
@@ -276,12 +305,37 @@ def test_pairs_that_training_holds_out_are_scored_alone(disk, loaded, tmp_path):
     assert [image.stem for image in scores.scored] == sorted(kept)
 
 
-def test_failures_are_drawn(disk, tmp_path):
-    sheet = tmp_path / "new" / "worst.png"
+def test_files_outside_the_split_that_lack_a_partner_leave_nothing_out(disk, loaded):
+    percent = 50
+    other = next(stem for stem in STEMS if not is_held_out(stem, percent=percent))
+    (disk.truth / f"{other}.png").unlink()
+    result = run("--dataset", disk.dataset, "--held-out", percent)
+    assert result.exit_code == 0, result.output
+
+
+def test_no_more_processes_score_than_there_are_processors_to_use(disk, monkeypatch):
+    asked = []
+    score = scoring.score
+
+    def watched(images, predictor, *, processes, progress):
+        asked.append(processes)
+        return score(images, predictor, processes=0, progress=progress)
+
+    monkeypatch.setattr(scoring, "score", watched)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: {0, 5, 7}, raising=False)
+    assert run(disk.predictions, disk.truth).exit_code == 0
+    assert asked == [3]
+
+
+@pytest.mark.parametrize("name", ["worst.png", "worst", "worst.sheet"])
+def test_failures_are_drawn(disk, tmp_path, name):
+    sheet = tmp_path / "new" / name
     arguments = [str(disk.predictions), str(disk.truth), "--contact-sheet", str(sheet)]
     result = runner.invoke(app, [*arguments, "--worst", "1"])
     assert result.exit_code == 0, result.output
     with Image.open(sheet) as image:
+        assert image.format == "PNG"
         assert image.size == sheet_size(1)
 
 

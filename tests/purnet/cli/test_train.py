@@ -61,7 +61,6 @@ def refusal(options: dict[str, Path]) -> str:
     [
         ("--out", "file", "file cannot be made a folder: File exists"),
         ("--out", "file/run", "file/run cannot be made a folder: Not a directory"),
-        ("--cache-dir", "file", "file cannot be made a folder: File exists"),
         ("--recipe", "", "cannot be read: Is a directory"),
         ("--recipe", "file", "file is not TOML"),
     ],
@@ -72,15 +71,39 @@ def test_a_path_of_the_wrong_kind_is_named(
     assert message in refusal({**options, option: tmp_path / value})
 
 
-def test_a_checkpoint_of_another_variant_is_refused(
-    options: dict[str, Path], tmp_path: Path
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("file", "file cannot be made a folder"), ("data/cache", "lies in the data folder")],
+)
+def test_where_superpixels_cannot_be_kept_is_named_if_they_are_needed(
+    options: dict[str, Path], tmp_path: Path, place: str, message: str
 ) -> None:
-    other = "timm/test_resnet"
-    init = tmp_path / "other.safetensors"
-    weights = variants.build(other, attention=False).state_dict()
-    info = CheckpointInfo(variant=other, input_size=320, attention=False)
-    save(weights, init, info, half=False)
-    assert f"is of {other}, but" in refusal({**options, "--init": init})
+    recipe = RECIPE.replace("weights = {}", "weights = { structure = 1.0 }")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    (tmp_path / "data").symlink_to(options["--data"])
+    assert message in refusal({**options, "--cache-dir": tmp_path / place})
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Path:
+    """A checkpoint of another variant."""
+    path, variant = tmp_path / "other.safetensors", "timm/test_resnet"
+    weights = variants.build(variant, attention=False).state_dict()
+    info = CheckpointInfo(variant=variant, input_size=320, attention=False)
+    save(weights, path, info, half=False)
+    return path
+
+
+def test_a_checkpoint_of_another_variant_is_refused(options: dict[str, Path], other: Path) -> None:
+    assert "is of timm/test_resnet, but" in refusal({**options, "--init": other})
+
+
+def test_a_cache_that_no_stage_needs_is_neither_checked_nor_made(
+    options: dict[str, Path], other: Path
+) -> None:
+    unused = {"--cache-dir": options["--data"] / "cache", "--init": other}
+    assert "is of timm/test_resnet, but" in refusal(options | unused)
+    assert not unused["--cache-dir"].exists()
 
 
 def test_initial_weights_and_a_backbones_exclude_each_other(

@@ -178,6 +178,19 @@ def test_a_layout_without_one_usable_pair_is_an_error_that_says_why(tmp_path):
         find_pairs(tmp_path)
 
 
+def test_a_file_that_is_not_kept_is_passed_over_whatever_is_wrong_with_it(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"), ("a", "b", "c", "d"))
+    (tmp_path / "image" / "b.jpg").write_bytes(b"broken")
+    (tmp_path / "image" / "c.jpg").unlink()
+    (tmp_path / "mask" / "d.png").unlink()
+    Image.new("RGB", SIZE).save(tmp_path / "image" / "d.png")
+    found = find_pairs(tmp_path, keep=lambda stem: stem == "a")
+    assert [pair.stem for pair in found.pairs] == ["a"]
+    assert found.skipped == []
+    with pytest.raises(DatasetError, match="hold no file that is asked for"):
+        find_pairs(tmp_path, keep=lambda _stem: False)
+
+
 def test_empty_folders_are_an_error(tmp_path):
     (tmp_path / "image").mkdir()
     (tmp_path / "mask").mkdir()

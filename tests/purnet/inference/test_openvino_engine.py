@@ -4,7 +4,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -123,6 +125,41 @@ def test_an_image_gets_all_threads_while_nothing_else_runs_and_else_a_stream() -
     assert (lone.images, streamed.images) == ([1], [2])
     engine(numbered(4)[3:])
     assert (lone.images, streamed.images) == ([1, 3], [2])
+
+
+def test_an_image_that_finds_the_only_stream_taken_is_computed_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, waits = threading.Event(), threading.Event()
+
+    class Watched(SimpleQueue[Any]):
+        def get(self, block: bool = True, timeout: float | None = None) -> Any:
+            if self.empty():
+                waits.set()
+            return super().get(block, timeout)
+
+    class Slow(Compiled):
+        """Computes its first image until the next one waits."""
+
+        def infer(self, inputs: list[np.ndarray], *, share_inputs: bool) -> list[np.ndarray]:
+            begun.set()
+            assert waits.wait(30)
+            return super().infer(inputs, share_inputs=share_inputs)
+
+    monkeypatch.setattr(openvino, "SimpleQueue", Watched)
+    lone = Slow()
+    engine = OpenVinoEngine(lone)
+    first, second = (
+        threading.Thread(target=engine, args=(numbered(number)[-1:],), daemon=True)
+        for number in (1, 2)
+    )
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    for thread in (first, second):
+        thread.join(30)
+        assert not thread.is_alive()
+    assert lone.images == [0, 1]
 
 
 def test_a_stream_is_free_again_after_a_failure() -> None:

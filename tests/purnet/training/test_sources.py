@@ -11,6 +11,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from training_runs import make_trainer
 
 from purnet.errors import CheckpointError, ModelError, TrainingError
 from purnet.io import sha256_of
@@ -18,7 +19,7 @@ from purnet.network import checkpoint, variants
 from purnet.network.backbones import EfficientNetLite0, load_imagenet_lite0
 from purnet.network.checkpoint import CheckpointInfo
 from purnet.training.recipe import Recipe
-from purnet.training.sources import initial_weights, with_imagenet_backbone
+from purnet.training.sources import TrainingData, initial_weights, with_imagenet_backbone
 
 pytestmark = pytest.mark.needs_torch
 
@@ -76,10 +77,26 @@ def test_a_variant_starts_from_weights_of_one_that_lacks_its_optional_parts(
     larger = recipe.model_copy(update={"variant": "purnet-lite0-s2"})
     path = weights_of("purnet-lite0", tmp_path, attention=attention)
 
-    found, sha256 = initial_weights(larger, init=path, backbone=None)
+    found, sha256 = initial_weights(larger, larger.stages[1], init=path, backbone=None)
 
     assert sha256 == sha256_of(path)
     variants.build("purnet-lite0-s2").load_state_dict(found, strict=False)
+
+
+@pytest.mark.parametrize("variant", ["purnet-lite0", "purnet-lite0-s2"])
+def test_a_stage_without_attentions_starts_from_the_rest_of_a_whole_network(
+    recipe: Recipe, data: TrainingData, tmp_path: Path, variant: str
+) -> None:
+    stage = recipe.stages[0].model_copy(update={"iterations": 1})
+    trained = recipe.model_copy(update={"variant": variant, "stages": [stage]})
+    path = weights_of("purnet-lite0", tmp_path)
+
+    found, _ = initial_weights(trained, stage, init=path, backbone=None)
+
+    whole = variants.build("purnet-lite0", attention=False).state_dict()
+    assert found.keys() == whole.keys()
+    trainer = make_trainer(trained, data, tmp_path / "run")
+    trainer._network(stage, found)
 
 
 @pytest.mark.parametrize(
@@ -95,4 +112,4 @@ def test_weights_of_a_variant_that_does_not_fit_name_both(
     other = recipe.model_copy(update={"variant": trained})
     path = weights_of(of, tmp_path)
     with pytest.raises(TrainingError, match=f"is of {of}, but the recipe trains {trained}.*{name}"):
-        initial_weights(other, init=path, backbone=None)
+        initial_weights(other, other.stages[1], init=path, backbone=None)
