@@ -18,7 +18,8 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_section_of_the_readme_runs(tmp_path: Path) -> None:
     section = README.read_text().split("## Use it from Python")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    # The other is of the client, which tests/purnet_serve runs.
+    (code,) = re.findall(r"```python\n(import purnet\n.*?)```", section, re.DOTALL)
     scene(60, 40).save(tmp_path / "photo.jpg")
     scene(30, 50).save(tmp_path / "other.jpg")
     run = subprocess.run(
