@@ -86,9 +86,11 @@ class Admission:
     def reserve(self, request: RequestContext, upload_bytes: int) -> None:
         """Count more bytes for an admitted request than it announced: a photo at a URL, or decoded.
 
-        Raises `TooManyBytesError`, changing nothing, where they are not free.
+        What is more than the whole limit is granted where no other request holds bytes. Raises
+        `TooManyBytesError`, changing nothing, where the bytes are not free.
         """
-        if self.bytes + upload_bytes - request.upload_bytes > self._settings.max_bytes_in_flight:
+        others = self.bytes - request.upload_bytes
+        if others and others + upload_bytes > self._settings.max_bytes_in_flight:
             raise self._too_many_bytes()
         self.resize(request, upload_bytes)
 

@@ -9,6 +9,7 @@ from starlette.responses import Response
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
 from purnet_serve.http.fetch import Fetcher
+from purnet_serve.http.removebg_body import PARSED_BYTES
 from purnet_serve.http.turns import Turns
 from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
 from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
@@ -80,7 +81,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     largest = settings.max_pixels * each
     return (
         BASE_BYTES
-        + settings.max_bytes_in_flight
+        + max(settings.max_bytes_in_flight, PARSED_BYTES * settings.max_body_bytes)
         + settings.max_answer_bytes
         + settings.max_requests_in_flight * BYTES_PER_REQUEST
         + max(settings.max_pixel_bytes, largest)

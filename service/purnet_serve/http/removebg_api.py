@@ -5,13 +5,14 @@ Its users change an address alone. What differs is in docs/clients.md.
 
 from __future__ import annotations
 
-import base64
+import binascii
 import json
 from typing import Any
 
 import multipart
 from fastapi import APIRouter, Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from purnet.imaging import read_header
 from purnet_serve.errors import (
@@ -27,7 +28,6 @@ from purnet_serve.errors import (
     ParameterError,
     ServiceError,
     SideTooLongError,
-    TooManyBytesError,
     TooManyPixelsError,
     UnsupportedMediaError,
     UrlRefusedError,
@@ -37,7 +37,14 @@ from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
 from purnet_serve.http.parameters import quoted
 from purnet_serve.http.problem_details import COMMON_HEADERS, described, problem
-from purnet_serve.http.removebg_options import RemoveBgOptions, fields_of
+from purnet_serve.http.removebg_body import (
+    BASE64_FIELD,
+    PARSED_BYTES,
+    TEXT_KINDS,
+    decoded_photo,
+    fields_of,
+)
+from purnet_serve.http.removebg_options import RemoveBgOptions
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import FormFields, Upload, read_upload, receive_from_url
 from purnet_serve.observability.labels import Stage
@@ -45,19 +52,16 @@ from purnet_serve.observability.labels import Stage
 PATH, ACCOUNT_PATH = "/v1.0/removebg", "/v1.0/account"
 FREE_CALLS = 1_000_000
 """What an account always has left: nothing is counted, and some clients stop at 0."""
-PARSED_BYTES = 4
-"""Bytes held for each of a body while base64 in it is parsed: body, text, value, photo."""
-JSON_BYTES = 3
-"""Bytes held for each of a picture while it becomes JSON: base64, twice."""
+PIECE_BYTES = 48 * 1024
+"""Bytes of a picture that are written as base64 at a time; a multiple of 3, so without padding."""
 FORM = FormFields(
     images=("image_file",),
     others=RemoveBgOptions.model_fields,
-    large=("image_file_b64",),
+    base64=BASE64_FIELD,
     image_required=False,
     max_parts=32,
     max_field_bytes=2048,
 )
-_TEXT_KINDS = ("application/json", "application/x-www-form-urlencoded")
 _ERRORS: list[tuple[type[ServiceError], int, str, str]] = [
     (KeyMissingError, 403, "auth_failed", "Missing API Key"),
     (KeyUnknownError, 403, "auth_failed", "Invalid API Key"),
@@ -145,29 +149,31 @@ async def _receive(
     """The photo of a request, wherever it is, and the parameters."""
     content_type = context.headers.get("content-type", "")
     kind, _ = multipart.parse_options_header(content_type)
-    if kind in _TEXT_KINDS:
-        body = b"".join([chunk async for chunk in request.stream()])
+    if kind in TEXT_KINDS:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
         service.admission.reserve(context, PARSED_BYTES * len(body))
-        fields = await service.decode_pool.run(0, fields_of, body, kind)
-        upload = Upload(b"", tuple(fields))
-        del body, fields
+        fields, base64 = await service.decode_pool.run(0, fields_of, body, kind)
+        upload = Upload(b"", tuple(fields), base64)
+        del body, base64
     else:
         upload = await read_upload(request.stream(), content_type, FORM)
-        if any(name == "image_file_b64" for name, _ in upload.fields):
+        if upload.base64:
             service.admission.reserve(context, PARSED_BYTES * context.body_bytes)
     options = RemoveBgOptions.read(upload.fields)
-    sources = [upload.image, options.image_file_b64, options.image_url]
+    sources = [upload.image, upload.base64, options.image_url]
     if not any(sources):
         names = "image_file, image_file_b64 or image_url"
         raise MissingImageError(f"Send the photo as {names}.")
     if (given := sum(map(bool, sources))) > 1:
         detail = "Send one of image_file, image_file_b64 and image_url."
         raise MissingImageError(detail, limit=1, actual=given)
-    if options.image_file_b64:
-        photo = await service.decode_pool.run(0, options.photo)
+    if upload.base64:
+        photo = await service.decode_pool.run(0, decoded_photo, upload.base64)
         if not photo:
             raise EmptyBodyError("`image_file_b64` holds nothing.")
-        return Upload(photo), options.model_copy(update={"image_file_b64": None})
+        return Upload(photo), options
     if options.image_url:
         return await receive_from_url(service, context, options.image_url), options
     return Upload(upload.take()), options
@@ -191,20 +197,37 @@ async def _answer(
         headers["X-Type"] = "other"
     if "application/json" not in context.headers.get("accept", ""):
         return Response(answer.body, media_type=answer.media_type, headers=headers)
-    memory = context.answer_memory
-    if memory is None or not memory.grow(JSON_BYTES * len(answer.body)):
-        detail = "As many bytes of answers as this service holds are waiting to be read."
-        raise TooManyBytesError(detail)
     members = {f"foreground_{name}": value for name, value in place.items()}
-    body = await service.encode_pool.run(0, _json_answer, answer.body, members)
-    memory.resize(len(body))
-    return Response(body, media_type="application/json", headers=headers)
+    return _JsonAnswer(answer.body, members, headers)
 
 
-def _json_answer(picture: bytes, members: dict[str, int]) -> bytes:
-    """The bytes of JSON, put together so that base64 is held twice at the most."""
-    others = json.dumps(members).encode("ascii")
-    return b'{"data": {"result_b64": "%b", %b}' % (base64.b64encode(picture), others[1:])
+class _JsonAnswer(Response):
+    """JSON with a picture in base64, made in pieces as they are sent: the picture alone is held."""
+
+    media_type = "application/json"
+
+    def __init__(self, picture: bytes, members: dict[str, int], headers: dict[str, str]) -> None:
+        super().__init__(headers=headers)
+        self._picture = picture
+        self._before = b'{"data": {"result_b64": "'
+        self._after = b'", %b}' % json.dumps(members).encode("ascii")[1:]
+        base64_bytes = (len(picture) + 2) // 3 * 4
+        length = len(self._before) + base64_bytes + len(self._after)
+        self.headers["Content-Length"] = str(length)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, as ASGI has it."""
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        await _send_part(send, self._before)
+        for begin in range(0, len(self._picture), PIECE_BYTES):
+            piece = self._picture[begin : begin + PIECE_BYTES]
+            await _send_part(send, binascii.b2a_base64(piece, newline=False))
+        await _send_part(send, self._after, more_body=False)
+
+
+async def _send_part(send: Send, part: bytes, *, more_body: bool = True) -> None:
+    await send({"type": "http.response.body", "body": part, "more_body": more_body})
 
 
 # --- for the OpenAPI document
@@ -216,7 +239,7 @@ def _request_body() -> dict[str, Any]:
     text = {"type": "object", "properties": properties, "additionalProperties": False}
     form = {**text, "properties": {"image_file": photo, **properties}}
     content = {"multipart/form-data": {"schema": form}}
-    content |= {kind: {"schema": text} for kind in _TEXT_KINDS}
+    content |= {kind: {"schema": text} for kind in TEXT_KINDS}
     return {"required": True, "content": content}
 
 

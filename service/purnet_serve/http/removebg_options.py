@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
-from urllib.parse import parse_qsl
+from typing import Annotated, Literal, Self
 
 from PIL import ImageColor
 from pydantic import Field, WithJsonSchema, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from purnet_serve.errors import MalformedBodyError, ParameterError
-from purnet_serve.http.parameters import Parameters, quoted
+from purnet_serve.errors import ParameterError
+from purnet_serve.http.parameters import Parameters
 from purnet_serve.images.codec import Options
 from purnet_serve.images.finish import Colour, Finish, Margin, Margins
 
-MAX_FIELDS = 32
 MOST_PIXELS = {
     "preview": 250_000, "small": 250_000, "regular": 250_000,
     "medium": 1_500_000, "hd": 4_000_000,
@@ -105,21 +100,6 @@ class RemoveBgOptions(Parameters):
         """Read the fields of a body; an empty one counts as absent. Raises `ParameterError`."""
         return cls.parse([(name, value) for name, value in items if value])
 
-    def photo(self) -> bytes:
-        """`image_file_b64` decoded, with or without the start of a data URL.
-
-        Raises `ParameterError`.
-        """
-        text = self.image_file_b64 or ""
-        if text.startswith("data:"):
-            text = text.partition(",")[2]
-        try:
-            # In a form a plus that was not escaped arrives as a space.
-            return base64.b64decode(text.replace(" ", "+"))
-        except (binascii.Error, ValueError):
-            detail = "'image_file_b64' must be base64."
-            raise ParameterError("image_file_b64", detail) from None
-
     def codec_options(self) -> Options:
         """The same for the codec. Raises `ParameterError`."""
         background = self.bg_color
@@ -143,32 +123,6 @@ class RemoveBgOptions(Parameters):
                 background=background,
             ),
         )
-
-
-def fields_of(body: bytes, kind: str) -> list[tuple[str, str]]:
-    """The fields of a JSON or urlencoded body. Raises `MalformedBodyError` or `ParameterError`."""
-    if kind == "application/x-www-form-urlencoded":
-        try:
-            text = body.decode("ascii")
-            return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS)
-        except ValueError as error:
-            raise MalformedBodyError("The body is not a form.") from error
-    try:
-        members = json.loads(body, object_pairs_hook=list)
-    except (ValueError, RecursionError) as error:
-        raise MalformedBodyError("The body is not JSON.") from error
-    if not body.lstrip().startswith(b"{") or len(members) > MAX_FIELDS:
-        raise MalformedBodyError(f"The body must be an object of at most {MAX_FIELDS} members.")
-    return [(name, _text(name, value)) for name, value in members if value is not None]
-
-
-def _text(name: str, value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str | int | float):
-        return str(value)
-    name = quoted(name)
-    raise ParameterError(name, f"{name!r} must be text, a number, true or false.")
 
 
 def _margin(text: str) -> Margin:

@@ -7,7 +7,7 @@ disk, and an unknown part is refused at its header instead of being stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Callable, Container
 from dataclasses import dataclass, field
 
 import multipart
@@ -38,8 +38,8 @@ class FormFields:
     images: tuple[str, ...] = IMAGE_FIELDS
     """Names of the field with the photo."""
     others: Container[str] = field(default_factory=lambda: MaskOptions.model_fields)
-    large: tuple[str, ...] = ()
-    """Those of the others that only the limit of the body bounds."""
+    base64: str | None = None
+    """Name of a field with the photo in base64; only the limit of the body bounds it."""
     image_required: bool = True
     max_parts: int = MAX_PARTS
     max_field_bytes: int = MAX_FIELD_BYTES
@@ -96,6 +96,8 @@ class Upload:
 
     image: bytes
     fields: tuple[tuple[str, str], ...] = ()
+    base64: bytearray = field(default_factory=bytearray)
+    """The image in base64, where it was sent like that."""
 
     def take(self) -> bytes:
         """The image, which is kept here no longer: it is freed as soon as it was decoded."""
@@ -158,22 +160,21 @@ class _Form:
         self._parts = 0
         self._image: list[bytes] | None = None
         self._fields: list[tuple[str, str]] = []
+        self._base64 = bytearray()
         self._name = ""
-        self._value: list[bytes] = []
-        self._value_bytes = 0
+        self._text = bytearray()
+        self._take: Callable[[bytes], None] = self._text.extend
 
     def add(self, event: multipart.MultipartSegment | bytes | None) -> None:
         """Take the header of a part, a piece of its content, or None for its end."""
         if isinstance(event, multipart.MultipartSegment):
             self._begin_part(event)
         elif event is not None:
-            self._value_bytes += len(event)
-            unbounded = self._name in (*self._allowed.images, *self._allowed.large)
-            if not unbounded and self._value_bytes > self._allowed.max_field_bytes:
+            self._take(event)
+            if len(self._text) > self._allowed.max_field_bytes:
                 raise ParameterError(self._name, f"The form field {self._name!r} is too long.")
-            self._value.append(event)
-        elif self._name not in self._allowed.images:
-            self._fields.append((self._name, b"".join(self._value).decode("utf-8", "replace")))
+        elif self._name not in (*self._allowed.images, self._allowed.base64):
+            self._fields.append((self._name, self._text.decode("utf-8", "replace")))
 
     def upload(self) -> Upload:
         """What the form held, once its last byte was parsed."""
@@ -183,7 +184,7 @@ class _Form:
         image = b"".join(self._image or ())
         if self._image is not None and not image:
             raise EmptyBodyError(f"The field `{name}` is empty.")
-        return Upload(image, tuple(self._fields))
+        return Upload(image, tuple(self._fields), self._base64)
 
     def _begin_part(self, part: multipart.MultipartSegment) -> None:
         self._parts += 1
@@ -193,13 +194,19 @@ class _Form:
         if sum(len(name) + len(value) for name, value in part.headerlist) > MAX_PART_HEADER_BYTES:
             raise multipart.ParserLimitReached
         self._name = name = (part.name or "").encode("latin-1").decode("utf-8", "replace")
-        self._value, self._value_bytes = [], 0
+        self._text = bytearray()
+        self._take = self._text.extend
         if not name:
             raise MalformedBodyError("A part of the form has no name.")
         if name in self._allowed.images:
             if self._image is not None:
                 raise MissingImageError("The form has more than one image; send one at a time.")
-            self._image = self._value
+            self._image = []
+            self._take = self._image.append
+        elif name == self._allowed.base64:
+            if self._base64:
+                raise ParameterError(name, f"The parameter {name!r} is given more than once.")
+            self._take = self._base64.extend
         elif name not in self._allowed.others:
             name = quoted(name)
             image = self._allowed.images[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import json
 import shutil
 import subprocess
 from io import BytesIO
@@ -24,6 +23,7 @@ from PIL import Image
 from tls_host import ADDRESS, HOST, send, tls_host
 
 from purnet_serve.http.fetch import Fetcher
+from purnet_serve.http.removebg_api import PIECE_BYTES
 
 pytestmark = pytest.mark.anyio
 PATH = "/v1.0/removebg"
@@ -128,6 +128,17 @@ async def test_an_answer_in_json(live: Live) -> None:
     assert (data["foreground_top"], data["foreground_height"]) == (0, 64)
     await live.idle()
     assert live.service.answer_memory.reserved_bytes == 0
+
+
+async def test_an_answer_in_json_needs_no_more_memory_than_the_picture(make_live: MakeLive) -> None:
+    live = await make_live(max_answer_bytes=1)
+    photo = encoded(Image.effect_noise((400, 300), 90).convert("RGB"), "JPEG", quality=95)
+    sent = {"image_file_b64": base64.b64encode(photo).decode(), "size": "auto"}
+    answer = await live.client.post(PATH, json=sent, headers={"Accept": "application/json"})
+    assert answer.status_code == 200, answer.text
+    assert len(answer.content) == int(answer.headers["content-length"]) > PIECE_BYTES
+    found = base64.b64decode(answer.json()["data"]["result_b64"])
+    assert found == (await post(live, photo, size="auto")).content
 
 
 @pytest.mark.parametrize(
@@ -316,13 +327,23 @@ async def test_it_is_admitted_and_bounded_as_masks_are(make_live: MakeLive, tmp_
     assert live.sample(name, route=PATH, method="POST", status="400") == 1
 
 
-async def test_base64_counts_for_what_it_takes(make_live: MakeLive) -> None:
-    live = await make_live(max_body_bytes=9000, max_bytes_in_flight=9000)
-    body = json.dumps({"image_file_b64": "A" * 4000})
-    answer = await live.client.post(
-        PATH, content=body, headers={"Content-Type": "application/json"}
-    )
+@pytest.mark.parametrize("kind", ["json", "form"])
+async def test_base64_counts_for_what_it_takes(make_live: MakeLive, kind: str) -> None:
+    most = len(PHOTO) + 2 * len(B64)
+    live = await make_live(max_body_bytes=most, max_bytes_in_flight=most)
+    sent: dict[str, Any] = {"json": {"image_file_b64": B64}}
+    if kind == "form":
+        sent = {"files": {"image_file_b64": (None, B64)}}
+    live.backend.gate.clear()
+    first = asyncio.create_task(post(live))
+    await live.backend.one_arrived()
+    answer = await live.client.post(PATH, **sent)
     assert (answer.status_code, error(answer)["code"]) == (429, "rate_limit_exceeded")
+    live.backend.gate.set()
+    assert (await first).status_code == 200
+    await live.idle()
+    alone = await live.client.post(PATH, **sent)
+    assert alone.status_code == 200, "what fits at no time is granted alone"
     await live.idle()
     assert live.service.admission.bytes == 0
 
