@@ -126,16 +126,17 @@ def draw_curves(
 
 
 def main() -> None:
-    """Draw the last minutes of the running Prometheus."""
+    """Draw some minutes of the running Prometheus."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prometheus", default="http://127.0.0.1:9090", help="its address")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the picture")
+    parser.add_argument("--ago", type=float, default=0.0, help="minutes since its end")
     parser.add_argument("--rows", nargs="*", default=[], help="titles of rows; all without")
     parser.add_argument("--out", type=Path, default=TARGET)
     options = parser.parse_args()
     import matplotlib.dates  # noqa: F401  (loads mpl.dates)
 
-    end = time.time()
+    end = time.time() - options.ago * 60
     start = end - options.minutes * 60
     chosen = panels(options.rows)
     tops = sorted({panel["gridPos"]["y"] for panel in chosen})
