@@ -194,7 +194,7 @@ class Samples:
     epoch: int
 
     def __getitem__(self, index: int) -> Sample:
-        return self.dataset[SampleKey(self.epoch, index, 64)]
+        return self.dataset[SampleKey(self.epoch, index, index, 64)]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Photos, masks and superpixels as samples: a pure function of seed, epoch and number.
+"""Photos, masks and superpixels as samples: a pure function of the seed and of the sample's key.
 
 Nothing here holds random state. The order of an epoch and the augmentation of a sample follow
 from numbers alone, so an interrupted run goes on exactly where it was, with any number of loader
@@ -33,6 +33,8 @@ class SampleKey(NamedTuple):
     """Which sample: what a sampler gives and a data set is asked for."""
 
     epoch: int
+    position: int
+    """In the epoch. A pair that comes again in an epoch is varied anew."""
     number: int
     """Of the pair in its data set."""
     size: int
@@ -80,7 +82,7 @@ class SaliencyDataset(Dataset[Sample]):
         with torch.random.fork_rng(devices=[]):
             # Not `torch.manual_seed`, which seeds CUDA devices too.
             torch.default_generator.manual_seed(
-                zlib.crc32(f"{self.seed}/{key.epoch}/{key.number}".encode())
+                zlib.crc32(f"{self.seed}/{key.epoch}/{key.position}".encode())
             )
             pasted = self._pasted(layers, key.size)
             tensors = _tensors(layers if pasted is None else pasted)

@@ -33,6 +33,9 @@ FORMAT = "purnet-1"
 DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / "purnet-lite0.safetensors"
 """The weights this package ships."""
 
+_SCALE = "scale_logits"
+"""The note that says by how much logits were scaled."""
+
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
@@ -105,11 +108,14 @@ def convert(
     `average_with` names checkpoints of the same network that were trained on from common weights:
     the mean of their weights and of the source's is written, which is often better than each
     (Wortsman et al., *Model soups*, ICML 2022). `scale_logits` multiplies the logits of the
-    saliency map, which makes it crisper if above 1. Raises as `read` does, and `CheckpointError`
-    for checkpoints of different networks and where `target` cannot be written.
+    saliency map, which makes it crisper if above 1; the note `scale_logits` holds the product of
+    this factor and earlier ones. Raises as `read` does, and `CheckpointError` for checkpoints of
+    different networks, for those whose logits were scaled by different factors and where `target`
+    cannot be written.
     """
     sources = [source, *average_with]
     info, tensors = read(source)
+    scaled = _logits_scale(source, info)
     # In double precision: the mean of equal numbers is that number.
     totals = {name: x.double() for name, x in tensors.items() if x.is_floating_point()}
     for other in average_with:
@@ -117,6 +123,12 @@ def convert(
         if replace(other_info, notes={}) != replace(info, notes={}):
             raise CheckpointError(
                 f"{other} cannot be averaged with {source}: {_kind(other_info)}, not {_kind(info)}"
+            )
+        other_scaled = _logits_scale(other, other_info)
+        if other_scaled != scaled:
+            raise CheckpointError(
+                f"{other} cannot be averaged with {source}: its logits were scaled by "
+                f"{other_scaled:g}, not {scaled:g}"
             )
         for name, total in totals.items():
             total += others[name]
@@ -130,14 +142,26 @@ def convert(
         network.load_state_dict(tensors)
         network.scale_logits(scale_logits)
         tensors = network.state_dict()
-        origin["scale_logits"] = f"{scale_logits:g}"
     # How one of several was trained is not how their mean was.
-    info = replace(info, notes=origin if average_with else info.notes | origin)
+    notes = origin if average_with else info.notes | origin
+    notes.pop(_SCALE, None)
+    if scaled * scale_logits != 1:
+        notes[_SCALE] = f"{scaled * scale_logits:g}"
+    info = replace(info, notes=notes)
     try:
         save(tensors, target, info, half=half)
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror}") from error
     return info
+
+
+def _logits_scale(path: Path, info: CheckpointInfo) -> float:
+    """By how much a checkpoint's logits were scaled before, 1 for not at all."""
+    note = info.notes.get(_SCALE, "1")
+    try:
+        return float(note)
+    except ValueError:
+        raise CheckpointError(f"{path}: its {_SCALE} {note!r} is no number") from None
 
 
 def _kind(info: CheckpointInfo) -> str:

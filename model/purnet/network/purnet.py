@@ -187,7 +187,8 @@ class PurNet(nn.Module):
     def scale_logits(self, factor: float) -> None:
         """Multiply the finest saliency logits by a factor, in place.
 
-        Above 1 it makes saliency maps less grey; their order of pixels stays the same.
+        Above 1 it makes saliency maps less grey. The order of logits stays the same, that of pixels
+        nearly so: their levels are rounded to 8 bits.
         """
         branch = cast("PurificationBranch", self.purification.branches[0])
         scale_output(branch.head.logits, factor)

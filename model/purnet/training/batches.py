@@ -64,7 +64,7 @@ class Batches:
         """
         dataset = SaliencyDataset(self.data.validation, None, augmentation=Augmentation(), seed=0)
         size = variants.get(self.recipe.variant).input_size
-        keys = [SampleKey(0, index, size) for index in range(len(dataset))]
+        keys = [SampleKey(0, index, index, size) for index in range(len(dataset))]
         starts = range(0, len(keys), VALIDATION_BATCH)
         with self._loader(dataset, [keys[i : i + VALIDATION_BATCH] for i in starts]) as loader:
             yield loader
@@ -90,7 +90,7 @@ class Batches:
                 size = int(np.random.default_rng([seed, number, batch]).choice(sizes))
                 first = batch * stage.batch_size
                 chosen = order[first : first + stage.batch_size]
-                yield [SampleKey(number, index, size) for index in chosen]
+                yield [SampleKey(number, at, pair, size) for at, pair in enumerate(chosen, first)]
             iteration += per_epoch - position
 
     @contextmanager

@@ -3,7 +3,8 @@
     python -m purnet.training.pack --data DATA --out OUT [--recipe lite0] [--quality 90]
 
 writes `OUT/pack-00.tar`, `OUT/pack-01.tar` and so on, each small enough to be sent by itself.
-Unpacked into one folder they give `data/`, to train on, and `superpixels/`, its cache.
+Unpacked into one folder they give `data/`, to train on, and `superpixels/`, its cache. Pieces of an
+earlier pack in OUT are removed.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -22,7 +25,7 @@ from purnet.cpus import usable_cpus
 from purnet.data.pairs import Pair, find_pairs, read_truth
 from purnet.errors import ModelError
 from purnet.imaging import open_image
-from purnet.io import make_folder, writing
+from purnet.io import make_folder, write_atomically, writing
 from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.sources import load_data
 
@@ -33,24 +36,37 @@ _TAR_BLOCK = 512
 _TAR_END = 10_240  # a tar file ends in zeros, up to a multiple of this
 
 
+class Packed(NamedTuple):
+    """What was packed, and what was not."""
+
+    pieces: list[Path]
+    """The tar files."""
+    skipped: list[tuple[Path, str]]
+    """Files that were left out, and why."""
+
+
 def pack(
     recipe: Recipe, root: Path, out: Path, *, quality: int = 90, piece_bytes: int = PIECE_BYTES
-) -> list[Path]:
+) -> Packed:
     """Write photos, masks and superpixels of a recipe's sources below `root` into `out`.
 
     Photos become WebP of this quality, 0 to 100; masks are stored without loss. File names stay,
     and so does the split into training and validation, which they decide. The same data gives the
-    same bytes. Returns the tar files, none larger than `piece_bytes`. Raises `DatasetError` for a
-    source without pairs and `WriteError` where `out` cannot be written.
+    same bytes. No tar file is larger than `piece_bytes`; those of an earlier pack are removed.
+    Raises `DatasetError` for a source without pairs and `WriteError` where `out` cannot be written.
     """
     make_folder(out)
+    skipped: list[tuple[Path, str]] = []
     with writing(out), TemporaryDirectory(dir=out, prefix=".pack-") as folder:
         staging = Path(folder)
         for source in recipe.sources:
-            pairs = find_pairs(root / source.folder).pairs
-            _shrink(pairs, staging / "data" / source.folder, quality)
+            found = find_pairs(root / source.folder)
+            skipped += found.skipped
+            _shrink(found.pairs, staging / "data" / source.folder, quality)
         load_data(recipe, staging / "data", staging / "superpixels", processes=usable_cpus())
-        return list(_tar_files(staging, out, piece_bytes))
+        for earlier in out.glob("pack-*.tar"):
+            earlier.unlink()
+        return Packed(list(_tar_files(staging, out, piece_bytes)), skipped)
 
 
 def _shrink(pairs: list[Pair], folder: Path, quality: int) -> None:
@@ -84,13 +100,17 @@ def _tar_files(folder: Path, out: Path, piece_bytes: int) -> Iterator[Path]:
         size += needed
     for number, piece in enumerate(pieces):
         target = out / f"pack-{number:02}.tar"
-        with tarfile.open(target, "w") as tar:
-            for path in piece:
-                entry = tarfile.TarInfo(str(path.relative_to(folder)))
-                entry.size = path.stat().st_size
-                with path.open("rb") as file:
-                    tar.addfile(entry, file)
+        write_atomically(target, partial(_write_tar, piece, folder))
         yield target
+
+
+def _write_tar(files: list[Path], folder: Path, target: Path) -> None:
+    with tarfile.open(target, "w") as tar:
+        for path in files:
+            entry = tarfile.TarInfo(str(path.relative_to(folder)))
+            entry.size = path.stat().st_size
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
 
 
 def main() -> None:
@@ -103,7 +123,10 @@ def main() -> None:
     options = parser.parse_args()
     try:
         recipe = load_recipe(options.recipe)
-        for path in pack(recipe, options.data, options.out, quality=options.quality):
+        packed = pack(recipe, options.data, options.out, quality=options.quality)
+        for path, reason in packed.skipped:
+            sys.stderr.write(f"skipped {path}: {reason}\n")
+        for path in packed.pieces:
             sys.stdout.write(f"{path}: {path.stat().st_size / 2**20:.1f} MiB\n")
     except ModelError as error:
         sys.exit(str(error))

@@ -40,7 +40,7 @@ class RunState:
     averaged: Tensors
     optimizer: dict[str, Any]
     rng: list[Tensor]
-    """State of torch's generators: the CPU's, then each CUDA device's."""
+    """State of torch's generators: the CPU's, then that of the CUDA device the run trained on."""
 
     def save(self, path: Path) -> None:
         """Write the state; a kill at any moment leaves the file before or the file after.
@@ -64,17 +64,17 @@ class RunState:
             raise TrainingError(f"{path} is not a resume file of ours: {error}") from error
 
 
-def rng_state() -> list[Tensor]:
-    """State of torch's random generators."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def rng_state(device: torch.device) -> list[Tensor]:
+    """State of torch's random generators on the CPU and, where it is another, on `device`."""
+    cuda = [torch.cuda.get_rng_state(device)] if device.type == "cuda" else []
     return [torch.get_rng_state(), *cuda]
 
 
-def restore_rng(state: list[Tensor]) -> None:
-    """Set torch's random generators to a state of `rng_state`."""
+def restore_rng(state: list[Tensor], device: torch.device) -> None:
+    """Set torch's random generators to a state of `rng_state`, saved on this device or another."""
     torch.set_rng_state(state[0])
-    if torch.cuda.is_available() and len(state) > 1:
-        torch.cuda.set_rng_state_all(state[1:])
+    if device.type == "cuda" and len(state) > 1:
+        torch.cuda.set_rng_state(state[1], device)
 
 
 # --- the log -----------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ def plot_curves(entries: list[Entry], path: Path) -> None:
             axes.axvline(start, color="grey", linewidth=0.6, linestyle=":")
         axes.grid(alpha=0.3)
     with writing(path):
-        figure.savefig(path, dpi=110)
+        write_atomically(path, lambda part: figure.savefig(part, dpi=110, format="png"))
 
 
 def _stage_starts(entries: list[Entry]) -> dict[int, int]:

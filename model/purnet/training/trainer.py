@@ -226,7 +226,7 @@ class Trainer:
             run.averaged.module.load_state_dict(state.averaged)
             run.averaged.n_averaged.fill_(state.iteration)
             run.optimizer.load_state_dict(state.optimizer)
-            restore_rng(state.rng)
+            restore_rng(state.rng, self.options.device)
             run.best_mae = state.best_mae
             run.iteration = state.iteration
         network.train()
@@ -349,7 +349,7 @@ class Trainer:
             network=run.network.state_dict(),
             averaged=run.averaged.module.state_dict(),
             optimizer=run.optimizer.state_dict(),
-            rng=rng_state(),
+            rng=rng_state(self.options.device),
         ).save(self._resume_path)
 
     @cached_property

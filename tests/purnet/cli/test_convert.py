@@ -114,6 +114,35 @@ def test_logits_are_scaled(
     assert all(torch.equal(one, other) for one, other in levels)
 
 
+def test_factors_of_several_scalings_are_multiplied(tmp_path: Path, lite: State) -> None:
+    paths = [tmp_path / f"{number}.safetensors" for number in range(5)]
+    save(lite, paths[0], LITE, half=False)
+    notes = [
+        convert(source, target, half=False, scale_logits=factor).notes.get("scale_logits")
+        for source, target, factor in zip(paths, paths[1:], (2, 1.5, 1, 1 / 3), strict=False)
+    ]
+    assert notes == ["2", "3", "3", None]
+
+
+def test_a_mean_is_of_logits_that_were_scaled_alike(tmp_path: Path, lite: State) -> None:
+    names = ("plain", "doubled", "also doubled", "unknown")
+    plain, doubled, also, unknown = (tmp_path / f"{name}.safetensors" for name in names)
+    save(lite, plain, LITE, half=False)
+    save(lite, unknown, replace(LITE, notes={"scale_logits": "much"}), half=False)
+    for path in (doubled, also):
+        convert(plain, path, half=False, scale_logits=2)
+    mean = tmp_path / "mean.safetensors"
+
+    with pytest.raises(CheckpointError, match=r"doubled.* its logits were scaled by 2, not 1"):
+        convert(plain, mean, half=False, average_with=[doubled])
+    with pytest.raises(CheckpointError, match="its scale_logits 'much' is no number"):
+        convert(unknown, mean, half=False)
+    assert not mean.exists()
+
+    info = convert(doubled, mean, half=False, average_with=[also], scale_logits=2)
+    assert info.notes["scale_logits"] == "4"
+
+
 def test_a_mean_is_not_trained_as_one_of_its_parts_was(tmp_path: Path, lite: State) -> None:
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     for path in (one, other):

@@ -51,7 +51,7 @@ def test_a_sample_has_its_documented_shapes_and_ranges(
     ],
     ids=["everything", "copy_paste"],
 )
-def test_augmentation_follows_from_seed_epoch_and_index_alone(
+def test_augmentation_follows_from_seed_epoch_and_position_alone(
     samples: Callable[..., Sequence[Sample]], augmentation: Augmentation, index: int
 ) -> None:
     first, again = samples(augmentation)[index], samples(augmentation)[index]
@@ -62,6 +62,14 @@ def test_augmentation_follows_from_seed_epoch_and_index_alone(
         assert torch.equal(first.mask, other.mask)
         assert torch.equal(first.regions, other.regions)
     assert not torch.equal(first.image, samples(augmentation, epoch=1)[index].image)
+
+
+def test_a_pair_that_comes_again_in_an_epoch_is_varied_anew(data: TrainingData) -> None:
+    dataset = SaliencyDataset(data.train, data.regions, augmentation=EVERYTHING, seed=1)
+    first, again = (dataset[SampleKey(0, position, 2, 64)] for position in (2, 9))
+    assert first.number == again.number == 2
+    assert not torch.equal(first.image, again.image)
+    assert not torch.equal(first.mask, again.mask)
 
 
 def test_loading_a_sample_leaves_the_global_generator_alone(
@@ -193,7 +201,9 @@ def test_a_data_set_without_superpixels_gives_no_regions_and_the_same_photos(
         for regions in (data.regions, None)
     )
     for index in range(4):
-        one, other = (dataset[SampleKey(0, index, 64)] for dataset in (with_regions, without))
+        one, other = (
+            dataset[SampleKey(0, index, index, 64)] for dataset in (with_regions, without)
+        )
         assert other.regions.shape == (0, 64, 64)
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.mask, other.mask)
@@ -202,7 +212,7 @@ def test_a_data_set_without_superpixels_gives_no_regions_and_the_same_photos(
 def test_samples_have_the_size_that_is_asked_for(data: TrainingData) -> None:
     dataset = SaliencyDataset(data.train, data.regions, augmentation=EVERYTHING, seed=1)
     for size in (32, 96):
-        assert dataset[SampleKey(0, 0, size)].image.shape == (3, size, size)
+        assert dataset[SampleKey(0, 0, 0, size)].image.shape == (3, size, size)
 
 
 def test_superpixels_are_computed_once(folder: Path, tmp_path: Path) -> None:

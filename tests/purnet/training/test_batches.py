@@ -64,6 +64,20 @@ def test_every_batch_has_a_size_of_its_own_wherever_a_run_was_stopped(
     assert pieces == sides
 
 
+def test_no_two_samples_of_a_stage_are_varied_alike_wherever_it_was_stopped(
+    recipe: Recipe, data: TrainingData
+) -> None:
+    stage = recipe.stages[0].model_copy(update={"iterations": 24})
+    long = recipe.model_copy(update={"stages": [stage], "epoch_samples": 3 * len(data.train)})
+    batches = Batches(long, data, loader_processes=0, pin_memory=False)
+    keys = list(batches._keys(0, 0, 32))
+    drawn = [(key.epoch, key.position) for batch in keys for key in batch]
+    assert len({(key.epoch, key.number) for batch in keys for key in batch}) < len(drawn)
+    assert len(set(drawn)) == len(drawn)
+    for start in (1, 7, 13):
+        assert list(batches._keys(0, start, 32)) == keys[start:]
+
+
 def test_only_a_stage_with_the_structure_loss_loads_regions(
     recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

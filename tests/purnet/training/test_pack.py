@@ -14,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from purnet.errors import WriteError
 from purnet.network import checkpoint
-from purnet.training.pack import pack
+from purnet.training.pack import main, pack
 from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.sources import load_data
 
@@ -56,7 +57,7 @@ def settings(tmp_path: Path) -> Recipe:
 
 
 def test_names_split_and_pictures_stay(root: Path, settings: Recipe, tmp_path: Path) -> None:
-    pieces = pack(settings, root, tmp_path / "out", piece_bytes=70_000)
+    pieces = pack(settings, root, tmp_path / "out", piece_bytes=70_000).pieces
     assert len(pieces) > 1
     assert sorted((tmp_path / "out").iterdir()) == pieces
     for piece in pieces:
@@ -83,15 +84,50 @@ def test_names_split_and_pictures_stay(root: Path, settings: Recipe, tmp_path: P
 
 
 def test_the_same_data_gives_the_same_bytes(root: Path, settings: Recipe, tmp_path: Path) -> None:
-    (one,), (other,) = (pack(settings, root, tmp_path / name) for name in ("one", "other"))
+    (one,), (other,) = (pack(settings, root, tmp_path / name).pieces for name in ("one", "other"))
     assert one.read_bytes() == other.read_bytes()
+
+
+def test_what_is_not_packed_is_named_and_pieces_of_an_earlier_pack_go(
+    root: Path,
+    settings: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, broken = tmp_path / "out", root / "discs" / "image" / "3.png"
+    out.mkdir()
+    for name in ("pack-00.tar", "pack-07.tar", "notes.tar"):
+        (out / name).write_bytes(b"old")
+    broken.write_bytes(b"no photo")
+    options = ("--data", root, "--out", out, "--recipe", tmp_path / "recipe.toml")
+    monkeypatch.setattr(sys, "argv", ["pack", *map(str, options)])
+
+    main()
+
+    assert {path.name for path in out.iterdir()} == {"pack-00.tar", "notes.tar"}
+    printed = capsys.readouterr()
+    assert f"skipped {broken}: cannot be read" in printed.err
+    assert "pack-00.tar" in printed.out
+
+
+def test_a_piece_that_cannot_be_written_is_not_there(
+    root: Path, settings: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", fail)
+    with pytest.raises(WriteError, match="out cannot be written: disk full"):
+        pack(settings, root, tmp_path / "out")
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.slow
 def test_training_in_stretches_on_lent_machines_equals_training_at_once(
     root: Path, settings: Recipe, tmp_path: Path
 ) -> None:
-    pieces = pack(settings, root, tmp_path / "pack")
+    pieces = pack(settings, root, tmp_path / "pack").pieces
 
     def stretch(name: str, *carried: Path, minutes: str) -> Path:
         """One stretch on a machine that holds nothing but what is carried there."""

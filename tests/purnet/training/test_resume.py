@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from purnet.errors import TrainingError, WriteError
 from purnet.io import write_atomically
-from purnet.training.resume import RunLog, RunState, plot_curves
+from purnet.training.resume import RunLog, RunState, plot_curves, restore_rng, rng_state
 
 WRITER = """
 import sys, torch
@@ -99,6 +100,44 @@ def test_a_full_disk_is_told_with_the_file(tmp_path: Path) -> None:
             state().save(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_run_keeps_the_generators_of_its_own_device_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generators = {torch.device("cuda", index): torch.tensor([index]) for index in range(4)}
+    monkeypatch.setattr(torch.cuda, "get_rng_state", generators.__getitem__)
+    monkeypatch.setattr(
+        torch.cuda, "set_rng_state", lambda state, device: generators.update({device: state})
+    )
+    cpu, third = torch.device("cpu"), torch.device("cuda", 2)
+    assert len(rng_state(cpu)) == 1
+    kept = rng_state(third)
+    assert [state.tolist() for state in kept[1:]] == [[2]]
+    # A machine with one GPU, and one with none.
+    del generators[third]
+    restore_rng(kept, torch.device("cuda", 0))
+    assert generators[torch.device("cuda", 0)].tolist() == [2]
+    assert third not in generators
+    torch.rand(1)
+    restore_rng(kept, cpu)
+    assert torch.equal(torch.get_rng_state(), kept[0])
+
+
+def test_curves_that_cannot_be_drawn_leave_the_old_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_figure: Figure, part: Path, **_options: object) -> None:
+        part.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    path = tmp_path / "curves.png"
+    path.write_bytes(b"old")
+    with pytest.raises(WriteError, match=r"curves\.png cannot be written: disk full"):
+        plot_curves([], path)
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 
