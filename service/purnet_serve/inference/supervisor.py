@@ -105,7 +105,7 @@ class DeviceSupervisor:
         if worker is None or not worker.accepts:
             return 0
         on_device = worker.unanswered
-        streams_are_busy = worker.streams > 1 and len(on_device) >= self._streams
+        streams_are_busy = worker.has_streams and len(on_device) >= self._streams
         if streams_are_busy or any(batch.alone for batch in on_device):
             return 0
         return self._max_batch

@@ -61,8 +61,12 @@ class Worker:
         batches: shared.SharedBatches,
         ready: protocol.Ready,
         watchdog_s: float,
+        *,
+        has_streams: bool,
     ) -> None:
         self.info = info
+        self.has_streams = has_streams
+        """Whether its engine has several streams, however many of them its warm-up fitted."""
         self.streams = ready.streams
         """Batches that run at the same time."""
         self.max_batch = ready.sizes[-1]
@@ -70,7 +74,7 @@ class Worker:
         self.pace = Pace(
             image_s=ready.seconds[0],
             interval_s=ready.seconds[-1] / (ready.sizes[-1] * ready.streams),
-            at_once=ready.sizes[-1] * batches.buffers,
+            at_once=ready.sizes[-1] * (ready.streams if has_streams else batches.buffers),
         )
         """As measured by its warm-up."""
         self.resident_bytes = ready.resident_bytes
@@ -246,7 +250,8 @@ async def _load_and_warm_up(
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
     buffers, most = 2 if _kind(loaded.device) == "cuda" else 1, settings.max_batch
-    if loaded.streams > 1:
+    has_streams = loaded.streams > 1
+    if has_streams:
         buffers, most = loaded.streams, 1
     size = {"buffers": buffers, "max_batch": most, "input_size": info.input_size}
     try:
@@ -257,7 +262,7 @@ async def _load_and_warm_up(
     ready = await _receive(protocol.Ready, connection)
     batches = shared.SharedBatches(segment_fd, **size)
     watchdog_s = settings.watchdog_s or max(5.0, 20 * max(ready.seconds))
-    return Worker(connection, info, batches, ready, watchdog_s)
+    return Worker(connection, info, batches, ready, watchdog_s, has_streams=has_streams)
 
 
 async def _receive(kind: type[M], connection: WorkerConnection) -> M:

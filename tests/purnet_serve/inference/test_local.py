@@ -102,10 +102,11 @@ def test_one_worker_down_leaves_the_service_ready(make_harness, checkpoint):
     ("behaviour", "devices", "pace"),
     [
         (Behaviour(streams=3), "cpu", Pace(0.013, 0.013 / 3, at_once=3)),
+        (Behaviour(streams=4, most=2), "cpu", Pace(0.012, 0.012 / 2, at_once=2)),
         (Behaviour(), "cpu", Pace(0.011, 0.026 / 16, at_once=16)),
         (Behaviour(device="cuda"), "cuda:0,cuda:1", Pace(0.011, 0.026 / 16 / 2, at_once=64)),
     ],
-    ids=["streams", "batches", "two gpus"],
+    ids=["streams", "fewer streams than the engine has", "batches", "two gpus"],
 )
 def test_the_pace_is_that_of_all_devices_as_they_measured_it(
     make_harness, checkpoint, behaviour, devices, pace

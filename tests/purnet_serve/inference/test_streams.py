@@ -50,6 +50,20 @@ def test_as_many_single_images_run_as_there_are_streams(harness, worker):
     assert harness.value("purnet_streams", device="cpu") == STREAMS
 
 
+@pytest.mark.parametrize("fit", [1, 2])
+def test_no_image_is_sent_ahead_where_fewer_run_than_the_engine_has_streams(
+    make_harness, checkpoint, fit
+):
+    Behaviour(streams=4, most=fit).save(checkpoint)
+    harness = make_harness()
+    harness.bring_up()
+    calls = [harness.send(number) for number in range(4)]
+    assert len(harness.workers.last.inbox) == fit
+    assert harness.backend.pace.at_once == fit
+    harness.work()
+    assert harness.numbers(calls) == list(range(4))
+
+
 def test_an_image_is_answered_when_it_is_done_and_its_stream_is_fed_at_once(harness, worker):
     calls = [harness.send(number) for number in range(STREAMS + 2)]
     worker.step(1)
