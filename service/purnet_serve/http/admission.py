@@ -78,6 +78,10 @@ class Admission:
         self.idle.clear()
         self.resize(request, reserved)
 
+    def holds(self, request: RequestContext) -> bool:
+        """Whether a request was admitted and not released."""
+        return request in self._admitted
+
     def resize(self, request: RequestContext, upload_bytes: int) -> None:
         """Count the bytes that an admitted request really holds now."""
         self.bytes += upload_bytes - request.upload_bytes
@@ -95,13 +99,16 @@ class Admission:
         self.resize(request, upload_bytes)
 
     def release(self, request: RequestContext) -> None:
-        """Take back all that a request holds; a second call does nothing."""
+        """Take back all that a request holds; a second call does nothing.
+
+        The memory of an answer that a thread still makes is taken back when the thread is done.
+        """
         self.resize(request, 0)
         self._admitted.discard(request)
         if not self._admitted:
             self.idle.set()
         if request.answer_memory is not None:
-            request.answer_memory.resize(0)
+            request.answer_memory.release()
             request.answer_memory = None
 
     def leave(self) -> None:

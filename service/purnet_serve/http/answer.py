@@ -40,8 +40,11 @@ async def answer_photo(
     unless the answer shows the photo's own pixels; so the caller must keep no reference to it (pass
     `upload.take()`). The memory of the answer is reserved until the request ends.
 
-    Raises what docs/api.md lists for decoding, for the queue and for the deadline.
+    Raises what docs/api.md lists for decoding, for the queue and for the deadline, and
+    `RuntimeError` for a request that was not admitted: no limit would hold for it.
     """
+    if not service.admission.holds(context):
+        raise RuntimeError(f"{context.method} {context.path!r} was not admitted")
     service.admission.resize(context, len(image))
     async with service.turns.turn(context):
         decoded = await _decode(service, context, image)
@@ -54,12 +57,12 @@ async def answer_photo(
         queue_s = context.turn_s + prediction.queue_s
         context.timings |= {Stage.QUEUE: queue_s, Stage.INFER: prediction.infer_s}
         context.batch_size = prediction.batch_size
-        with context.timed(Stage.ENCODE):
+        with context.enter_stage(Stage.ENCODE):
             memory = await service.answer_memory.reserve(_most_bytes(decoded, options))
             context.answer_memory = memory
             size = codec.encoding_bytes(decoded, options)
             arguments = prediction.mask, decoded, upload, options
-            answer = await service.encode_pool.run(size, codec.encode, *arguments)
+            answer = await service.encode_pool.run_into(memory, size, codec.encode, *arguments)
             memory.resize(len(answer.body))
     return PhotoAnswer(
         body=answer.body,
@@ -99,11 +102,11 @@ async def _decode(service: ServiceContext, context: RequestContext, image: bytes
     size, limits, reduced = model.input_size, service.limits, service.settings.reduced_jpeg
     service.backend.expect(1)
     try:
-        with context.timed(Stage.DECODE):
+        with context.enter_stage(Stage.DECODE):
             decoded = await pool.run_measured(
                 lambda: check_header(image, limits),
                 decoding_bytes,
-                lambda header: codec.decode(image, size, limits, header, reduced_jpeg=reduced),
+                lambda header: codec.decode(image, size, header, reduced_jpeg=reduced),
             )
     finally:
         service.backend.expect(-1)

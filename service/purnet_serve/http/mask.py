@@ -79,7 +79,7 @@ async def _answer(
     service: ServiceContext, context: RequestContext, request: Request, options: MaskOptions
 ) -> Response:
     """Receive, decode, predict, encode. Raises what docs/api.md lists."""
-    with context.timed(Stage.RECEIVE):
+    with context.enter_stage(Stage.RECEIVE):
         upload = await read_upload(request.stream(), context.headers.get("content-type", ""))
     if upload.fields:
         options = MaskOptions.parse([*request.query_params.multi_items(), *upload.fields])

@@ -107,7 +107,7 @@ def router(service: ServiceContext) -> APIRouter:
         context: RequestContext = request.state.context
         query = request.query_params.multi_items()
         RembgOptions.parse(query)
-        with context.timed(Stage.RECEIVE):
+        with context.enter_stage(Stage.RECEIVE):
             content_type = context.headers.get("content-type", "")
             upload = await read_upload(request.stream(), content_type, FORM)
         options = RembgOptions.parse([*query, *upload.fields])
@@ -125,7 +125,7 @@ def router(service: ServiceContext) -> APIRouter:
         """The same for a photo that the service fetches, where `PURNET_FETCH_URLS` is on."""
         context: RequestContext = request.state.context
         options = FromUrlOptions.parse(request.query_params.multi_items())
-        with context.timed(Stage.RECEIVE):
+        with context.enter_stage(Stage.RECEIVE):
             async for _ in request.stream():
                 pass  # a body of GET means nothing; from its end on the client is watched
             upload = await receive_from_url(service, context, options.url)

@@ -103,7 +103,7 @@ def router(service: ServiceContext) -> APIRouter:
         for name in map(quoted, request.query_params):
             detail = f"The parameter {name!r} belongs into the body, not into the URL."
             raise ParameterError(name, detail)
-        with context.timed(Stage.RECEIVE):
+        with context.enter_stage(Stage.RECEIVE):
             upload, options = await _receive(service, context, request)
         answer = await answer_photo(service, context, upload.take(), options.codec_options())
         return await _answer(service, context, answer, options)

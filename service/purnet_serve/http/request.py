@@ -76,8 +76,8 @@ class RequestContext:
         return None if self.traceparent is None else self.traceparent.split("-")[1]
 
     @contextmanager
-    def timed(self, stage: Stage) -> Iterator[None]:
-        """Time a stage, the upload from its first header.
+    def enter_stage(self, stage: Stage) -> Iterator[None]:
+        """Enter a stage and time it, the upload from its first header.
 
         Raises the error of a time that is over before the stage begins; `run` ends one that takes
         too long.
@@ -127,6 +127,12 @@ class RequestContext:
         return self.stage is Stage.RECEIVE and not self.body_received
 
     def _on_time(self) -> None:
+        """End a stage that takes too long, or wait for its end anew if it has more time.
+
+        While the request is queued or its answer is sent, the timer is given up: `Turns` and the
+        backend hold the deadline of a queued request, and the error of a stage that is entered
+        after it comes from `enter_stage`; an answer has a time of its own (`ResponseStream`).
+        """
         loop = asyncio.get_running_loop()
         if loop.time() < self._until():
             self._timer = loop.call_at(self._until(), self._on_time)

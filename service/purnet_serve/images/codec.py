@@ -35,8 +35,6 @@ from purnet_serve.images.finish import (
 )
 from purnet_serve.images.header import (
     BYTES_PER_PIXEL,
-    Limits,
-    check_header,
     service_errors,
 )
 
@@ -109,18 +107,16 @@ def encoding_bytes(decoded: Decoded, options: Options) -> int:
 def decode(
     upload: bytes,
     input_size: int,
-    limits: Limits,
-    header: Header | None = None,
+    header: Header,
     *,
     reduced_jpeg: bool = False,
 ) -> Decoded:
-    """Check and decode an upload to (S, S, 3) uint8 RGB; `header` is that of `check_header`.
+    """Decode an upload to (S, S, 3) uint8 RGB; `header` is that of `check_header`.
 
     `reduced_jpeg` is as in `purnet.imaging.read_pixels`.
 
-    Raises `UnsupportedMediaError`, `ImageError`, `TooManyPixelsError` or `SideTooLongError`.
+    Raises `UnsupportedMediaError`, `ImageError` or `TooManyPixelsError`.
     """
-    header = header or check_header(upload, limits)
     with service_errors():
         photo = read_pixels(upload, input_size, header=header, reduced_jpeg=reduced_jpeg)
     return Decoded(photo.pixels, photo.width, photo.height, header.format, photo.transparent)

@@ -76,10 +76,12 @@ class MemoryBudget:
 
 
 class Reservation:
-    """Bytes reserved from a budget. Its owner releases them with `resize(0)`."""
+    """Bytes reserved from a budget, until its owner calls `release`."""
 
     def __init__(self, budget: MemoryBudget, size_bytes: int) -> None:
         self._budget = budget
+        self._in_thread = False
+        self._is_released = False
         self.bytes = size_bytes
 
     def resize(self, size_bytes: int) -> None:
@@ -92,6 +94,22 @@ class Reservation:
         granted = self._budget.try_reserve(size_bytes)
         self.bytes += size_bytes if granted else 0
         return granted
+
+    def release(self) -> None:
+        """Return all of it: now, or when the thread that fills it is done."""
+        self._is_released = True
+        if not self._in_thread:
+            self.resize(0)
+
+    def enter_thread(self) -> None:
+        """A thread begins to fill this memory. Its owner may be cancelled; the thread goes on."""
+        self._in_thread = True
+
+    def leave_thread(self) -> None:
+        """The thread is done."""
+        self._in_thread = False
+        if self._is_released:
+            self.resize(0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +142,20 @@ class BoundedThreadPool:
         """
         return await self._run(size_bytes, lambda _: call(*args, **kwargs))
 
+    async def run_into(
+        self,
+        memory: Reservation,
+        size_bytes: int,
+        call: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """As `run`, for a result that `memory` is reserved for.
+
+        If the caller is cancelled and releases `memory`, it is returned when the call has ended.
+        """
+        return await self._run(size_bytes, lambda _: call(*args, **kwargs), memory)
+
     async def run_measured(
         self, measure: Callable[[], M], size_bytes: Callable[[M], int], call: Callable[[M], T]
     ) -> T:
@@ -145,7 +177,12 @@ class BoundedThreadPool:
             return await self._run(size_bytes(measured), lambda _: call(measured))
         return result
 
-    async def _run(self, size_bytes: int, call: Callable[[Reservation], T]) -> T:
+    async def _run(
+        self,
+        size_bytes: int,
+        call: Callable[[Reservation], T],
+        result_memory: Reservation | None = None,
+    ) -> T:
         await self._free.acquire()
         try:
             reservation = await self._budget.reserve(size_bytes)
@@ -155,9 +192,13 @@ class BoundedThreadPool:
 
         loop = asyncio.get_running_loop()
         result: asyncio.Future[T] = loop.create_future()
+        if result_memory is not None:
+            result_memory.enter_thread()
 
         def end(value: T | None, error: BaseException | None) -> None:
-            reservation.resize(0)
+            reservation.release()
+            if result_memory is not None:
+                result_memory.leave_thread()
             self._free.release()
             if result.cancelled():
                 return

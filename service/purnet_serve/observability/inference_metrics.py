@@ -30,7 +30,6 @@ class InferenceMetrics:
     """Queue, batches and workers, as batcher, supervisors and backend report them."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
         self._is_draining = False
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:

@@ -14,11 +14,17 @@ from PIL import Image, PngImagePlugin
 
 from purnet.imaging import open_image, resize_mask, to_pixels
 from purnet_serve.errors import ImageError, SideTooLongError, TooManyPixelsError
-from purnet_serve.images.codec import Decoded, Options, decode, encode, encoding_bytes
-from purnet_serve.images.header import Limits
+from purnet_serve.images import codec
+from purnet_serve.images.codec import Decoded, Options, encode, encoding_bytes
+from purnet_serve.images.header import Limits, check_header
 
 LIMITS = Limits(40_000_000, 16_384)
 SIZE = 32
+
+
+def decode(data: bytes, size: int, limits: Limits, *, reduced_jpeg: bool = False) -> Decoded:
+    """Check and decode, as the service does."""
+    return codec.decode(data, size, check_header(data, limits), reduced_jpeg=reduced_jpeg)
 
 
 def red(data: bytes) -> np.ndarray:

@@ -15,7 +15,7 @@ from PIL import Image
 from purnet.imaging import FORMATS
 from purnet_serve.errors import ServiceError
 from purnet_serve.images.codec import Options, decode, encode
-from purnet_serve.images.header import Limits
+from purnet_serve.images.header import Limits, check_header
 
 LIMITS = Limits(max_pixels=200_000, max_side=2000, formats=FORMATS)
 SIZE = 32
@@ -87,7 +87,7 @@ def with_checksums(data: bytes) -> bytes:
 def process(upload: bytes) -> None:
     """Decode and encode as a request does; every error but a 4xx is raised."""
     try:
-        decoded = decode(upload, SIZE, LIMITS)
+        decoded = decode(upload, SIZE, check_header(upload, LIMITS))
         mask = decoded.pixels[..., 0].copy()
         answer = encode(mask, decoded, upload, Options(output="cutout"))
     except ServiceError as error:
