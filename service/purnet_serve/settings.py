@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
-from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -52,11 +51,6 @@ class Settings(BaseSettings):
         "",
         pattern=r"^(/[^/?#]+)*$",
         description="Path prefix under which a proxy publishes the service, e.g. `/purnet`.",
-    )
-    trusted_proxies: str = Field(
-        "",
-        description="Addresses or networks, comma-separated, whose `X-Forwarded-*` headers are "
-        "trusted, or `*` for all; by default none.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
@@ -244,17 +238,6 @@ class Settings(BaseSettings):
         description="Seconds without work after which a worker is sent a test image, so that a "
         "lost device is noticed before a client's image is sent to it.",
     )
-
-    @field_validator("trusted_proxies")
-    @classmethod
-    def _check_networks(cls, value: str) -> str:
-        parts = [part.strip() for part in value.split(",") if part.strip()]
-        if "*" in parts and len(parts) > 1:
-            raise ValueError("* means all addresses and must stand alone")
-        for part in parts:
-            if part != "*":
-                ip_network(part)  # raises ValueError with the reason
-        return ",".join(parts)
 
     @field_validator("device")
     @classmethod

@@ -33,7 +33,7 @@ def test_the_configuration_is_valid_and_warns_of_nothing(haproxy: str) -> None:
 
 @pytest.fixture
 def replica() -> Iterator[tuple[ServiceProcess, str]]:
-    with fake_service(PURNET_TRUSTED_PROXIES="127.0.0.1") as started:
+    with fake_service() as started:
         yield started
 
 

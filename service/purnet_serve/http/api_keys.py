@@ -57,12 +57,16 @@ class ApiKeys:
         self._digests = digests
 
     def check(self, key: str | None) -> None:
-        """Raises `KeyMissingError` or `KeyUnknownError`. Its time does not depend on the key."""
+        """Raises `KeyMissingError` or `KeyUnknownError`. Its time does not depend on the key.
+
+        `key` is as Starlette decodes headers: a character a byte (Latin-1). The bytes count as they
+        were sent, so a key in UTF-8 is known by the digest that `sha256sum` gives of it.
+        """
         if self._file is None:
             return
         if not key:
             raise KeyMissingError("Send an API key as `X-Api-Key` or `Authorization: Bearer`.")
-        offered = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        offered = hashlib.sha256(key.encode("latin-1")).digest()
         matches = [hmac.compare_digest(offered, digest) for digest in self._digests]
         if not any(matches):
             raise KeyUnknownError("This API key is not known here.")

@@ -21,7 +21,7 @@ from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
 from purnet_serve.http.page import page_routes
 from purnet_serve.http.parameters import bad_parameter
-from purnet_serve.http.problem_details import Problem, problem
+from purnet_serve.http.problem_details import NOTHING_HERE, Problem, problem
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
@@ -114,7 +114,7 @@ def _handle_errors(app: FastAPI) -> None:
         error: ServiceError = BadRequestError(raised.detail)
         headers = dict(raised.headers or {})
         if raised.status_code == 404:
-            error = NotFoundError("There is nothing at this path; see /docs.")
+            error = NotFoundError(NOTHING_HERE)
         elif raised.status_code == 405:
             allowed = set(headers["Allow"].split(", "))
             methods = sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)

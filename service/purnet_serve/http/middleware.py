@@ -17,11 +17,16 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from purnet_serve.errors import ContentEncodingError, InternalError, ServiceError
+from purnet_serve.errors import (
+    ContentEncodingError,
+    InternalError,
+    NotFoundError,
+    ServiceError,
+)
 from purnet_serve.http.api_keys import offered_key
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import TIMEOUT_HEADER, parse_timeout_s
-from purnet_serve.http.problem_details import problem
+from purnet_serve.http.problem_details import NOTHING_HERE, problem
 from purnet_serve.http.request import (
     ClientGoneError,
     RequestContext,
@@ -49,6 +54,7 @@ than this in all, so it must be below `server.GRACE_S`.
 LINGER_BYTES = 256 * MIB
 """Bytes that are read and thrown away after a refusal: several times what any upload may have."""
 _LOGGED = "status", "code", "body_bytes", "answer_bytes", "width", "height", "batch_size"
+_CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # short and safe in logs
 
 log = logging.getLogger("purnet_serve.access")
@@ -130,6 +136,10 @@ class RequestMiddleware:
     ) -> ServiceError | None:
         """Run the application. Returns the error to answer when it has not answered itself."""
         try:
+            if _CONTROL_CHARACTER.search(context.path):
+                # A route matches before a final line feed too: its path would not be in
+                # `photo_routes`, and the request would run without having been admitted.
+                raise NotFoundError(NOTHING_HERE)
             if (scope["method"], context.path) in self._service.photo_routes:
                 await self._serve_photo(scope, receive, send, context)
                 return None
@@ -248,24 +258,31 @@ class ResponseStream:
     async def __call__(self, message: Message) -> None:
         """Send one message. Raises `ClientGoneError` when the client does not take it in time."""
         loop, context = asyncio.get_running_loop(), self.context
-        if message["type"] == "http.response.start":
+        starts = message["type"] == "http.response.start"
+        if starts:
             self._started = loop.time()
-            context.stage = Stage.SEND
-            context.status = message["status"]
-            ours = [(b"x-request-id", context.id.encode()), (b"x-content-type-options", b"nosniff")]
-            if context.traceparent is not None:
-                ours.append((b"traceparent", context.traceparent.encode()))
-            message["headers"] = [*message.get("headers", ()), *ours]
-            await self.send(message)
-            return
         try:
+            # The headers may wait too: for a client that does not read the answer before this one.
             async with asyncio.timeout_at(self._started + self.timeout_s):
+                if starts:
+                    await self._send_start(message)
+                    return
                 await self._send_slices(message.get("body", b""), message.get("more_body", False))
         except TimeoutError:
             raise ClientGoneError from None
         context.timings[Stage.SEND] = loop.time() - self._started
         if context.complete:
             self.on_complete(context)
+
+    async def _send_start(self, message: Message) -> None:
+        context = self.context
+        context.stage = Stage.SEND
+        context.status = message["status"]
+        ours = [(b"x-request-id", context.id.encode()), (b"x-content-type-options", b"nosniff")]
+        if context.traceparent is not None:
+            ours.append((b"traceparent", context.traceparent.encode()))
+        message["headers"] = [*message.get("headers", ()), *ours]
+        await self.send(message)
 
     async def _send_slices(self, body: bytes, more: bool) -> None:
         context = self.context

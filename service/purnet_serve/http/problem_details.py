@@ -13,6 +13,7 @@ from purnet_serve.errors import KeyMissingError, ParameterError, ServiceError, t
 from purnet_serve.settings import Settings
 
 MEDIA_TYPE = "application/problem+json"
+NOTHING_HERE = "There is nothing at this path; see /docs."
 RETRY_STATUSES = (429, 503)
 EXAMPLE_ID = "3b8f0c9b5f0a4d6e9a55d1f5b0f7f3a2"
 EXAMPLE_TRACE = f"00-{EXAMPLE_ID}-00f067aa0ba902b7-01"

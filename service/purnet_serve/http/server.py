@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import os
 import signal
 import socket
@@ -34,7 +35,7 @@ KEEP_ALIVE_S = 65
 nginx 60), so that they close it. When the server does, a request may be on its way already.
 """
 GRACE_S = 5
-"""Seconds uvicorn waits for connections after every request was answered or aborted."""
+"""Seconds uvicorn waits for connections beyond those that accepted requests have to finish."""
 
 log = logging.getLogger("purnet_serve.http.server")
 
@@ -151,9 +152,9 @@ class Server:
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=GRACE_S,
-            proxy_headers=bool(self._settings.trusted_proxies),
-            forwarded_allow_ips=self._settings.trusted_proxies,
+            # It counts from the closing of the listener, then cancels what is left.
+            timeout_graceful_shutdown=math.ceil(self._settings.drain_s) + GRACE_S,
+            proxy_headers=False,  # nothing here depends on who the client is
         )
         self._uvicorn = _UvicornServer(self.uvicorn_config)
 

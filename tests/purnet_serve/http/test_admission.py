@@ -8,6 +8,7 @@ import pytest
 from admitted import admit
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import Headers
 
 from purnet_serve.errors import (
     BodyTooLargeError,
@@ -19,7 +20,7 @@ from purnet_serve.errors import (
     TooManyBytesError,
 )
 from purnet_serve.http.admission import Admission
-from purnet_serve.http.api_keys import ApiKeys, ApiKeysError
+from purnet_serve.http.api_keys import ApiKeys, ApiKeysError, offered_key
 from purnet_serve.http.request import RequestContext
 from purnet_serve.settings import Settings
 
@@ -48,12 +49,21 @@ def test_known_keys_are_accepted_and_others_are_not(tmp_path: Path) -> None:
     keys.load()
     for key in ("one", "two"):
         keys.check(key)
-    for key in ("three", digest("one"), "one ", "\udcff"):
+    for key in ("three", digest("one"), "one ", "\xff"):
         with pytest.raises(KeyUnknownError):
             keys.check(key)
     for missing in (None, ""):
         with pytest.raises(KeyMissingError):
             keys.check(missing)
+
+
+def test_a_key_in_utf_8_is_known_by_its_bytes(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_text(digest("schlüssel"))
+    keys = ApiKeys(file)
+    keys.load()
+    sent = Headers(raw=[(b"x-api-key", "schlüssel".encode())])
+    keys.check(offered_key(sent))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

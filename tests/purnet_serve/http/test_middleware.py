@@ -13,7 +13,9 @@ from admitted import admit
 from fake_backend import WAIT_S, FakeBackend
 from photos import encoded, scene
 
+from purnet_serve.http.answer import answer_photo
 from purnet_serve.http.app import create_app
+from purnet_serve.images.codec import Options
 from purnet_serve.inference.backend import Pace
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
@@ -276,6 +278,31 @@ async def test_a_root_path_hides_no_route(tmp_path: Path) -> None:
     app = keyed(tmp_path, root_path="/purnet")
     for path in ("/v1/mask", "/purnet/v1/mask"):
         assert (await AsgiRequest(app, path=path, headers=sized(1)).run()).status == 401
+
+
+async def test_the_send_time_limit_holds_for_the_headers_too() -> None:
+    """uvicorn holds them while the client has not read the answer before on its connection."""
+    app = build(send_timeout_s=0.01)
+    request = AsgiRequest(app, path="/livez")
+    request.scope["method"] = "GET"
+
+    async def never(_: dict[str, Any]) -> None:
+        await asyncio.Event().wait()
+
+    request.send = never  # type: ignore[method-assign]
+    await request.run()
+    registry = app.state.service.metrics.registry
+    assert registry.get_sample_value("purnet_client_gone_total", {"stage": "send"}) == 1
+
+
+async def test_a_photo_is_not_answered_for_a_request_that_was_not_admitted() -> None:
+    app = build()
+    service = app.state.service
+    request = admit(service.admission, 0)
+    service.admission.release(request)
+    with pytest.raises(RuntimeError, match="was not admitted"):
+        await answer_photo(service, request, PHOTO, Options())
+    assert service.admission.bytes == 0
 
 
 async def waiting_for_its_mask() -> tuple[FakeBackend, Any, AsgiRequest, asyncio.Task[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from pathlib import Path
 
 import pytest
 from fake_backend import WAIT_S
@@ -67,6 +68,20 @@ async def test_a_whole_url_needs_a_key_as_the_path_does(
     live = await make_live(api_keys_file=file)
     for target in ("http://x/v1/models", "http://x/v1/models/", "/v1/models/"):
         assert b"401" in (await raw(live, f"GET {target} HTTP/1.1")).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("character", ["%0A", "%0a/", "%00", "%1F", "%7F", "%0D%0A"])
+async def test_a_path_with_a_control_character_runs_no_route(
+    make_live: MakeLive, tmp_path: Path, character: str
+) -> None:
+    file = tmp_path / "keys"
+    file.write_text("0" * 64)
+    live = await make_live(api_keys_file=file)
+    length = f"Content-Length: {len(PHOTO)}"
+    for method, path in sorted(live.service.photo_routes):
+        answer = await raw(live, f"{method} {path}{character} HTTP/1.1\r\n{length}", PHOTO)
+        assert answer.startswith(b"HTTP/1.1 404"), (method, path, answer)
+    assert live.backend.seen == []
 
 
 @pytest.mark.parametrize("root", ["", "/purnet"])

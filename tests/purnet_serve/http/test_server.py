@@ -23,6 +23,7 @@ from photos import encoded, scene
 from service_process import ServiceProcess, fake_service, running
 
 from purnet_serve.errors import OperatorError, StartupError
+from purnet_serve.http import server
 from purnet_serve.http.server import listen, metrics_server
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
@@ -81,6 +82,23 @@ def test_a_second_signal_ends_it_at_once() -> None:
         assert answer.headers["retry-after"] == "1"
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
+
+
+@pytest.mark.anyio
+async def test_the_drain_time_is_not_cut_short_by_the_grace_of_uvicorn(
+    make_live: MakeLive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "GRACE_S", 0)
+    live = await make_live(drain_s=WAIT_S)
+    live.backend.gate.clear()
+    answer = asyncio.create_task(live.client.post("/v1/mask", content=PHOTO))
+    await live.backend.one_arrived()
+    live.server.stop()
+    done, _ = await asyncio.wait({answer}, timeout=1.0)
+    assert not done, "the request was ended before its time"
+    live.backend.gate.set()
+    assert (await answer).status_code == 200
+    await live.running
 
 
 @contextmanager
@@ -214,11 +232,3 @@ def test_sockets_send_at_once_and_have_a_timeout() -> None:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
-
-
-@pytest.mark.anyio
-async def test_forwarded_headers_are_trusted_from_named_proxies_only(make_live: MakeLive) -> None:
-    for trusted in ("", "10.0.0.1"):
-        live = await make_live(trusted_proxies=trusted)
-        config = live.server.uvicorn_config
-        assert (config.proxy_headers, config.forwarded_allow_ips) == (bool(trusted), trusted)
