@@ -77,7 +77,7 @@ class SimulatedService:
         def give(now: float) -> None:
             while (booking := self.schedule.next(now)) is not None:
                 request = asked.pop(booking)
-                if self.schedule.is_lost(now, booking):
+                if self.schedule.cannot_finish(now, booking):
                     request.dropped = True
                     self.schedule.end(now, booking, answered=False)
                     continue

@@ -8,7 +8,6 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -20,7 +19,6 @@ from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
 from purnet_serve.http.page import page_routes
-from purnet_serve.http.parameters import bad_parameter
 from purnet_serve.http.problem_details import NOTHING_HERE, Problem, problem
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
@@ -103,11 +101,7 @@ class _App(FastAPI):
 
 
 def _handle_errors(app: FastAPI) -> None:
-    """Errors of FastAPI and Starlette as errors of ours."""
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_parameter(_: Request, raised: RequestValidationError) -> Response:
-        raise bad_parameter(raised.errors()[0]) from None  # the middleware answers it
+    """Errors of routing as errors of ours."""
 
     @app.exception_handler(HTTPException)
     async def answer_routing_error(request: Request, raised: HTTPException) -> Response:

@@ -93,7 +93,8 @@ def parse_timeout_s(value: str | None, default_s: float, most_s: float) -> float
         return _whole_number(value, MIN_TIMEOUT_MS, int(most_s * 1000)) / 1000
     except PydanticCustomError as error:
         reason = error.message()
-        raise bad_parameter({"loc": (TIMEOUT_HEADER,), "msg": reason, "input": value}) from None
+        problem = {"loc": (TIMEOUT_HEADER,), "msg": reason, "input": value}
+        raise bad_parameter(problem, (TIMEOUT_HEADER,)) from None
 
 
 def require_single(items: Sequence[tuple[str, str]]) -> None:
@@ -105,9 +106,7 @@ def require_single(items: Sequence[tuple[str, str]]) -> None:
             raise ParameterError(name, f"The parameter {name!r} is given more than once.")
 
 
-def bad_parameter(
-    problem: Mapping[str, Any], known: Iterable[str] = MaskOptions.model_fields
-) -> ParameterError:
+def bad_parameter(problem: Mapping[str, Any], known: Iterable[str]) -> ParameterError:
     """One of pydantic's error details as an error of ours; `known` are the route's parameters."""
     name = quoted(str(problem["loc"][-1]))
     if problem.get("type") == "extra_forbidden":

@@ -74,7 +74,7 @@ class Turns:
                 await self._called(booking, request.deadline)
             now = loop.time()
             request.turn_s = now - asked
-            if self.schedule.is_lost(now, booking):
+            if self.schedule.cannot_finish(now, booking):
                 raise DeadlineError("Too little of the request's time is left to answer it.")
             yield
             answered = True

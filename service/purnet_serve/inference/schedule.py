@@ -88,7 +88,7 @@ class Booking:
     """Seconds it is expected to take, without `AnswerRate.stretch`; 0: unknown."""
     asked_s: float | None = None
     """When it became ready to begin: its upload is here."""
-    passed: bool = False
+    skipped: bool = False
     """Whether it was not ready when it could have begun. Then nobody waits for it to be."""
     began_s: float | None = None
     _integral_at_begin: float = field(default=0.0, repr=False)
@@ -124,7 +124,7 @@ class Schedule:
     def ahead(self) -> int:
         """Requests that a new one would wait for if it were due last."""
         # Copied in one step of the interpreter: the metrics server reads from its own thread.
-        return self.active + sum(not other.passed for other in tuple(self._waiting))
+        return self.active + sum(not other.skipped for other in tuple(self._waiting))
 
     @property
     def target_s(self) -> float:
@@ -149,7 +149,7 @@ class Schedule:
         place = bisect_right(self._waiting, order_s, key=_order)
         booking = Booking(due_s, deadline_s, order_s, long, 0.0)
         if rate is not None:
-            ahead = self.active + sum(not self._waiting[index].passed for index in range(place))
+            ahead = self.active + sum(not self._waiting[index].skipped for index in range(place))
             if self.ahead:
                 self._check(now, booking, place, ahead, rate)
             booking.expected_s = rate.latency_s + ahead * rate.interval_s
@@ -161,7 +161,7 @@ class Schedule:
     def ask(self, now: float, booking: Booking) -> None:
         """A booked request is ready to begin."""
         booking.asked_s = now
-        booking.passed = False
+        booking.skipped = False
 
     def next(self, now: float) -> Booking | None:
         """Take the next request that is ready into the pipeline, if there is a place."""
@@ -174,10 +174,10 @@ class Schedule:
                 booking.began_s = now
                 booking._integral_at_begin = self._integral
                 return booking
-            booking.passed = True
+            booking.skipped = True
         return None
 
-    def is_lost(self, now: float, booking: Booking) -> bool:
+    def cannot_finish(self, now: float, booking: Booking) -> bool:
         """Whether a request in the pipeline has no more time than one takes at least.
 
         Never the only one there: it is tried, to learn whether the service has become faster.
@@ -214,7 +214,7 @@ class Schedule:
         without_s = now + rate.until_answered_s(ahead)
         for index in range(place, len(self._waiting)):
             other = self._waiting[index]
-            if other.passed:
+            if other.skipped:
                 continue
             # One that is late already does not become so by this request.
             if without_s <= other.due_s < without_s + interval_s:

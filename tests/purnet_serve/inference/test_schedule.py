@@ -201,10 +201,10 @@ def test_one_with_too_little_time_left_is_lost_unless_it_is_the_only_one():
     schedule.places = 2
     first, second = book(schedule, 1.0), book(schedule, 2.0)
     assert schedule.next(1.5) is first
-    assert not schedule.is_lost(1.5, first), "it shows whether the service has become faster"
+    assert not schedule.cannot_finish(1.5, first), "it shows whether the service has become faster"
     assert schedule.next(1.5) is second
-    assert schedule.is_lost(1.5, second)
-    assert not schedule.is_lost(0.9, second)
+    assert schedule.cannot_finish(1.5, second)
+    assert not schedule.cannot_finish(0.9, second)
 
 
 def test_those_that_may_wait_get_every_second_answer():
