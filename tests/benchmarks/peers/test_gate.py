@@ -15,6 +15,7 @@ from PIL import Image
 
 from purnet_serve.images import codec
 from purnet_serve.images.header import Limits as ImageLimits
+from purnet_serve.images.header import check_header
 
 OURS = np.arange(64, dtype=np.uint8).reshape(8, 8)
 
@@ -51,7 +52,8 @@ def test_peers_decode_and_encode_as_the_service_does(orientation):
     upload = out.getvalue()
 
     pixels, size = peers_codec.decode(upload)
-    decoded = codec.decode(upload, peers_codec.INPUT_SIZE, ImageLimits(10**8, 10**5))
+    header = check_header(upload, ImageLimits(10**8, 10**5))
+    decoded = codec.decode(upload, peers_codec.INPUT_SIZE, header)
     np.testing.assert_array_equal(pixels, decoded.pixels)
     assert size == (decoded.width, decoded.height)
 
