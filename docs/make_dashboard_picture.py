@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import matplotlib as mpl
+from matplotlib import dates
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -113,8 +113,8 @@ def draw_curves(
     axes.set_xlim(*(datetime.fromtimestamp(t, UTC) for t in span))
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda value, _: quantity(value, unit))
-    axes.xaxis.set_major_formatter(mpl.dates.DateFormatter("%H:%M"))
-    axes.xaxis.set_major_locator(mpl.dates.AutoDateLocator(minticks=3, maxticks=7))
+    axes.xaxis.set_major_formatter(dates.DateFormatter("%H:%M"))
+    axes.xaxis.set_major_locator(dates.AutoDateLocator(minticks=3, maxticks=7))
     axes.tick_params(labelsize=8, color="#d0d7de")
     axes.grid(color="#eaeef2")
     for side in ("top", "right"):
@@ -134,8 +134,6 @@ def main() -> None:
     parser.add_argument("--rows", nargs="*", default=[], help="titles of rows; all without")
     parser.add_argument("--out", type=Path, default=TARGET)
     options = parser.parse_args()
-    import matplotlib.dates  # noqa: F401  (loads mpl.dates)
-
     end = time.time() - options.ago * 60
     start = end - options.minutes * 60
     chosen = panels(options.rows)
