@@ -50,9 +50,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Writes what the docs take from the code: the tables of settings and errors.
+# Writes what the docs take from the code, the tables of settings and errors, and what the manifests
+# of Kubernetes take from compose's: rules and alerts.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_reference.py
+	$(BIN)/python docker/kubernetes/make_manifests.py
 
 # Draws the pictures of the web page in docs/page.
 screenshots: $(VENV)/.dev

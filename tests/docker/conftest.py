@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from manifests import KUBERNETES, Build, Manifests, build
 
 
 @pytest.fixture
@@ -20,3 +21,21 @@ def program(require: Any) -> Callable[[str], str]:
         return found or ""
 
     return find
+
+
+@pytest.fixture(scope="session")
+def built() -> dict[Path, Manifests]:
+    return {}
+
+
+@pytest.fixture
+def manifests(program: Callable[[str], str], built: dict[Path, Manifests]) -> Build:
+    """`manifests(folder)`: what a folder makes, by its name in docker/kubernetes or its path."""
+
+    def of(folder: str | Path) -> Manifests:
+        path = KUBERNETES / folder
+        if path not in built:
+            built[path] = build(program("kubectl"), path)
+        return built[path]
+
+    return of
