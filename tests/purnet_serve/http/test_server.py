@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import hashlib
 import os
 import signal
@@ -54,6 +55,16 @@ def test_what_does_not_fit_the_drain_time_gets_503() -> None:
         answer = post.result(WAIT_S)
         assert (answer.status_code, answer.json()["code"]) == (503, "draining")
         assert service.wait() == 0
+
+
+@pytest.mark.anyio
+async def test_the_collector_leaves_out_what_the_start_made(make_live: MakeLive) -> None:
+    gc.unfreeze()
+    try:
+        await make_live()
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.anyio
