@@ -16,7 +16,7 @@ not pickles: the service must not unpickle what a process that runs other people
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Annotated, Any, get_args
 
 from pydantic import ConfigDict, Field
@@ -132,14 +132,15 @@ _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Message
 
 def encode(message: Message) -> bytes:
     """One line, newline included."""
-    return json.dumps({"kind": type(message).__name__, **asdict(message)}).encode() + b"\n"
+    values = {field.name: getattr(message, field.name) for field in fields(message)}
+    return json.dumps({"kind": type(message).__name__, **values}).encode() + b"\n"
 
 
 def decode(line: bytes) -> Message:
     """The message of one line. Raises `ProtocolError`."""
     try:
-        fields = json.loads(line)
-        message: Message = _KINDS[fields.pop("kind")](**fields)
+        values = json.loads(line)
+        message: Message = _KINDS[values.pop("kind")](**values)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ProtocolError(f"Not a message: {line[:80]!r}") from error
     return message

@@ -60,12 +60,28 @@ class SharedBatches:
         self.pixels: Pixels = np.frombuffer(mapping, np.uint8, pixel_bytes).reshape(*shape, 3)
         self.masks: Mask = np.frombuffer(mapping, np.uint8, offset=pixel_bytes).reshape(shape)
 
+    def put(self, buffer: int, slot: int, pixels: Pixels) -> None:
+        """Copy (S, S, 3) uint8 pixels to their place.
+
+        NumPy would give up the interpreter's lock for the 20 µs that this takes, and the event loop
+        would wait for whichever thread has taken it: milliseconds under load.
+        """
+        size = pixels.nbytes
+        start = (buffer * self.masks.shape[1] + slot) * size
+        with memoryview(self._mapping) as shared:
+            shared[start : start + size] = pixels.data.cast("B")
+
     def close(self) -> None:
         """Unmap now: left to the garbage collector, old segments would pile up until it runs."""
         self.pixels = self.masks = np.empty(0, np.uint8)
         # An array that is still in use keeps the mapping for as long as it lives.
         with contextlib.suppress(BufferError):
             self._mapping.close()
+
+
+def copied(mask: Mask) -> Mask:
+    """A read-only copy of one mask, (S, S) uint8; like `put`, it keeps the interpreter's lock."""
+    return np.frombuffer(mask.tobytes(), np.uint8).reshape(mask.shape)
 
 
 def _size(buffers: int, max_batch: int, input_size: int) -> int:

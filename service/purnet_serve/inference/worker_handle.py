@@ -110,7 +110,7 @@ class Worker:
         """Send a batch; needs `accepts`."""
         buffer = self._free_buffers.pop()
         for slot, ticket in enumerate(batch.tickets):
-            self._shared.pixels[buffer, slot] = ticket.pixels
+            self._shared.put(buffer, slot, ticket.pixels)
         self._last_number += 1
         self._unanswered[self._last_number] = _Sent(buffer, batch)
         self._begin_next()

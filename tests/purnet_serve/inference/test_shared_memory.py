@@ -32,6 +32,22 @@ def test_two_mappings_see_the_same_pixels_and_masks(segment):
     there.close()
 
 
+def test_pixels_are_put_in_their_place_and_masks_copied_from_theirs(segment):
+    shared.reserve(segment, **SIZE)
+    here, there = shared.SharedBatches(segment, **SIZE), shared.SharedBatches(segment, **SIZE)
+    pixels = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
+    here.put(1, 2, pixels)
+    assert np.array_equal(there.pixels[1, 2], pixels)
+    assert there.pixels.sum() == pixels.sum(), "nothing else was written"
+    there.masks[1, 0] = 9
+    mask = shared.copied(here.masks[1, 0])
+    there.masks[1, 0] = 3
+    assert (mask.shape, mask.dtype) == ((8, 8), np.uint8)
+    assert (mask == 9).all()
+    here.close()
+    there.close()
+
+
 def test_a_segment_has_no_name_and_is_gone_when_it_is_closed():
     descriptors = Path("/proc/self/fd")
     before = len(list(descriptors.iterdir()))
