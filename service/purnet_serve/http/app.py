@@ -19,6 +19,7 @@ from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.docs_page import docs_page
 from purnet_serve.http.middleware import RequestMiddleware
 from purnet_serve.http.page import page_routes
+from purnet_serve.http.photo_route import PhotoRoute
 from purnet_serve.http.problem_details import NOTHING_HERE, Problem, problem
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
@@ -64,7 +65,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     if settings.rembg_api:
         routers.append(rembg_api.router(service))
     if settings.removebg_api:
-        routers.append(removebg_api.router(service))
+        routers.extend(removebg_api.routers(service))
     for router in routers:
         app.include_router(router)
     app.add_route("/docs", docs_page(app.openapi), include_in_schema=False)
@@ -84,6 +85,9 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     routes = [route for router in routers for route in router.routes]
     methods: dict[str, set[str]] = {}
     for route in routes:
+        if isinstance(route, PhotoRoute):
+            handler = route.get_route_handler()
+            service.photo_routes |= {(method, route.path): handler for method in route.methods or ()}
         if isinstance(route, APIRoute):
             methods.setdefault(route.path, set()).update(route.methods or ())
     metrics.http.register(methods)

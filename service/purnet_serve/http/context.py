@@ -9,6 +9,7 @@ from starlette.responses import Response
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
 from purnet_serve.http.fetch import Fetcher
+from purnet_serve.http.photo_route import PhotoHandler
 from purnet_serve.http.removebg_body import PARSED_BYTES
 from purnet_serve.http.turns import Turns
 from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
@@ -47,8 +48,8 @@ class ServiceContext:
         self.encode_pool = BoundedThreadPool(encode_threads, "encode", self.pixel_memory)
         formats = tuple(FORMATS_BY_NAME[name] for name in settings.formats)
         self.fetcher = Fetcher(settings)
-        self.photo_routes: set[tuple[str, str]] = set()
-        """Method and path of the routes that take a photo: admitted before a byte of a body."""
+        self.photo_routes: dict[tuple[str, str], PhotoHandler] = {}
+        """By method and path: what answers a photo, once it was admitted."""
         self.error_answers: dict[str, ErrorAnswer] = {}
         """By path: what answers errors there, where it is not a problem document."""
         self.limits = Limits(settings.max_pixels, settings.max_side, formats)

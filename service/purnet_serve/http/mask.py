@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from purnet.imaging import listed
@@ -14,6 +12,7 @@ from purnet_serve.errors import tree
 from purnet_serve.http.answer import answer_photo, picture_response
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions
+from purnet_serve.http.photo_route import PhotoRoute
 from purnet_serve.http.problem_details import (
     COMMON_HEADERS,
     EXAMPLE_ID,
@@ -28,30 +27,11 @@ from purnet_serve.settings import Settings
 
 ELSEWHERE = {"not_found", "method_not_allowed", "url_refused", "fetch_failed", "nothing_found"}
 """Codes of errors that a request for a mask is never answered with."""
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
-
-
-class MaskRoute(APIRoute):
-    """A route that FastAPI documents from its signature, and whose query is parsed here.
-
-    FastAPI's own way through dependencies costs more processor time than the rest of a request.
-    """
-
-    def get_route_handler(self) -> Handler:
-        """Parse the query into the one parameter beside the request, and call the endpoint."""
-
-        async def handle(request: Request) -> Response:
-            options = MaskOptions.parse(request.query_params.multi_items())
-            response: Response = await self.endpoint(request, options)
-            return response
-
-        return handle
 
 
 def router(service: ServiceContext) -> APIRouter:
     """The route and its documentation."""
-    routes = APIRouter(route_class=MaskRoute)
-    service.photo_routes.add(("POST", "/v1/mask"))
+    routes = APIRouter(route_class=PhotoRoute)
 
     @routes.post(
         "/v1/mask",

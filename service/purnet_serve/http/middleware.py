@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from purnet_serve.errors import (
@@ -26,6 +27,7 @@ from purnet_serve.errors import (
 from purnet_serve.http.api_keys import offered_key
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import TIMEOUT_HEADER, parse_timeout_s
+from purnet_serve.http.photo_route import PhotoHandler
 from purnet_serve.http.problem_details import NOTHING_HERE, problem
 from purnet_serve.http.request import (
     ClientGoneError,
@@ -58,6 +60,8 @@ _CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f]")
 _PLAIN_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # short and safe in logs
 
 log = logging.getLogger("purnet_serve.access")
+
+_ids = random.Random()  # noqa: S311  (ids are no secrets, and the system's source is slower)
 
 
 class RequestMiddleware:
@@ -119,7 +123,7 @@ class RequestMiddleware:
         offered_id = headers.get("x-request-id", "")
         now = asyncio.get_running_loop().time()
         context = RequestContext(
-            id=offered_id if _PLAIN_ID.fullmatch(offered_id) else uuid.uuid4().hex,
+            id=offered_id if _PLAIN_ID.fullmatch(offered_id) else f"{_ids.getrandbits(128):032x}",
             method=scope["method"],
             path=path,
             headers=headers,
@@ -140,8 +144,9 @@ class RequestMiddleware:
                 # A route matches before a final line feed too: its path would not be in
                 # `photo_routes`, and the request would run without having been admitted.
                 raise NotFoundError(NOTHING_HERE)
-            if (scope["method"], context.path) in self._service.photo_routes:
-                await self._serve_photo(scope, receive, send, context)
+            handler = self._service.photo_routes.get((scope["method"], context.path))
+            if handler is not None:
+                await self._serve_photo(handler, scope, receive, send, context)
                 return None
             if context.path.startswith(API_PREFIXES) and context.method != "OPTIONS":
                 self._service.keys.check(offered_key(context.headers))
@@ -157,9 +162,14 @@ class RequestMiddleware:
         return None
 
     async def _serve_photo(
-        self, scope: Scope, receive: Receive, send: Send, context: RequestContext
+        self,
+        handler: PhotoHandler,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        context: RequestContext,
     ) -> None:
-        """Refuse or admit, then run the application for as long as its client is there.
+        """Refuse or admit, then run the handler for as long as its client is there.
 
         The order is that of what a refusal costs and discloses: readiness, key, requests in
         flight, bytes in flight, length of the body, other headers, time until the answer.
@@ -177,7 +187,7 @@ class RequestMiddleware:
             if headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
             service.turns.book(context, None if wanted is None else timeout_s)
-            await context.run(self._app(scope, upload.next, send))
+            await context.run(_answer(handler, scope, upload.next, send))
         finally:
             upload.close()
             service.turns.release(context)
@@ -239,6 +249,11 @@ class RequestMiddleware:
             "timings_ms": {s.value: round(t * 1000, 3) for s, t in context.timings.items()},
         }
         log.log(level, "request", extra=fields)
+
+
+async def _answer(handler: PhotoHandler, scope: Scope, receive: Receive, send: Send) -> None:
+    response = await handler(Request(scope, receive))
+    await response(scope, receive, send)
 
 
 @dataclass(slots=True)

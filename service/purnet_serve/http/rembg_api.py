@@ -18,6 +18,7 @@ from purnet_serve.http.answer import answer_photo, picture_response
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
 from purnet_serve.http.parameters import Parameters, quoted
+from purnet_serve.http.photo_route import PhotoRoute
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import FormFields, Upload, read_upload, receive_from_url
 from purnet_serve.images.codec import Options
@@ -88,9 +89,8 @@ FORM = FormFields(
 
 def router(service: ServiceContext) -> APIRouter:
     """The routes and their documentation."""
-    routes = APIRouter(tags=["rembg's API"])
+    routes = APIRouter(tags=["rembg's API"], route_class=PhotoRoute)
     settings = service.settings
-    service.photo_routes |= {("GET", PATH), ("POST", PATH)}
 
     @routes.post(
         PATH,

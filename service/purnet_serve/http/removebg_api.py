@@ -36,6 +36,7 @@ from purnet_serve.http.answer import PhotoAnswer, answer_headers, answer_photo
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
 from purnet_serve.http.parameters import quoted
+from purnet_serve.http.photo_route import PhotoRoute
 from purnet_serve.http.problem_details import COMMON_HEADERS, described, problem
 from purnet_serve.http.removebg_body import (
     BASE64_FIELD,
@@ -80,14 +81,14 @@ _ERRORS: list[tuple[type[ServiceError], int, str, str]] = [
 """By the first class that fits: status, code and title of remove.bg."""
 
 
-def router(service: ServiceContext) -> APIRouter:
-    """The routes and their documentation."""
-    routes = APIRouter(tags=["remove.bg's API"])
+def routers(service: ServiceContext) -> tuple[APIRouter, APIRouter]:
+    """The routes and their documentation: for photos, and for the rest."""
+    photos = APIRouter(tags=["remove.bg's API"], route_class=PhotoRoute)
+    others = APIRouter(tags=["remove.bg's API"])
     settings = service.settings
-    service.photo_routes.add(("POST", PATH))
     service.error_answers |= {PATH: answer_error, ACCOUNT_PATH: answer_error}
 
-    @routes.post(
+    @photos.post(
         PATH,
         operation_id="removebg",
         summary="Remove the background, as remove.bg does",
@@ -108,14 +109,14 @@ def router(service: ServiceContext) -> APIRouter:
         answer = await answer_photo(service, context, upload.take(), options.codec_options())
         return await _answer(service, context, answer, options)
 
-    @routes.get(ACCOUNT_PATH, operation_id="removebgAccount", responses=_account_responses())
+    @others.get(ACCOUNT_PATH, operation_id="removebgAccount", responses=_account_responses())
     async def account() -> dict[str, Any]:
         """What an account has left, as remove.bg tells it. Nothing is counted here."""
         none = dict.fromkeys(("total", "subscription", "payg", "enterprise"), 0)
         attributes = {"credits": none, "api": {"free_calls": FREE_CALLS, "sizes": "all"}}
         return {"data": {"attributes": attributes}}
 
-    return routes
+    return photos, others
 
 
 def answer_error(
