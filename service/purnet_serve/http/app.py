@@ -86,8 +86,8 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
     methods: dict[str, set[str]] = {}
     for route in routes:
         if isinstance(route, PhotoRoute):
-            handler = route.get_route_handler()
-            service.photo_routes |= {(method, route.path): handler for method in route.methods or ()}
+            for method in route.methods or ():
+                service.photo_routes[method, route.path] = route.get_route_handler()
         if isinstance(route, APIRoute):
             methods.setdefault(route.path, set()).update(route.methods or ())
     metrics.http.register(methods)
