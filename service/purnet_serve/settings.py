@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from purnet_serve.urls import browser_origin
 
 DAY_S = 86_400
 """No duration is longer; a larger number was meant in other units."""
@@ -239,6 +240,68 @@ class Settings(BaseSettings):
         "lost device is noticed before a client's image is sent to it.",
     )
 
+    # --- where the workers run
+    on: Literal["local", "ray"] = Field(
+        "local",
+        description="`local`: workers of this process; `ray`: model replicas on a Ray cluster, "
+        "which servers share. Settings that begin with `ray_` are for the latter.",
+    )
+    ray_address: str | None = Field(
+        None,
+        pattern=r"^(auto|[^/\s]+:\d+)$",
+        description="Host and port of the cluster's head, or `auto` for the one that this machine "
+        "belongs to; by default a Ray of its own is started and ended with the service.",
+    )
+    ray_app: str = Field(
+        "purnet", min_length=1, description="Name of the application in Ray Serve."
+    )
+    ray_min_replicas: int = Field(
+        1, ge=1, description="Model replicas; the fewest if `ray_max_replicas` is larger."
+    )
+    ray_max_replicas: int | None = Field(
+        None, ge=1, description="Most model replicas; by default their number does not change."
+    )
+    ray_target_in_flight: float = Field(
+        4.0,
+        gt=0,
+        description="Images that a replica should hold on average, waiting ones included: with "
+        "more or fewer, replicas are added or removed.",
+    )
+    ray_upscale_delay_s: float = Field(
+        10.0, ge=0, le=DAY_S, description="Seconds of more images before replicas are added."
+    )
+    ray_downscale_delay_s: float = Field(
+        300.0, ge=0, le=DAY_S, description="Seconds of fewer images before replicas are removed."
+    )
+    ray_max_in_flight: int = Field(
+        64,
+        ge=1,
+        description="Images that a replica holds at most; more wait at the servers. At least what "
+        "its device computes at the same time.",
+    )
+    ray_max_queued: int = Field(
+        128, ge=1, description="Images that wait at a server for a replica; more get 429."
+    )
+    ray_cpus: float = Field(
+        1.0,
+        ge=0,
+        description="Processors that Ray reserves for a replica, and threads of its engine unless "
+        "`engine_threads` says otherwise.",
+    )
+    ray_gpus: float = Field(0.0, ge=0, description="GPUs, or a part of one, of a replica.")
+    ray_resources: dict[str, float] = Field(
+        {},
+        description="Custom resources that a replica takes of its node, as a JSON object such as "
+        '`{"model_node": 1}`; they place replicas.',
+    )
+    ray_surge_percent: int = Field(
+        25,
+        ge=0,
+        le=100,
+        description="Part of the replicas, in percent and rounded up, that are started before old "
+        "ones are stopped when all are replaced. 0 where the cluster has no room for one more.",
+    )
+
     @field_validator("device")
     @classmethod
     def _check_device(cls, value: str) -> str:
@@ -286,24 +349,13 @@ class Settings(BaseSettings):
         devices = ["cuda:0" if device == "cuda" else device for device in self.device.split(",")]
         if len(set(devices)) < len(devices):
             raise ValueError(f"{self.device} names a device twice; there is one worker on each")
+        if self.on == "ray" and len(devices) > 1:
+            raise ValueError("a model replica on Ray has one device; set ray_min_replicas")
+        if self.ray_gpus and self.device == "cpu":
+            raise ValueError("ray_gpus are of no use to the device cpu")
+        if self.ray_max_replicas is not None and self.ray_max_replicas < self.ray_min_replicas:
+            raise ValueError("ray_max_replicas is below ray_min_replicas")
         return self
-
-
-def browser_origin(text: str) -> str:
-    """The origin meant by `text` as browsers send it: scheme, host, and port if not the default.
-
-    Raises `ValueError` when no origin can be made of it.
-    """
-    try:
-        parts = urlsplit(text if "://" in text else f"https://{text}")
-        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
-    except ValueError:
-        host, port = "", None
-    if not host or "*" in host:
-        raise ValueError(f"{text!r} is no origin; write each as https://name, or * alone for all")
-    host = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return f"{parts.scheme}://{host}" + (f":{port}" if port not in (None, default) else "")
 
 
 def environment_name(field: str) -> str:
@@ -326,9 +378,3 @@ def unknown_variables(environment: Iterable[str]) -> dict[str, str | None]:
             close = get_close_matches(field, Settings.model_fields, 1)
             unknown[name] = environment_name(close[0]) if close else None
     return unknown
-
-
-def local_url(host: str, port: int) -> str:
-    """Where this machine reaches a service that listens on `host`."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from purnet_serve.settings import Settings, local_url, unknown_variables
+from purnet_serve.settings import Settings, unknown_variables
+from purnet_serve.urls import local_url
 
 
 def test_flag_then_environment_then_default(monkeypatch: pytest.MonkeyPatch) -> None:

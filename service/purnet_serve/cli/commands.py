@@ -18,6 +18,8 @@ from purnet.cli.app import app as model_commands
 from purnet_serve.cli.predict import predict
 
 if TYPE_CHECKING:
+    from purnet_serve.inference.backend import Backend
+    from purnet_serve.observability.inference_metrics import InferenceMetrics
     from purnet_serve.settings import Settings
 
 app = typer.Typer(
@@ -67,6 +69,13 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, or a list like cuda:0,cuda:1 [auto].")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(help="Where the model runs: local, or ray (a cluster) [local].")
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="Head of the Ray cluster, HOST:PORT or auto [a Ray of its own]."),
+    ] = None,
     more: Set = None,
 ) -> None:
     """Serve masks over HTTP until SIGTERM or Ctrl-C.
@@ -74,11 +83,11 @@ def serve(
     Every setting is also read from the environment as PURNET_<NAME>; a flag wins.
     """
     flags = {"host": host, "port": port, "checkpoint": checkpoint, "device": device}
+    flags |= {"on": on, "ray_address": address}
     settings = _settings({name: value for name, value in flags.items() if value is not None}, more)
 
     from purnet_serve.errors import OperatorError
     from purnet_serve.http.server import run
-    from purnet_serve.inference.local import LocalBackend
     from purnet_serve.observability.http_metrics import Metrics
     from purnet_serve.observability.logging import configure_logging
     from purnet_serve.settings import unknown_variables
@@ -89,9 +98,19 @@ def serve(
         log.warning("unknown setting", extra={"variable": variable, "meant": meant})
     metrics = Metrics()
     try:
-        run(settings, LocalBackend(settings, metrics.inference), metrics, _announce)
+        run(settings, _backend(settings, metrics.inference), metrics, _announce)
     except OperatorError as error:
         _fail(str(error), code=1)
+
+
+@app.command()
+def ray_config(more: Set = None) -> None:
+    """Write the config file of the model replicas for `serve deploy`, or KubeRay's RayService."""
+    import yaml
+
+    from purnet_serve.inference.ray.application import config_file
+
+    typer.echo(yaml.safe_dump(config_file(_settings({}, more)), sort_keys=False), nl=False)
 
 
 @app.command()
@@ -107,7 +126,7 @@ def health(
     import urllib.request
 
     if url is None:
-        from purnet_serve.settings import local_url
+        from purnet_serve.urls import local_url
 
         settings = _settings({}, None)
         url = local_url(settings.host, settings.port)
@@ -138,6 +157,20 @@ def config(more: Set = None) -> None:
     for name, value in settings.model_dump(mode="json").items():
         shown = ",".join(value) if isinstance(value, list) else "" if value is None else value
         typer.echo(f"{environment_name(name)}={shown}")
+
+
+def _backend(settings: Settings, metrics: InferenceMetrics) -> Backend:
+    from purnet_serve.inference.local import PREDICTOR, LocalBackend
+
+    if settings.on == "local":
+        return LocalBackend(settings, metrics)
+    from purnet_serve.inference.ray.backend import RayBackend
+
+    try:
+        from purnet_serve.inference.ray.cluster import RayTier
+    except ModuleNotFoundError as error:
+        _fail(f"{error}; install it with: pip install 'purnet-serve[ray]'", code=1)
+    return RayBackend(settings, metrics, RayTier(settings, PREDICTOR))
 
 
 def _settings(flags: dict[str, object], more: list[str] | None) -> Settings:

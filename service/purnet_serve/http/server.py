@@ -28,7 +28,8 @@ from purnet_serve.http.event_loop import http_protocol, new_event_loop
 from purnet_serve.inference.backend import Backend
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.observability.inference_metrics import InferenceMetrics
-from purnet_serve.settings import Settings, local_url
+from purnet_serve.settings import Settings
+from purnet_serve.urls import local_url
 
 BACKLOG = 2048
 KEEP_ALIVE_S = 65

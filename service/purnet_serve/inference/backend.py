@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,6 +60,15 @@ class Pace:
     """Seconds from one mask to the next while images wait."""
     at_once: int
     """Images that the devices hold at the same time, those sent ahead included."""
+
+
+def combined(paces: Sequence[Pace]) -> Pace:
+    """The pace of several devices that share the images; `paces` has at least one."""
+    return Pace(
+        image_s=min(pace.image_s for pace in paces),
+        interval_s=1 / sum(1 / pace.interval_s for pace in paces),
+        at_once=sum(pace.at_once for pace in paces),
+    )
 
 
 class Backend(Protocol):

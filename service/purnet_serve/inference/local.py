@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction
+from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined
 from purnet_serve.inference.batcher import Batcher
 from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
 from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor
@@ -172,12 +172,7 @@ class LocalBackend:
         """A device came up or went down: tell whoever depends on that."""
         workers = [device.worker for device in self._devices if device.worker is not None]
         if workers:
-            paces = [worker.pace for worker in workers]
-            self._pace = Pace(
-                image_s=min(pace.image_s for pace in paces),
-                interval_s=1 / sum(1 / pace.interval_s for pace in paces),
-                at_once=sum(pace.at_once for pace in paces),
-            )
+            self._pace = combined([worker.pace for worker in workers])
             if self._model is None:
                 self._set_model(workers[0].info)
         reason = self._devices_unready_reason()

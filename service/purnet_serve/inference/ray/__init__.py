@@ -1,1 +1,1 @@
-"""Predictions by model replicas on a Ray cluster. Nothing but the command line imports this."""
+"""The model tier on a Ray cluster: `RayBackend` at the server, `ModelReplica` on the far side."""

@@ -1,0 +1,338 @@
+"""Predictions on a Ray cluster: a `Backend` over model replicas that many servers share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from purnet_serve.errors import (
+    BusyError,
+    DeadlineError,
+    DrainingError,
+    NotReadyError,
+    ReloadError,
+    ServiceError,
+    StartupError,
+    WorkerError,
+)
+from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined
+from purnet_serve.inference.ray.messages import (
+    OtherVersionError,
+    ReplicaState,
+    unpack_answer,
+    unpack_state,
+)
+from purnet_serve.inference.ray.tier import (
+    ModelTier,
+    NoReplicaError,
+    ReplicaLostError,
+    TierFullError,
+    UnreachableError,
+)
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.loop_lag import LoopLag
+from purnet_serve.settings import Settings
+
+log = logging.getLogger("purnet_serve.inference.ray")
+
+MOST_TRIES = 3
+"""Of one image, each on a replica that ended or cannot take it. An image may be what ends them."""
+ELSEWHERE_S = 0.05
+"""Before the second try of an image that a replica gave back; twice as long before the third."""
+REFRESH_S = 5.0
+"""Between two looks at the replicas, if nothing says that they changed."""
+STARTING_S = 0.5
+"""The same while none has answered yet."""
+GONE_GRACE_S = 30.0
+"""How long no replica may be there before requests are refused, as for one machine's worker."""
+
+STOPPING = "The service is shutting down."
+LOADING = "The model is being loaded."
+
+
+class RayBackend:
+    """A `Backend`: the replicas of a `ModelTier`."""
+
+    def __init__(self, settings: Settings, metrics: InferenceMetrics, tier: ModelTier) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._tier = tier
+        self._model: ModelInfo | None = None
+        self._pace: Pace | None = None
+        self._reason: str | None = "The service is starting."
+        self._gone_since_s: float | None = None
+        """When no replica was found any more, on the loop's clock; None while one is there."""
+        self._failure: StartupError | None = None
+        self._open: dict[asyncio.Timeout, float] = {}
+        """The time limits of the calls that wait for an answer, and when each call began."""
+        self._stopping = False
+        self._changed = asyncio.Event()
+        self._look = asyncio.Event()
+        """Set when something says that the replicas have changed."""
+        self._watch: asyncio.Task[None] | None = None
+        self._lag: LoopLag | None = None
+        self._reload_lock = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Begin to join the cluster and to deploy; `wait_ready` returns when a replica answers."""
+        loop = asyncio.get_running_loop()
+        self._metrics.watch(
+            queued=lambda: self.queued,
+            in_flight=lambda: len(self._open),
+            oldest_s=lambda: loop.time() - min(tuple(self._open.values()), default=loop.time()),
+            capacity=self._settings.max_requests_in_flight,
+        )
+        self._lag = LoopLag(loop, self._metrics.loop_lag)
+        self._lag.start()
+        self._watch = asyncio.create_task(self._bring_up_and_watch())
+
+    async def wait_ready(self) -> None:
+        """Return once a replica answers. Raises `StartupError` when none can be had."""
+        while self._model is None:
+            if self._failure is not None:
+                raise self._failure
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def stop(self) -> None:
+        """Fail every open call with `DrainingError` and leave the cluster."""
+        self._stopping = True
+        self._metrics.ready(False)
+        loop = asyncio.get_running_loop()
+        for limit in tuple(self._open):
+            limit.reschedule(loop.time())
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.wait([self._watch])
+        await self._tier.close()
+        if self._lag is not None:
+            self._lag.stop()
+
+    async def reload(self) -> ModelInfo:
+        """Have the replicas read the checkpoint again, one first, then all others.
+
+        The first refusal changes nothing. The others may refuse too, if their machines have another
+        file: then `ReloadError` says how many replicas run which weights. While it lasts both
+        versions answer, and each answer names its own.
+        """
+        async with self._reload_lock:
+            if self._stopping or self._model is None:
+                raise ReloadError(STOPPING if self._stopping else LOADING)
+            try:
+                (first,) = await self._tier.reload(None, all_replicas=False)
+                if first["refused"] is not None:
+                    raise ReloadError(first["refused"])
+                model = unpack_state(first).model
+                digest = None if model is None else model.sha256
+                answers = await self._tier.reload(digest, all_replicas=True)
+                states = [unpack_state(answer) for answer in answers]
+            except (NoReplicaError, UnreachableError, OtherVersionError) as error:
+                raise ReloadError(f"The replicas did not all answer: {error}") from error
+            self._see(states, LOADING)
+            versions = Counter(state.model.version for state in states if state.model is not None)
+            if model is None or len(versions) != 1:
+                found = ", ".join(f"{count} run {name}" for name, count in versions.items())
+                refused = {answer["refused"] for answer in answers} - {None}
+                raise ReloadError(f"The replicas differ: {found}. {' '.join(sorted(refused))}")
+            return model
+
+    async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
+        """Send one image to a replica and wait for its mask. See `Backend.predict`.
+
+        Also raises `BusyError` when the replicas and the queue before them are full.
+        """
+        reason = self.unready_reason()
+        if self._model is None or reason is not None:
+            kind = DrainingError if self._stopping else NotReadyError
+            raise kind(reason or LOADING)
+        size = self._model.input_size
+        if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
+            raise ValueError(
+                f"{pixels.dtype} pixels of {pixels.shape}, not uint8 ({size}, {size}, 3)"
+            )
+        limit = asyncio.timeout_at(deadline_s)
+        try:
+            async with limit:
+                self._open[limit] = asyncio.get_running_loop().time()
+                return await self._try(pixels.tobytes(), deadline_s)
+        except TimeoutError:
+            if self._stopping:
+                raise DrainingError(STOPPING) from None
+            raise DeadlineError("The deadline passed while the image was at a replica.") from None
+        finally:
+            self._open.pop(limit, None)
+
+    def expect(self, images: int) -> None:
+        """Nothing: which replica an image will go to is not known while it is decoded."""
+
+    @property
+    def model(self) -> ModelInfo | None:
+        """The model of most replicas, as they were last seen."""
+        return self._model
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast all replicas are together, or were when there were some."""
+        return self._pace
+
+    @property
+    def queued(self) -> int:
+        """Images of this server beyond those that the devices of all replicas hold."""
+        return max(0, len(self._open) - (0 if self._pace is None else self._pace.at_once))
+
+    def unready_reason(self) -> str | None:
+        """None when predictions can be made: some replica is there, or will be in a moment."""
+        return STOPPING if self._stopping else self._reason
+
+    async def _try(self, pixels: bytes, deadline_s: float) -> Prediction:
+        """Send it to one replica after another until one answers."""
+        loop = asyncio.get_running_loop()
+        for number in range(1, MOST_TRIES + 1):
+            last = number == MOST_TRIES
+            try:
+                message = await self._tier.predict(deadline_s - loop.time(), pixels)
+                answer = unpack_answer(message)
+            except ReplicaLostError as lost:
+                self._look.set()
+                log.warning("replica lost", extra={"reason": str(lost), "tries": number})
+                if last:
+                    raise WorkerError(f"{MOST_TRIES} replicas were lost with this image.") from lost
+                continue
+            except TierFullError as full:
+                raise self._busy() from full
+            except NoReplicaError as gone:
+                self._look.set()
+                raise NotReadyError("There is no model replica now.") from gone
+            except OtherVersionError as other:
+                answer = NotReadyError(str(other))
+            if isinstance(answer, Prediction):
+                # However busy the replicas are, they answer.
+                self._gone_since_s = None
+                return answer
+            if last or not isinstance(answer, NotReadyError | DrainingError):
+                raise answer
+            self._look.set()
+            await asyncio.sleep(ELSEWHERE_S * number)
+        raise AssertionError("every try ends in an answer or an error")
+
+    def _busy(self) -> ServiceError:
+        waiting = self._settings.ray_max_queued
+        interval_s = 0.0 if self._pace is None else self._pace.interval_s
+        return BusyError(
+            f"All model replicas are full, and {waiting} images wait for them.",
+            retry_after_s=max(1, math.ceil(waiting * interval_s)),
+        )
+
+    async def _bring_up_and_watch(self) -> None:
+        try:
+            await self._tier.connect()
+            await self._bring_up()
+        except StartupError as error:
+            self._fail(error)
+            return
+        except Exception as error:
+            # Whatever it is, whoever waits for the start must hear of it.
+            log.exception("start failed")
+            self._fail(StartupError(f"The cluster cannot be used: {error!r}"))
+            return
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_S):
+                    await self._look.wait()
+            self._look.clear()
+            await self._look_at_replicas()
+
+    async def _bring_up(self) -> None:
+        """Deploy unless the same runs already; return when a replica can predict.
+
+        What was deployed from a config file stays: who wrote the file decides what runs.
+        """
+        self._reason = LOADING
+        deployed, said = False, ""
+        while self._model is None:
+            status = await self._tier.status()
+            owners: set[str | None] = set()
+            if status is not None:
+                await self._tier.attach()
+                owners = await self._look_at_replicas()
+                if status.failed and not owners and deployed:
+                    raise StartupError(_last_line(status.message))
+                if status.message not in ("", said):
+                    said = status.message
+                    log.info("deploying", extra={"status": said})
+            others = owners - {None, self._tier.digest}
+            if not deployed and (others or (not owners and (status is None or status.failed))):
+                await self._tier.deploy()
+                deployed = True
+            elif self._model is None:
+                await asyncio.sleep(STARTING_S)
+
+    async def _look_at_replicas(self) -> set[str | None]:
+        """See how the replicas are; gives what they were deployed from, see `ReplicaState`."""
+        try:
+            described = await self._tier.describe()
+        except NoReplicaError:
+            described = []
+        except UnreachableError as error:
+            # A replica may be too busy to say how it is.
+            log.warning("replicas not seen", extra={"reason": str(error)})
+            described = []
+        states: list[ReplicaState] = []
+        reason = "There is no model replica."
+        for values in described:
+            try:
+                states.append(unpack_state(values))
+            except OtherVersionError as error:
+                reason = str(error)
+        self._see(states, reason)
+        return {values.get("deployed") for values in described}
+
+    def _see(self, states: Iterable[ReplicaState], reason: str) -> None:
+        """Take over what the replicas say; `reason` is what is wrong when none can predict."""
+        able = []
+        for state in states:
+            if state.model is not None and state.pace is not None and state.reason is None:
+                able.append((state.model, state.pace))
+            else:
+                reason = state.reason or LOADING
+        now = asyncio.get_running_loop().time()
+        if able:
+            self._pace = combined([pace for _, pace in able])
+            versions = Counter(model for model, _ in able)
+            if len(versions) > 1:
+                found = {model.version: count for model, count in versions.items()}
+                log.warning("replicas differ", extra={"models": found})
+            ((model, _),) = versions.most_common(1)
+            if model != self._model:
+                self._set_model(model)
+            self._gone_since_s, self._reason = None, None
+        elif self._model is not None:
+            if self._gone_since_s is None:
+                self._gone_since_s = now
+            if now - self._gone_since_s >= GONE_GRACE_S:
+                self._reason = reason
+        self._metrics.ready(self.unready_reason() is None)
+        self._changed.set()
+
+    def _set_model(self, model: ModelInfo) -> None:
+        self._model = model
+        self._metrics.model(
+            name=model.name, sha256=model.sha256, engine=model.engine, input_size=model.input_size
+        )
+
+    def _fail(self, error: StartupError) -> None:
+        self._failure = error
+        self._reason = str(error)
+        self._changed.set()
+
+
+def _last_line(message: str) -> str:
+    """The reason at the end of a traceback, which is how Ray Serve says why nothing came up."""
+    line = message.strip().splitlines()[-1] if message.strip() else "The deployment failed."
+    return line.partition("StartupError: ")[2] or line

@@ -1,0 +1,173 @@
+"""The model tier that is a deployment on a Ray cluster.
+
+Everything of a server that imports Ray is here. Calls of Ray that block run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+import ray
+from grpc.aio import AioRpcError
+from ray import serve
+from ray.exceptions import RayActorError
+from ray.serve.exceptions import (
+    BackPressureError,
+    DeploymentUnavailableError,
+    ReplicaUnavailableError,
+)
+
+from purnet_serve.errors import InternalError, StartupError
+from purnet_serve.inference.ray.application import build_for_serve, deployed_digest
+from purnet_serve.inference.ray.messages import PROTOCOL, Message
+from purnet_serve.inference.ray.tier import (
+    AppStatus,
+    NoReplicaError,
+    ReplicaLostError,
+    TierFullError,
+    UnreachableError,
+)
+from purnet_serve.settings import Settings
+
+OBJECT_STORE_BYTES = 100 << 20
+"""Of a Ray that is started here. Pixels and masks do not go through its object store."""
+DESCRIBE_S = 5.0
+"""Seconds that all replicas together may take to say how they are."""
+
+log = logging.getLogger("purnet_serve.inference.ray")
+
+
+class RayTier:
+    """A `ModelTier`: the deployment of `application.py`."""
+
+    def __init__(self, settings: Settings, factory: str) -> None:
+        self._settings = settings
+        self._factory = factory
+        self._handle: Any = None
+        self._predict: Any = None
+
+    async def connect(self) -> None:
+        """Join the cluster at `ray_address`, or start one on this machine."""
+        await asyncio.to_thread(self._connect)
+
+    def _connect(self) -> None:
+        # The Ray that is started here, and all it starts, tells nobody of itself.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = self._settings.ray_address
+        options: dict[str, Any] = {"address": address, "namespace": "purnet"}
+        if address is None:
+            options |= {
+                "address": "local",
+                "include_dashboard": False,
+                "object_store_memory": OBJECT_STORE_BYTES,
+            }
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+        except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+            where = "cannot start Ray" if address is None else f"no Ray cluster at {address}"
+            raise StartupError(f"{where}: {error}") from error
+
+    async def status(self) -> AppStatus | None:
+        """What Ray Serve says of the application."""
+        return await asyncio.to_thread(self._status)
+
+    def _status(self) -> AppStatus | None:
+        try:
+            app = serve.status().applications.get(self._settings.ray_app)
+        except Exception as error:  # Ray raises many kinds, some of gRPC
+            raise UnreachableError(str(error)) from error
+        if app is None or app.status.value in ("DELETING", "NOT_STARTED"):
+            return None
+        parts = [app.message, *(one.message for one in app.deployments.values())]
+        message = " ".join(part for part in parts if part)
+        return AppStatus(failed=app.status.value == "DEPLOY_FAILED", message=message)
+
+    @property
+    def digest(self) -> str:
+        """Of what `deploy` would deploy."""
+        return deployed_digest(self._settings, self._factory)
+
+    async def deploy(self) -> None:
+        """Deploy the application; Ray Serve replaces replicas one after another."""
+        await asyncio.to_thread(self._deploy)
+
+    def _deploy(self) -> None:
+        app = build_for_serve(self._settings, self._factory)
+        target = serve.RunTarget(app, name=self._settings.ray_app, route_prefix=None)
+        try:
+            serve.start(proxy_location="Disabled")
+            serve.run_many([target], wait_for_applications_running=False)
+        except Exception as error:  # as above
+            raise StartupError(f"cannot deploy to Ray: {error}") from error
+        log.info("deployed", extra={"app": self._settings.ray_app})
+
+    async def attach(self) -> None:
+        """Get a handle. Pixels and masks go over gRPC between server and replica.
+
+        docs/scaling.md has what that costs beside Ray's object store.
+        """
+        await asyncio.to_thread(self._attach)
+
+    def _attach(self) -> None:
+        try:
+            handle = serve.get_app_handle(self._settings.ray_app)
+            self._handle = handle.options(_by_reference=False)
+            self._predict = self._handle.options(method_name="predict", stream=True)
+        except Exception as error:  # as above
+            raise UnreachableError(str(error)) from error
+
+    async def predict(self, left_s: float, pixels: bytes) -> Message:
+        """Send an image to the less busy of two replicas, as Ray Serve's router chooses them."""
+        stream = self._predict.remote(PROTOCOL, left_s, pixels)
+        try:
+            answer: Message = await anext(stream)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                # The replica's server cancelled it, at its end.
+                raise ReplicaLostError("The replica ended.") from None
+            stream.cancel()
+            raise
+        except (RayActorError, ReplicaUnavailableError, AioRpcError, StopAsyncIteration) as error:
+            raise ReplicaLostError(f"The replica was lost: {type(error).__name__}.") from error
+        except BackPressureError as error:
+            raise TierFullError(str(error)) from error
+        except DeploymentUnavailableError as error:
+            raise NoReplicaError(error.message) from error
+        except Exception as error:  # what the replica's code raised
+            log.exception("replica failed")
+            raise InternalError("The model replica failed.") from error
+        return answer
+
+    async def describe(self) -> list[dict[str, Any]]:
+        """Ask every running replica at once."""
+        return await self._broadcast(DESCRIBE_S, "describe")
+
+    async def reload(self, sha256: str | None, *, all_replicas: bool) -> list[dict[str, Any]]:
+        """One replica, or all at once: each loads beside what it runs and swaps between batches."""
+        if all_replicas:
+            return await self._broadcast(2 * self._settings.load_timeout_s, "reload", sha256)
+        try:
+            return [await self._handle.options(method_name="reload").remote(sha256)]
+        except Exception as error:  # as above
+            raise UnreachableError(str(error)) from error
+
+    async def _broadcast(self, timeout_s: float, method: str, *arguments: Any) -> list[Any]:
+        try:
+            asked = self._handle.broadcast(method, *arguments)
+            answers: list[Any] = await asked.results_async(timeout_s=timeout_s)
+        except DeploymentUnavailableError as error:
+            raise NoReplicaError(error.message) from error
+        except Exception as error:  # as above
+            raise UnreachableError(str(error)) from error
+        return answers
+
+    async def close(self) -> None:
+        """Disconnect. The application stays, for other servers, unless Ray was started here."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        ray.shutdown()
