@@ -57,12 +57,12 @@ class Turns:
     async def turn(self, request: RequestContext) -> AsyncIterator[None]:
         """Wait for the request's turn; hold its place until the block ends.
 
-        Raises `DeadlineError` when its time is over before, or is not enough any more.
+        A request has one turn. Raises `DeadlineError` when its time is over before, or is not
+        enough any more, and `RuntimeError` for a request that was not booked.
         """
         loop, booking = asyncio.get_running_loop(), request.booking
-        if booking is None:  # nothing was booked for it, as for all photos of a request but one
-            yield
-            return
+        if booking is None:
+            raise RuntimeError(f"{request.method} {request.path!r} was not booked")
         request.booking = None
         request.stage = Stage.QUEUE
         asked = loop.time()

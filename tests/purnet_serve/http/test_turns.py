@@ -255,3 +255,13 @@ async def test_what_fails_before_its_turn_leaves_no_booking(make_live: MakeLive)
         answer = await live.client.post("/v1/mask", content=content)
         assert answer.status_code in (400, 415)
     assert live.service.turns.schedule.ahead == 0
+
+
+def test_a_request_has_one_turn(loop: FakeClockLoop, service: Service) -> None:
+    request = service.request("once")
+    service.begin(request)
+    service.end("once")
+    again = service.begin(request)
+    loop.settle()
+    with pytest.raises(RuntimeError, match="was not booked"):
+        again.result()
