@@ -238,6 +238,8 @@ class RequestMiddleware:
             metrics.measured(context.timings, context.body_bytes, pixels)
         route = metrics.route(context.path)
         level = logging.DEBUG if route in PROBES and context.status == 200 else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         fields = {
             "request_id": context.id,
             "trace_id": context.trace_id,
