@@ -156,10 +156,13 @@ class RayBackend:
             raise ValueError(
                 f"{pixels.dtype} pixels of {pixels.shape}, not uint8 ({size}, {size}, 3)"
             )
+        now = asyncio.get_running_loop().time()
+        if deadline_s <= now:
+            raise DeadlineError("The deadline passed before the image was sent to a replica.")
         limit = asyncio.timeout_at(deadline_s)
         try:
             async with limit:
-                self._open[limit] = asyncio.get_running_loop().time()
+                self._open[limit] = now
                 return await self._try(pixels.tobytes(), deadline_s)
         except TimeoutError:
             if self._stopping:

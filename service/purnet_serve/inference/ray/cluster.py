@@ -56,6 +56,15 @@ class RayTier:
     def _connect(self) -> None:
         # The Ray that is started here, and all it starts, tells nobody of itself.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # It would print the stack at SIGTERM, on which this process drains.
+        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
+        loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
+        for logger in loggers:
+            # To the handlers of this process, as lines of its own format.
+            logger.handlers.clear()
+            logger.propagate = True
+            # Joining warns of what is meant to be so.
+            logger.setLevel(logging.ERROR)
         address = self._settings.ray_address
         options: dict[str, Any] = {"address": address, "namespace": "purnet"}
         if address is None:
@@ -65,10 +74,12 @@ class RayTier:
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
         try:
-            ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)
+            ray.init(log_to_driver=False, configure_logging=False, **options)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             where = "cannot start Ray" if address is None else f"no Ray cluster at {address}"
             raise StartupError(f"{where}: {error}") from error
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
 
     async def status(self) -> AppStatus | None:
         """What Ray Serve says of the application."""

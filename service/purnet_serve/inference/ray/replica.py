@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,6 +46,7 @@ class ModelReplica:
         factory: str = PREDICTOR,
     ) -> None:
         """Return when the worker answers. Raises `StartupError`."""
+        self._ended = True  # until there is something to end
         chosen = Settings(**settings)
         configure_logging(chosen)
         self.registry = CollectorRegistry()
@@ -56,8 +57,9 @@ class ModelReplica:
         try:
             await self._backend.wait_ready()
         except BaseException:
-            await self._backend.stop()
+            await self.stop()
             raise
+        self._ended = False
 
     async def predict(self, protocol: int, left_s: float, pixels: bytes) -> AsyncIterator[Message]:
         """Queue one image; the only item is its answer.
@@ -121,6 +123,13 @@ class ModelReplica:
             if self._answers == answers:
                 raise
 
-    async def __del__(self) -> None:
-        """Ray Serve awaits this after the last request was answered."""
+    async def stop(self) -> None:
+        """End the worker; what is still queued gets `DrainingError`."""
         await self._backend.stop()
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Ray Serve awaits what this gives, after the last request was answered."""
+        if self._ended:
+            return None
+        self._ended = True
+        return self.stop()

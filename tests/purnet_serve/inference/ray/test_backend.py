@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_clock import FakeClockLoop
+from fake_tier import SIZE, FakeTier, answer, model, state
+from prometheus_client import CollectorRegistry
+
+from purnet_serve.errors import (
+    BusyError,
+    DeadlineError,
+    DrainingError,
+    InternalError,
+    NonFiniteError,
+    NotReadyError,
+    ReloadError,
+    StartupError,
+    WorkerError,
+)
+from purnet_serve.inference.backend import Pace, Prediction
+from purnet_serve.inference.ray.backend import (
+    GONE_GRACE_S,
+    MOST_TRIES,
+    REFRESH_S,
+    STARTING_S,
+    RayBackend,
+)
+from purnet_serve.inference.ray.messages import PROTOCOL, pack_error, pack_state
+from purnet_serve.inference.ray.tier import (
+    AppStatus,
+    NoReplicaError,
+    ReplicaLostError,
+    TierFullError,
+    UnreachableError,
+)
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.settings import Settings
+
+FAILED = AppStatus(
+    failed=True,
+    message="Traceback ...\npurnet_serve.errors.StartupError: There is no device cuda:7 here.\n",
+)
+OTHER_VERSION: dict[str, Any] = {"protocol": PROTOCOL + 1, "deployed": "something older"}
+
+
+class Harness:
+    """A backend on a clock and on replicas that the test moves."""
+
+    def __init__(self) -> None:
+        self.loop = FakeClockLoop()
+        asyncio.set_event_loop(self.loop)
+        self.tier = FakeTier()
+        self.registry = CollectorRegistry()
+        settings = Settings(on="ray", ray_max_queued=20)
+        self.backend = RayBackend(settings, InferenceMetrics(self.registry), self.tier)
+
+    def start(self) -> asyncio.Task[None]:
+        self.loop.finish(self.backend.start())
+        return self.loop.begin(self.backend.wait_ready())
+
+    def send(self, value: int = 7, deadline_s: float = 100.0) -> asyncio.Task[Prediction]:
+        pixels = np.full((SIZE, SIZE, 3), value, np.uint8)
+        deadline_s += self.loop.now
+        return self.loop.begin(self.backend.predict(pixels, deadline_s=deadline_s))
+
+    def answer(self, number: int = -1) -> None:
+        _, pixels, call = self.tier.calls[number]
+        call.set_result(answer(pixels))
+        self.loop.settle()
+
+    def value(self, name: str) -> float:
+        found = self.registry.get_sample_value(name)
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        stop = self.loop.begin(self.backend.stop())
+        assert stop.done()
+        stop.result()
+        timers, left = self.loop.timers, asyncio.all_tasks(self.loop)
+        self.loop.close()
+        asyncio.set_event_loop(None)
+        assert self.tier.closed
+        assert not timers
+        assert not left
+
+
+@pytest.fixture
+def harness() -> Iterator[Harness]:
+    made = Harness()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def ready(harness: Harness) -> Harness:
+    assert harness.start().done()
+    return harness
+
+
+# --- starting
+
+
+def test_what_is_not_there_is_deployed_once(harness: Harness) -> None:
+    harness.tier.after_deploy = []
+    waiting = harness.start()
+    assert not waiting.done()
+    assert harness.backend.unready_reason() == "The model is being loaded."
+    assert harness.backend.model is None
+    harness.tier.states = [state()]
+    harness.loop.advance(STARTING_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 1
+    assert harness.backend.model == model()
+    assert harness.backend.unready_reason() is None
+    assert harness.value("purnet_ready") == 1
+
+
+@pytest.mark.parametrize("deployed", [None, "what this server would deploy"])
+def test_what_runs_as_it_should_or_from_a_config_file_is_left_alone(
+    harness: Harness, deployed: str | None
+) -> None:
+    harness.tier.app = AppStatus(failed=False, message="")
+    harness.tier.states = [state(deployed=deployed)]
+    assert harness.start().done()
+    assert harness.tier.deployments == 0
+
+
+@pytest.mark.parametrize("found", [state(deployed="other settings"), OTHER_VERSION])
+def test_what_was_deployed_with_other_settings_or_by_another_version_is_replaced_once(
+    harness: Harness, found: Any
+) -> None:
+    harness.tier.app = AppStatus(failed=False, message="")
+    harness.tier.states = [found]
+    harness.tier.after_deploy = [found, found]
+    waiting = harness.start()
+    assert harness.tier.deployments == 1
+    harness.tier.states = [state()]
+    harness.loop.advance(STARTING_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 1
+
+
+def test_a_deployment_that_failed_before_is_tried_again_once(harness: Harness) -> None:
+    harness.tier.app = FAILED
+    harness.tier.after_deploy = []
+    harness.tier.deployed_as = FAILED
+    waiting = harness.start()
+    assert harness.tier.deployments == 1
+    error = waiting.exception()
+    assert isinstance(error, StartupError)
+    assert str(error) == "There is no device cuda:7 here."
+    assert harness.backend.unready_reason() == "There is no device cuda:7 here."
+
+
+def test_a_cluster_that_is_not_there_ends_the_start(harness: Harness) -> None:
+    harness.tier.refuses = StartupError("no Ray cluster at host:6379")
+    assert harness.start().exception() is harness.tier.refuses
+
+
+def test_a_start_that_goes_wrong_in_an_unknown_way_ends_too(harness: Harness) -> None:
+    async def fail() -> None:
+        raise UnreachableError("gone")
+
+    harness.tier.attach = fail  # type: ignore[method-assign]
+    assert isinstance(harness.start().exception(), StartupError)
+
+
+def test_before_the_start_nothing_is_predicted(harness: Harness) -> None:
+    assert harness.backend.unready_reason() == "The service is starting."
+    assert isinstance(harness.send().exception(), NotReadyError)
+
+
+# --- predicting
+
+
+def test_pixels_and_the_time_that_is_left_are_sent_and_the_mask_comes_back(ready: Harness) -> None:
+    ready.loop.advance(3)
+    call = ready.send(9, deadline_s=20)
+    ((left_s, pixels, _),) = ready.tier.calls
+    assert left_s == 20
+    assert pixels == bytes([9] * SIZE * SIZE * 3)
+    ready.answer()
+    prediction = call.result()
+    assert (prediction.mask == 9).all()
+    assert prediction.model == model()
+    assert (prediction.queue_s, prediction.infer_s, prediction.batch_size) == (0.01, 0.02, 1)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((SIZE, SIZE, 3), np.float32), np.zeros((5, 5, 3), np.uint8)]
+)
+def test_wrong_pixels_are_refused_here(ready: Harness, pixels: Any) -> None:
+    call = ready.loop.begin(ready.backend.predict(pixels, deadline_s=1000))
+    assert isinstance(call.exception(), ValueError)
+    assert not ready.tier.calls
+
+
+def test_the_deadline_is_on_time_and_cancels_the_far_side(ready: Harness) -> None:
+    call = ready.send(deadline_s=2)
+    ready.loop.advance(1.9)
+    assert not call.done()
+    ready.loop.advance(0.1)
+    assert isinstance(call.exception(), DeadlineError)
+    assert ready.tier.calls[0][2].cancelled()
+
+
+def test_a_deadline_that_has_passed_sends_nothing(ready: Harness) -> None:
+    assert isinstance(ready.send(deadline_s=0).exception(), DeadlineError)
+    assert not ready.tier.calls
+
+
+def test_a_client_that_leaves_cancels_the_far_side(ready: Harness) -> None:
+    call = ready.send()
+    call.cancel()
+    ready.loop.settle()
+    assert call.cancelled()
+    assert ready.tier.calls[0][2].cancelled()
+
+
+def test_an_image_whose_replica_is_lost_is_tried_elsewhere_at_once(ready: Harness) -> None:
+    ready.tier.outcomes += [ReplicaLostError("died")] * (MOST_TRIES - 1)
+    call = ready.send(5)
+    assert len(ready.tier.calls) == MOST_TRIES
+    ready.answer()
+    assert (call.result().mask == 5).all()
+
+
+def test_an_image_that_takes_replicas_down_with_it_fails_alone(ready: Harness) -> None:
+    other = ready.send(1)
+    ready.tier.outcomes += [ReplicaLostError("died")] * MOST_TRIES
+    error = ready.send(2).exception()
+    assert isinstance(error, WorkerError)
+    assert error.detail == f"{MOST_TRIES} replicas were lost with this image."
+    ready.answer(0)
+    assert (other.result().mask == 1).all()
+
+
+@pytest.mark.parametrize("reason", [DrainingError("stops"), NotReadyError("no worker")])
+def test_an_image_that_a_replica_gives_back_is_tried_elsewhere_a_moment_later(
+    ready: Harness, reason: NotReadyError
+) -> None:
+    ready.tier.outcomes.append(pack_error(reason))
+    call = ready.send(5)
+    assert len(ready.tier.calls) == 1
+    ready.loop.advance(1)
+    assert len(ready.tier.calls) == 2
+    assert ready.tier.calls[1][0] < ready.tier.calls[0][0], "less time is left"
+    ready.answer()
+    assert (call.result().mask == 5).all()
+
+
+def test_what_every_replica_gives_back_is_answered_with_their_reason(ready: Harness) -> None:
+    ready.tier.outcomes += [pack_error(NotReadyError("no worker"))] * MOST_TRIES
+    call = ready.send()
+    ready.loop.advance(1)
+    error = call.exception()
+    assert isinstance(error, NotReadyError)
+    assert error.detail == "no worker"
+
+
+@pytest.mark.parametrize("kind", [WorkerError, NonFiniteError, DeadlineError, InternalError])
+def test_what_is_wrong_with_an_image_is_not_tried_again(ready: Harness, kind: Any) -> None:
+    ready.tier.outcomes.append(pack_error(kind("why")))
+    error = ready.send().exception()
+    assert type(error) is kind
+    assert error.detail == "why"
+    assert len(ready.tier.calls) == 1
+
+
+def test_a_replica_of_another_version_is_told_apart(ready: Harness) -> None:
+    ready.tier.outcomes += [("version", PROTOCOL + 1)] * MOST_TRIES
+    call = ready.send()
+    ready.loop.advance(1)
+    error = call.exception()
+    assert isinstance(error, NotReadyError)
+    assert f"protocol {PROTOCOL + 1}" in error.detail
+
+
+def test_no_replica_is_not_ready(ready: Harness) -> None:
+    ready.tier.outcomes.append(NoReplicaError("failed to deploy"))
+    assert isinstance(ready.send().exception(), NotReadyError)
+
+
+def test_full_replicas_are_429_with_the_measured_time(ready: Harness) -> None:
+    ready.tier.outcomes.append(TierFullError("full"))
+    error = ready.send().exception()
+    assert isinstance(error, BusyError)
+    assert error.retry_after_s == 2, "20 images of 0.1 s each wait"
+
+
+def test_what_the_devices_do_not_hold_is_queued(ready: Harness) -> None:
+    calls = [ready.send() for _ in range(5)]
+    assert ready.backend.pace == Pace(0.2, 0.1, 2)
+    assert ready.backend.queued == 3
+    assert ready.value("purnet_queue_depth") == 3
+    assert ready.value("purnet_queue_in_flight") == 5
+    ready.loop.advance(2)
+    assert ready.value("purnet_queue_oldest_seconds") == 2
+    for number in range(5):
+        ready.answer(number)
+    assert all(call.done() for call in calls)
+    assert ready.value("purnet_queue_in_flight") == 0
+    assert ready.value("purnet_queue_oldest_seconds") == 0
+
+
+def test_stopping_fails_what_is_open_and_refuses_more(ready: Harness) -> None:
+    call = ready.send()
+    stop = ready.loop.begin(ready.backend.stop())
+    assert stop.done()
+    assert isinstance(call.exception(), DrainingError)
+    assert ready.tier.calls[0][2].cancelled()
+    assert isinstance(ready.send().exception(), DrainingError)
+    assert ready.backend.unready_reason() == "The service is shutting down."
+    assert ready.value("purnet_ready") == 0
+
+
+def test_stopping_while_it_starts_leaves_nothing(harness: Harness) -> None:
+    harness.tier.after_deploy = []
+    waiting = harness.start()
+    assert not waiting.done()
+    waiting.cancel()
+
+
+# --- watching the replicas
+
+
+def test_the_pace_follows_the_number_of_replicas(ready: Harness) -> None:
+    ready.tier.states = [state()] * 4
+    ready.loop.advance(REFRESH_S)
+    assert ready.backend.pace == Pace(0.2, pytest.approx(0.025), 8)
+    ready.tier.states = [state(), state(reason="no worker"), state(pace=None)]
+    ready.loop.advance(REFRESH_S)
+    assert ready.backend.pace == Pace(0.2, pytest.approx(0.1), 2)
+
+
+def test_a_lost_replica_is_looked_for_at_once(ready: Harness) -> None:
+    looks = ready.tier.looks
+    ready.tier.outcomes.append(ReplicaLostError("died"))
+    ready.send()
+    assert ready.tier.looks == looks + 1
+
+
+@pytest.mark.parametrize("unseen", [None, UnreachableError("no answer")])
+def test_replicas_that_are_gone_for_long_make_it_unready_until_one_is_back(
+    ready: Harness, unseen: Exception | None
+) -> None:
+    ready.tier.states, ready.tier.unseen = [], unseen
+    ready.loop.advance(GONE_GRACE_S)
+    assert ready.backend.unready_reason() is None
+    ready.loop.advance(2 * REFRESH_S)
+    assert ready.backend.unready_reason() == "There is no model replica."
+    assert ready.value("purnet_ready") == 0
+    assert isinstance(ready.send().exception(), NotReadyError)
+    ready.tier.states, ready.tier.unseen = [state()], None
+    ready.loop.advance(REFRESH_S)
+    assert ready.backend.unready_reason() is None
+    assert ready.value("purnet_ready") == 1
+
+
+def test_replicas_too_busy_to_say_how_they_are_but_that_answer_are_not_gone(ready: Harness) -> None:
+    ready.tier.unseen = UnreachableError("no answer within 5 s")
+    for _ in range(20):
+        ready.loop.advance(REFRESH_S)
+        ready.send()
+        ready.answer()
+    assert ready.backend.unready_reason() is None
+
+
+def test_the_model_is_that_of_most_replicas(ready: Harness) -> None:
+    ready.tier.states = [state("b"), state("a"), state("b")]
+    ready.loop.advance(REFRESH_S)
+    assert ready.backend.model == model("b")
+
+
+# --- reloading
+
+
+def answers(*digits: str, refused: str | None = None) -> list[dict[str, Any]]:
+    return [{**pack_state(state(digit)), "refused": refused} for digit in digits]
+
+
+def test_a_reload_asks_one_replica_first_and_then_all_for_its_weights(ready: Harness) -> None:
+    ready.tier.reload_answers += [answers("b"), answers("b", "b", "b")]
+    reload = ready.loop.begin(ready.backend.reload())
+    assert reload.result() == model("b")
+    assert ready.backend.model == model("b")
+    assert ready.tier.reloads == [(None, False), ("b" * 64, True)]
+
+
+def test_a_reload_that_the_first_replica_refuses_asks_no_other(ready: Harness) -> None:
+    ready.tier.reload_answers.append(answers("a", refused="fake.json is not a checkpoint."))
+    reload = ready.loop.begin(ready.backend.reload())
+    error = reload.exception()
+    assert isinstance(error, ReloadError)
+    assert str(error) == "fake.json is not a checkpoint."
+    assert ready.backend.model == model("a")
+    assert len(ready.tier.reloads) == 1
+
+
+def test_a_reload_that_some_refuse_says_what_runs_now(ready: Harness) -> None:
+    mixed = [*answers("b", "b"), *answers("a", refused="fake.json is not there.")]
+    ready.tier.reload_answers += [answers("b"), mixed]
+    error = ready.loop.begin(ready.backend.reload()).exception()
+    assert isinstance(error, ReloadError)
+    for part in ("2 run fake@bbbb", "1 run fake@aaaa", "fake.json is not there."):
+        assert part in str(error)
+
+
+@pytest.mark.parametrize("lost", [NoReplicaError("none"), UnreachableError("died")])
+def test_a_reload_that_does_not_reach_all_is_refused(ready: Harness, lost: Exception) -> None:
+    ready.tier.reload_answers += [answers("b"), lost]
+    assert isinstance(ready.loop.begin(ready.backend.reload()).exception(), ReloadError)
+
+
+def test_nothing_is_reloaded_before_the_start_or_after_the_stop(harness: Harness) -> None:
+    assert isinstance(harness.loop.begin(harness.backend.reload()).exception(), ReloadError)
+    harness.start()
+    harness.loop.finish(harness.backend.stop())
+    assert isinstance(harness.loop.begin(harness.backend.reload()).exception(), ReloadError)
+    assert not harness.tier.reloads
