@@ -68,24 +68,32 @@ class Relay:
             thread.join()
 
 
-def configuration(project: Path, scraped_port: int) -> str:
-    """The project's own configuration, but for where and how often it scrapes."""
+def configuration(project: Path, scraped_port: int, ray_nodes: Path | None) -> str:
+    """The project's own configuration, but for where and how often it scrapes.
+
+    `ray_nodes` is the file in which a Ray cluster lists its nodes.
+    """
     document = yaml.safe_load((project / "prometheus.yml").read_text())
     document["global"] |= {"scrape_interval": "1s", "scrape_timeout": "1s"}
     document["rule_files"] = [str(project / name) for name in document["rule_files"]]
-    document["scrape_configs"] = [
-        {
-            "job_name": "purnet",
-            "static_configs": [{"targets": [f"127.0.0.1:{scraped_port}"]}],
-        }
-    ]
+    jobs = {job["job_name"]: job for job in document["scrape_configs"]}
+    service = {
+        "job_name": "purnet",
+        "static_configs": [{"targets": [f"127.0.0.1:{scraped_port}"]}],
+    }
+    document["scrape_configs"] = [service]
+    if ray_nodes is not None:
+        jobs["ray"]["file_sd_configs"] = [{"files": [str(ray_nodes)], "refresh_interval": "1s"}]
+        document["scrape_configs"].append(jobs["ray"])
     return yaml.safe_dump(document)
 
 
 @contextmanager
-def prometheus(program: str, project: Path, scraped_port: int, folder: Path) -> Iterator[Query]:
+def prometheus(
+    program: str, project: Path, scraped_port: int, folder: Path, ray_nodes: Path | None = None
+) -> Iterator[Query]:
     """Run Prometheus with the project's configuration until the context ends."""
-    (folder / "prometheus.yml").write_text(configuration(project, scraped_port))
+    (folder / "prometheus.yml").write_text(configuration(project, scraped_port, ray_nodes))
     port = _free_port()
     command = [
         program,

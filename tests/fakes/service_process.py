@@ -34,15 +34,15 @@ class ServiceProcess:
                 into.append(line.rstrip("\n"))
                 self._moved.notify_all()
 
-    def await_line(self, text: str, among: list[str]) -> str:
+    def await_line(self, text: str, among: list[str], within_s: float = START_S) -> str:
         """The first line with this text, once it was printed."""
         with self._moved:
             found = self._moved.wait_for(
                 lambda: any(text in line for line in among) or self.process.poll() is not None,
-                START_S,
+                within_s,
             )
         hits = [line for line in among if text in line]
-        assert found, f"no line with {text!r} within {START_S} s: {self.lines} {self.errors}"
+        assert found, f"no line with {text!r} within {within_s} s: {self.lines} {self.errors}"
         assert hits, f"ended without {text!r}: {self.lines} {self.errors}"
         return hits[0]
 

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry
 
 from purnet_serve.errors import DeadlineError, NotReadyError, ReloadError, ServiceError
 from purnet_serve.inference.local import PREDICTOR, LocalBackend
@@ -25,7 +24,6 @@ from purnet_serve.inference.ray.messages import (
     pack_state,
     unpack_pixels,
 )
-from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.logging import configure_logging
 from purnet_serve.settings import Settings
 
@@ -47,13 +45,19 @@ class ModelReplica:
     ) -> None:
         """Return when the worker answers. Raises `StartupError`."""
         self._ended = True  # until there is something to end
+        # Here, because whoever only writes a config file imports this module without Ray.
+        from ray.serve import get_replica_context
+
+        from purnet_serve.inference.ray.metrics import ReplicaMetrics
+
         chosen = Settings(**settings)
         configure_logging(chosen)
-        self.registry = CollectorRegistry()
+        self._metrics = ReplicaMetrics(get_replica_context().replica_tag)
         self._deployed = deployed
         self._answers = 0
-        self._backend = LocalBackend(chosen, InferenceMetrics(self.registry), factory=factory)
+        self._backend = LocalBackend(chosen, self._metrics.inference, factory=factory)
         await self._backend.start()
+        self._metrics.start()
         try:
             await self._backend.wait_ready()
         except BaseException:
@@ -126,6 +130,7 @@ class ModelReplica:
     async def stop(self) -> None:
         """End the worker; what is still queued gets `DrainingError`."""
         await self._backend.stop()
+        await asyncio.to_thread(self._metrics.stop)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
         """Ray Serve awaits what this gives, after the last request was answered."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,6 +34,13 @@ LONG_S = 60.0
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def in_ray_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its metrics have the name that Ray Serve gave it; what they publish goes nowhere."""
+    context = SimpleNamespace(replica_tag="a1")
+    monkeypatch.setattr("ray.serve.get_replica_context", lambda: context)
 
 
 @asynccontextmanager
