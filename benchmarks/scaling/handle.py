@@ -1,0 +1,117 @@
+"""A process that asks model replicas at their handle, without HTTP; settings come from PURNET_*.
+
+It deploys them, prints a line when all are there, and then answers each `Offer` on its standard
+input with an `Offered`, a JSON line each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+
+import numpy as np
+from benchmarks.scaling.engine import FACTORY
+from benchmarks.scaling.processes import Offer, Offered
+from prometheus_client import CollectorRegistry
+from pydantic import TypeAdapter
+
+from purnet_serve.errors import ServiceError
+from purnet_serve.inference.backend import Pixels
+from purnet_serve.inference.ray.backend import RayBackend
+from purnet_serve.inference.ray.cluster import RayTier
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.logging import configure_logging
+from purnet_serve.settings import Settings
+
+TIMEOUT_S = 30.0
+LOOK_S = 0.2
+"""Between two looks whether all replicas are there."""
+
+
+class Sender:
+    """Sends the images of an offer, which begins now."""
+
+    def __init__(self, backend: RayBackend, pixels: Pixels, offer: Offer) -> None:
+        self._backend, self._pixels, self._offer = backend, pixels, offer
+        self._loop = asyncio.get_running_loop()
+        self._began_s = self._loop.time()
+        self.latencies_ms: list[float] = []
+        self.failed = self.images = 0
+
+    def now_s(self) -> float:
+        """Since the beginning."""
+        return self._loop.time() - self._began_s
+
+    async def one(self, due_s: float) -> None:
+        """Send one image."""
+        try:
+            await self._backend.predict(self._pixels, deadline_s=self._loop.time() + TIMEOUT_S)
+        except ServiceError:
+            self.failed += 1
+            return
+        self.images += 1
+        now_s = self.now_s()
+        if self._offer.ramp_s <= now_s < self._offer.ramp_s + self._offer.seconds:
+            self.latencies_ms.append((now_s - due_s) * 1000)
+
+    async def closed_loop(self, clients: int) -> None:
+        """Clients that never pause."""
+
+        async def client() -> None:
+            while (due_s := self.now_s()) < self._offer.ramp_s + self._offer.seconds:
+                await self.one(due_s)
+
+        await asyncio.gather(*(client() for _ in range(clients)))
+
+    async def open_loop(self, rate: float) -> None:
+        """Images leave when they are due, however many are under way."""
+        chance, due_s = random.Random(self._offer.seed), 0.0
+        async with asyncio.TaskGroup() as images:
+            while (due_s := due_s + chance.expovariate(rate)) < (
+                self._offer.ramp_s + self._offer.seconds
+            ):
+                await asyncio.sleep(max(0.0, due_s - self.now_s()))
+                images.create_task(self.one(due_s))
+
+
+async def send(backend: RayBackend, pixels: Pixels, offer: Offer) -> Offered:
+    """Send an offer and wait for its last answer."""
+    sender = Sender(backend, pixels, offer)
+    if offer.clients is not None:
+        await sender.closed_loop(offer.clients)
+    elif offer.rate is not None:
+        await sender.open_loop(offer.rate)
+    return Offered(sorted(sender.latencies_ms), sender.failed, sender.images)
+
+
+async def drive(settings: Settings) -> None:
+    """Deploy, then answer offers until standard input ends."""
+    tier = RayTier(settings, FACTORY)
+    backend = RayBackend(settings, InferenceMetrics(CollectorRegistry()), tier)
+    await backend.start()
+    try:
+        await backend.wait_ready()
+        # Nothing says when the last one is there.
+        while len(await tier.describe()) < settings.ray_min_replicas:  # noqa: ASYNC110
+            await asyncio.sleep(LOOK_S)
+        model = backend.model
+        assert model is not None, "a backend that is ready has a model"
+        pixels = np.full((model.input_size, model.input_size, 3), 128, np.uint8)
+        print("ready", flush=True)
+        while line := await asyncio.to_thread(sys.stdin.readline):
+            offered = await send(backend, pixels, TypeAdapter(Offer).validate_json(line))
+            print(TypeAdapter(Offered).dump_json(offered).decode(), flush=True)
+    finally:
+        await backend.stop()
+
+
+def main() -> None:
+    """Drive replicas by the settings of the environment."""
+    settings = Settings()
+    configure_logging(settings)
+    asyncio.run(drive(settings))
+
+
+if __name__ == "__main__":
+    main()
