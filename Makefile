@@ -51,7 +51,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format .
 
 # Writes what the docs take from the code, the tables of settings and errors, and what the manifests
-# of Kubernetes take from compose's: rules and alerts.
+# of Kubernetes take from elsewhere: rules, alerts, the configuration of Ray Serve.
 docs: $(VENV)/.dev
 	$(BIN)/python docs/make_reference.py
 	$(BIN)/python docker/kubernetes/make_manifests.py

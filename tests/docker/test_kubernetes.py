@@ -17,6 +17,7 @@ from manifests import (
     VERSIONS,
     Build,
     check_schema,
+    containers_of,
     quantity_bytes,
     selects,
     settings_of,
@@ -30,9 +31,14 @@ from purnet_serve.settings import MIB
 
 DOCKERFILE = (ROOT / "docker" / "Dockerfile").read_text()
 GUIDE = (ROOT / "docs" / "kubernetes.md").read_text()
-OVERLAYS = ("base", "cpu", "gpu")
-WORKER_BYTES = {"cpu": 350 * MIB, "cuda": 4096 * MIB}
+OVERLAYS = ("base", "cpu", "gpu", "ray")
+WORKER_BYTES = {"auto": 350 * MIB, "cuda": 4096 * MIB}
 """A worker with the shipped weights, with some room."""
+RESTRICTED = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 # --- schemas
 
@@ -88,21 +94,31 @@ def test_ports_are_those_the_service_listens_on(manifests: Build, overlay: str) 
     settings = settings_of(built.environment(container))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": settings.port, "metrics": settings.metrics_port}
-    named = [
-        *(
-            port["targetPort"]
-            for service in built.of("Service")
-            for port in service["spec"]["ports"]
-        ),
-        *(
+    for service in built.of("Service"):
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= ports.keys()
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_ports_that_are_named_exist(manifests: Build, overlay: str) -> None:
+    built = manifests(overlay)
+    for pod in built.pods():
+        containers = containers_of(pod["spec"])
+        ports = {port["name"] for each in containers for port in each["ports"]}
+        asked = [
+            probe["httpGet"]["port"]
+            for container in containers
+            for name, probe in container.items()
+            if name.endswith("Probe")
+        ]
+        asked += [
             port["port"]
             for policy in built.of("NetworkPolicy")
+            if selects(policy["spec"]["podSelector"]["matchLabels"], pod["metadata"]["labels"])
             for rule in policy["spec"]["ingress"]
-            for port in rule["ports"]
-        ),
-        *(container[probe]["httpGet"]["port"] for probe in container if probe.endswith("Probe")),
-    ]
-    assert set(named) <= set(ports)
+            for port in rule.get("ports", [])
+        ]
+        assert asked
+        assert set(asked) <= ports
 
 
 def test_probes_ask_what_the_service_answers(manifests: Build) -> None:
@@ -129,17 +145,21 @@ def test_images_are_targets_of_the_dockerfile(manifests: Build, overlay: str) ->
     built = manifests(overlay)
     _, container = built.server()
     name, _, tag = container["image"].partition(":")
+    settings = settings_of(built.environment(container))
+    target = tag.removesuffix("-ray")
     assert name == "purnet-serve"
-    assert f"\nFROM runtime AS {tag}\n" in DOCKERFILE
-    cuda = settings_of(built.environment(container)).device == "cuda"
-    assert tag == ("full" if cuda else "cpu")
+    assert f"\nFROM runtime AS {target}\n" in DOCKERFILE
+    assert target == ("full" if settings.device == "cuda" else "cpu")
+    # What makes the difference of such an image.
+    assert tag.endswith("-ray") == (settings.on == "ray")
+    assert len(re.findall(r"requirements\.py .*\$\{EXTRA\} >", DOCKERFILE)) == 2
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_the_user_is_the_image_s(manifests: Build, overlay: str) -> None:
-    spec, _ = manifests(overlay).server()
-    context = spec["securityContext"]
-    assert f"\nUSER {context['runAsUser']}:{context['runAsGroup']}\n" in DOCKERFILE
+    for pod in manifests(overlay).pods():
+        context = pod["spec"]["securityContext"]
+        assert f"\nUSER {context['runAsUser']}:{context['runAsGroup']}\n" in DOCKERFILE
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -174,7 +194,7 @@ def test_the_memory_limit_holds_all_that_the_settings_allow(manifests: Build, ov
         for volume in spec["volumes"]
         if volume.get("emptyDir", {}).get("medium") == "Memory"
     )
-    worker = WORKER_BYTES["cuda" if settings.device == "cuda" else "cpu"]
+    worker = 0 if settings.on == "ray" else WORKER_BYTES[settings.device]
     resources = container["resources"]
     # Two workers while the model is being changed.
     needed = memory_ceiling_bytes(settings) + 2 * worker + scratch
@@ -207,21 +227,51 @@ def test_every_object_has_a_name_and_namespace_of_its_own(manifests: Build, over
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_selectors_find_the_pods_of_the_service(manifests: Build, overlay: str) -> None:
+def test_selectors_find_pods(manifests: Build, overlay: str) -> None:
     built = manifests(overlay)
-    deployment = built.one("Deployment", "purnet")["spec"]
-    labels = deployment["template"]["metadata"]["labels"]
+    labels = [pod["metadata"]["labels"] for pod in built.pods()]
     selectors = [
-        deployment["selector"]["matchLabels"],
-        *(
-            spread["labelSelector"]["matchLabels"]
-            for spread in deployment["template"]["spec"]["topologySpreadConstraints"]
-        ),
         *(service["spec"]["selector"] for service in built.of("Service")),
         *(budget["spec"]["selector"]["matchLabels"] for budget in built.of("PodDisruptionBudget")),
         *(policy["spec"]["podSelector"]["matchLabels"] for policy in built.of("NetworkPolicy")),
+        *(monitor["spec"]["selector"]["matchLabels"] for monitor in built.of("PodMonitor")),
     ]
-    assert all(selects(selector, labels) for selector in selectors)
+    for selector in selectors:
+        assert any(selects(selector, found) for found in labels), selector
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_service_has_its_own_pods_and_no_others(manifests: Build, overlay: str) -> None:
+    built = manifests(overlay)
+    deployment = built.one("Deployment", "purnet")["spec"]
+    own = deployment["selector"]["matchLabels"]
+    assert own == built.one("Service", "purnet-serve")["spec"]["selector"]
+    assert own == built.one("PodDisruptionBudget", "purnet")["spec"]["selector"]["matchLabels"]
+    assert own == built.one("NetworkPolicy", "purnet")["spec"]["podSelector"]["matchLabels"]
+    found = [pod for pod in built.pods() if selects(own, pod["metadata"]["labels"])]
+    assert found == [deployment["template"]]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_are_spread_over_nodes_and_zones(manifests: Build, overlay: str) -> None:
+    for pod in manifests(overlay).pods():
+        labels = pod["metadata"]["labels"]
+        if labels["app.kubernetes.io/component"] == "head":
+            continue
+        spreads = pod["spec"]["topologySpreadConstraints"]
+        assert {spread["topologyKey"] for spread in spreads} == {
+            "kubernetes.io/hostname",
+            "topology.kubernetes.io/zone",
+        }
+        for spread in spreads:
+            assert selects(spread["labelSelector"]["matchLabels"], labels)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_go_one_at_a_time_when_nodes_are_emptied(manifests: Build, overlay: str) -> None:
+    for budget in manifests(overlay).of("PodDisruptionBudget"):
+        assert {"minAvailable", "maxUnavailable"} & budget["spec"].keys()
+        assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -231,21 +281,22 @@ def test_pods_meet_the_restricted_standard_and_hold_no_token(
     built = manifests(overlay)
     labels = built.one("Namespace")["metadata"]["labels"]
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
-    for _, spec in built.pods():
-        assert spec["automountServiceAccountToken"] is False
+    for pod in built.pods():
+        spec = pod["spec"]
+        head = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "head"
+        # The head's autoscaler asks the API server for pods.
+        assert spec.get("automountServiceAccountToken") is (None if head else False)
         assert spec["enableServiceLinks"] is False
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
         assert all(volume.keys() <= {"name", "emptyDir", "secret"} for volume in spec["volumes"])
-        for container in spec["containers"]:
-            context = container["securityContext"]
-            assert context["allowPrivilegeEscalation"] is False
-            assert context["readOnlyRootFilesystem"] is True
-            assert context["capabilities"] == {"drop": ["ALL"]}
+        assert all(volume["emptyDir"]["sizeLimit"] for volume in spec["volumes"])
+        for container in containers_of(spec):
+            assert container["securityContext"] == RESTRICTED
 
 
-@pytest.mark.parametrize("overlay", OVERLAYS)
+@pytest.mark.parametrize("overlay", ["base", "cpu", "gpu"])
 def test_photos_come_in_and_nothing_goes_out(manifests: Build, overlay: str) -> None:
     built = manifests(overlay)
     policy = built.one("NetworkPolicy", "purnet")["spec"]
@@ -312,5 +363,5 @@ def test_new_keys_and_new_settings_replace_the_pods(manifests: Build, production
 
 
 def test_the_guide_names_every_kind_of_object(manifests: Build) -> None:
-    for found in manifests("cpu").objects:
+    for found in manifests("ray").objects:
         assert found["kind"] in GUIDE, found["kind"]

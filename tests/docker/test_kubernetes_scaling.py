@@ -16,7 +16,8 @@ from manifests import KUBERNETES, ROOT, Build, quantity_bytes, selects, settings
 
 from purnet_serve.observability.http_metrics import Metrics
 
-OVERLAYS = ("cpu", "gpu")
+OVERLAYS = ("cpu", "gpu", "ray")
+MONITORING = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
@@ -32,17 +33,27 @@ def test_prometheus_finds_the_pods_under_the_job_of_the_alerts(
     ]
     (service,) = services
     (endpoint,) = monitor["endpoints"]
+    assert endpoint["path"] == "/metrics"
     assert endpoint["port"] in [port["name"] for port in service["spec"]["ports"]]
     job = service["metadata"]["labels"][monitor["jobLabel"]]
     alerts = json.dumps(built.one("PrometheusRule", "purnet-alerts"))
     recording = json.dumps(built.one("PrometheusRule", "purnet-recording"))
     assert set(re.findall(r'job=\\"(\w+)\\"', alerts + recording)) == {job}
     assert int(endpoint["scrapeTimeout"][:-1]) < int(endpoint["interval"][:-1])
+    # And may read them, alone.
+    policy = built.one("NetworkPolicy", "purnet-metrics")["spec"]
+    (pods,) = (pod for pod in built.pods() if pod == built.one("Deployment")["spec"]["template"])
+    assert selects(service["spec"]["selector"], pods["metadata"]["labels"])
+    assert selects(policy["podSelector"]["matchLabels"], pods["metadata"]["labels"])
+    assert policy["ingress"] == [{"from": [MONITORING], "ports": [{"port": "metrics"}]}]
+
+
+def test_what_is_generated_is_up_to_date() -> None:
+    for path, text in runpy.run_path(str(KUBERNETES / "make_manifests.py"))["manifests"]().items():
+        assert path.read_text() == text, "run `make docs`"
 
 
 def test_rules_and_alerts_are_those_of_compose(manifests: Build) -> None:
-    for path, text in runpy.run_path(str(KUBERNETES / "make_manifests.py"))["objects"]().items():
-        assert path.read_text() == text, "run `make docs`"
     for name in ("recording", "alerts"):
         spec = manifests("cpu").one("PrometheusRule", f"purnet-{name}")["spec"]
         assert spec == yaml.safe_load((ROOT / "docker" / f"{name}.yml").read_text())
@@ -116,8 +127,16 @@ def test_the_autoscaler_asks_for_what_the_adapter_gives(manifests: Build) -> Non
     settings = settings_of(built.environment(built.server()[1]))
     # Requests are refused from the target on: pods have to be added before.
     assert 0 < float(asked["target"]["averageValue"]) < settings.target_latency_s
-    (used,) = (metric["resource"] for metric in metrics if metric["type"] == "Resource")
-    assert used["name"] in built.server()[1]["resources"]["requests"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_processors_are_measured_of_the_service_alone(manifests: Build, overlay: str) -> None:
+    built = manifests(overlay)
+    metrics = built.one("HorizontalPodAutoscaler")["spec"]["metrics"]
+    (used,) = (found["containerResource"] for found in metrics if "containerResource" in found)
+    container = built.server()[1]
+    assert used["container"] == container["name"]
+    assert used["name"] in container["resources"]["requests"]
 
 
 def test_the_adapter_s_query_gives_a_minute_s_mean_of_each_pod(

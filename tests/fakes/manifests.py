@@ -45,11 +45,14 @@ class Manifests:
         (found,) = self.of(kind, name)
         return found
 
-    def pods(self) -> Iterator[tuple[Object, Object]]:
-        """Metadata and spec of the template of every Deployment's pods."""
+    def pods(self) -> Iterator[Object]:
+        """The template of every pod: of Deployments, and of heads and workers of Ray."""
         for deployment in self.of("Deployment"):
-            template = deployment["spec"]["template"]
-            yield template["metadata"], template["spec"]
+            yield deployment["spec"]["template"]
+        for service in self.of("RayService"):
+            cluster = service["spec"]["rayClusterConfig"]
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+                yield group["template"]
 
     def server(self) -> tuple[Object, Object]:
         """Spec of the service's pods, and their container."""
@@ -82,8 +85,16 @@ def check_schema(found: Object, version: str) -> None:
     schema = SCHEMAS / f"{found['kind']}.json"
     if schema.is_file():
         jsonschema.validate(found, json.loads(schema.read_text()))
+        for template in Manifests((found,)).pods():
+            pod = {"apiVersion": "v1", "kind": "Pod", **template}
+            kubernetes_validate.validate(pod, version, strict=True)
     else:
         kubernetes_validate.validate(found, version, strict=True)
+
+
+def containers_of(spec: Object) -> list[Object]:
+    """The containers of a pod, sidecars included."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
 
 
 def settings_of(variables: dict[str, str]) -> Settings:
