@@ -57,9 +57,9 @@ def deployments(run: Run) -> list[str]:
                 more(lambda one: percentile(one.alone_ms, 50) or 0.0, ".1f", rounds),
                 _ms(sorted(alone), 95),
                 spread(one.masks_rps for one in rounds),
-                spread(one.masks_rps / local[one.round].masks_rps for one in rounds)
-                if name != LOCAL
-                else "",
+                ""
+                if name == LOCAL
+                else spread((one.masks_rps / local[one.round].masks_rps for one in rounds), ".2f"),
                 spread(one.cpu_ms for one in rounds),
                 more(lambda one: one.cpu_ms, ".1f", rounds),
                 f"{statistics.median(one.idle_processors for one in rounds):.3f}",
@@ -196,14 +196,14 @@ def check(loads: Iterable[Load]) -> list[str]:
             formula = f"{1000 * (mean_s + wait_s):.0f}"
         offered = len(load.latencies_ms) + load.refused
         refused = load.refused / offered if offered else 0.0
-        mean = statistics.fmean(load.latencies_ms) if load.latencies_ms else float("nan")
+        mean = f"{statistics.fmean(load.latencies_ms):.0f}" if load.latencies_ms else "-"
         rows.append(
             [
                 str(load.places),
                 f"{load.factor:g}",
                 f"{load.offered_rps:.1f}",
                 formula,
-                f"{1000 * said.mean_s:.0f} / {mean:.0f}",
+                f"{1000 * said.mean_s:.0f} / {mean}",
                 f"{1000 * said.p50_s:.0f} / {_ms(load.latencies_ms, 50, '.0f')}",
                 f"{1000 * said.p95_s:.0f} / {_ms(load.latencies_ms, 95, '.0f')}",
                 f"{1000 * said.p99_s:.0f} / {_ms(load.latencies_ms, 99, '.0f')}",
