@@ -26,6 +26,12 @@ BASE_BYTES = 160 * MIB
 BYTES_PER_REQUEST = MIB
 """Pixels and mask at the model's size, and what the server buffers of a connection."""
 
+RAY_BYTES = 128 * MIB
+"""Ray's libraries in an idle process, rounded up."""
+
+RAY_BYTES_PER_REQUEST = 2 * MIB
+"""Pixels and mask as bytes and as messages of gRPC."""
+
 
 ErrorAnswer = Callable[..., Response]
 """What answers an error, with the arguments of `problem_details.problem`."""
@@ -80,8 +86,10 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     """
     each = MASK_BYTES_PER_PIXEL + max(*BYTES_PER_PIXEL.values(), *ENCODER_BYTES_PER_PIXEL.values())
     largest = settings.max_pixels * each
+    ray_bytes = RAY_BYTES + settings.max_requests_in_flight * RAY_BYTES_PER_REQUEST
     return (
         BASE_BYTES
+        + (ray_bytes if settings.on == "ray" else 0)
         + max(settings.max_bytes_in_flight, PARSED_BYTES * settings.max_body_bytes)
         + settings.max_answer_bytes
         + settings.max_requests_in_flight * BYTES_PER_REQUEST

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from fake_predictor import Behaviour, image, number_in
 from PIL import Image
+from ray_cluster import ray_cluster
 from service_process import ServiceProcess, running
 
 CLIENTS = 8
@@ -27,9 +28,26 @@ DO_AFTER = 50
 @contextmanager
 def serving(checkpoint: Path, **environment: str) -> Iterator[tuple[ServiceProcess, str]]:
     script = str(Path(__file__).parents[2] / "fakes" / "serve_fake_engine.py")
-    environment = {"PURNET_PORT": "0", "PURNET_CHECKPOINT": str(checkpoint), **environment}
+    environment = {
+        "PURNET_PORT": "0",
+        "PURNET_CHECKPOINT": str(checkpoint),
+        "PURNET_RAY_APP": checkpoint.parent.name,
+        **environment,
+    }
     with running([script], **environment) as service:
         yield service, service.await_line("http://", service.lines)
+
+
+@pytest.fixture(scope="module", params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+def where(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Variables that say where the fake network runs: in the service, or on Ray."""
+    if request.param == "local":
+        yield {}
+        return
+    with ray_cluster(1) as cluster:
+        address = {"PURNET_ON": "ray", "PURNET_RAY_ADDRESS": cluster.address}
+        # What a test deployed stays, and all of it must find room.
+        yield {**address, "PURNET_RAY_CPUS": "0.5"}
 
 
 def workers_of(service: ServiceProcess) -> list[int]:
@@ -91,8 +109,8 @@ class Load:
                 number += CLIENTS
 
 
-def test_sigterm_under_load_fails_nothing_that_was_accepted(checkpoint):
-    with serving(checkpoint, PURNET_DRAIN_DELAY_S="1") as (service, url):
+def test_sigterm_under_load_fails_nothing_that_was_accepted(checkpoint, where):
+    with serving(checkpoint, PURNET_DRAIN_DELAY_S="1", **where) as (service, url):
         load = Load(url, lambda: service.signal(signal.SIGTERM))
         load.run()
         assert service.wait() == 0
@@ -105,8 +123,8 @@ def test_sigterm_under_load_fails_nothing_that_was_accepted(checkpoint):
     assert set(statuses) <= {200, 503}
 
 
-def test_sighup_under_load_flips_the_version_once_and_fails_nothing(checkpoint):
-    with serving(checkpoint) as (service, url):
+def test_sighup_under_load_flips_the_version_once_and_fails_nothing(checkpoint, where):
+    with serving(checkpoint, **where) as (service, url):
 
         def replace() -> None:
             Behaviour(name="next").save(checkpoint)
@@ -123,8 +141,8 @@ def test_sighup_under_load_flips_the_version_once_and_fails_nothing(checkpoint):
         assert '"next"' in httpx.get(f"{url}/v1/models", trust_env=False).text
 
 
-def test_a_refused_reload_under_load_fails_nothing(checkpoint):
-    with serving(checkpoint) as (service, url):
+def test_a_refused_reload_under_load_fails_nothing(checkpoint, where):
+    with serving(checkpoint, **where) as (service, url):
 
         def ruin() -> None:
             checkpoint.write_text("rubbish")

@@ -26,6 +26,10 @@ DEPLOYMENT = "Model"
 BUILDER = "purnet_serve.inference.ray.application:build"
 """What Ray Serve imports for the config file."""
 
+ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
+"""Of a replica. Its event loop forks to start a worker, and gRPC, which Ray Serve talks by, would
+otherwise run handlers in the child, which crash there now and then."""
+
 HEALTH_PERIOD_S = 10.0
 _OF_A_REPLICA = (
     "checkpoint",
@@ -56,7 +60,11 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
 def deployment_options(settings: Settings) -> dict[str, Any]:
     """How Ray Serve runs the replicas: options of a deployment, as values that JSON has."""
     least, most = settings.ray_min_replicas, settings.ray_max_replicas
-    actor: dict[str, Any] = {"num_cpus": settings.ray_cpus, "num_gpus": settings.ray_gpus}
+    actor: dict[str, Any] = {
+        "num_cpus": settings.ray_cpus,
+        "num_gpus": settings.ray_gpus,
+        "runtime_env": {"env_vars": ENVIRONMENT},
+    }
     if settings.ray_resources:
         actor["resources"] = settings.ray_resources
     options: dict[str, Any] = {

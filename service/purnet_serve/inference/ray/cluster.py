@@ -46,6 +46,8 @@ class RayTier:
     def __init__(self, settings: Settings, factory: str) -> None:
         self._settings = settings
         self._factory = factory
+        self._connected = False
+        """Whether this joined the cluster, and so is to leave it."""
         self._handle: Any = None
         self._predict: Any = None
 
@@ -73,6 +75,9 @@ class RayTier:
                 "include_dashboard": False,
                 "object_store_memory": OBJECT_STORE_BYTES,
             }
+        if ray.is_initialized():  # by whoever made this backend; it stays theirs
+            return
+        self._connected = True
         try:
             ray.init(log_to_driver=False, configure_logging=False, **options)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
@@ -178,7 +183,5 @@ class RayTier:
 
     async def close(self) -> None:
         """Disconnect. The application stays, for other servers, unless Ray was started here."""
-        await asyncio.to_thread(self._close)
-
-    def _close(self) -> None:
-        ray.shutdown()
+        if self._connected:
+            await asyncio.to_thread(ray.shutdown)
