@@ -169,6 +169,27 @@ def test_servers_reach_the_cluster_and_names_alone(ray: Manifests) -> None:
     assert outside == ["purnet-ray-head"]
 
 
+def test_replicas_alone_are_kept_counted_and_read(ray: Manifests) -> None:
+    (group,) = cluster(ray)["workerGroupSpecs"]
+    own = {
+        name: value
+        for name, value in group["template"]["metadata"]["labels"].items()
+        if name.startswith("app.kubernetes.io/")
+    }
+    policy = ray.one("NetworkPolicy", "purnet-ray-metrics")["spec"]
+    assert policy["podSelector"]["matchLabels"] == own
+    assert policy["ingress"] == ray.one("NetworkPolicy", "purnet-metrics")["spec"]["ingress"]
+    assert ray.one("PodMonitor")["spec"]["selector"]["matchLabels"] == own
+    budget = ray.one("PodDisruptionBudget", "purnet-models")["spec"]
+    assert budget["selector"]["matchLabels"] == own
+    # Kubernetes cannot tell how many pods a RayCluster should have, so it refuses a percentage.
+    assert budget["minAvailable"] == 1
+    # Ray's HTTP proxy, for which KubeRay would wait on the head, runs nowhere.
+    service = ray.one("RayService")["spec"]
+    assert yaml.safe_load(service["serveConfigV2"])["proxy_location"] == "Disabled"
+    assert service["excludeHeadPodFromServeSvc"] is True
+
+
 def test_servers_are_not_added_when_replicas_are_short(ray: Manifests) -> None:
     metrics = ray.one("HorizontalPodAutoscaler")["spec"]["metrics"]
     assert [metric["type"] for metric in metrics] == ["ContainerResource"]
