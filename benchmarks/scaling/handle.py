@@ -7,8 +7,10 @@ input with an `Offered`, a JSON line each.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import sys
+from typing import TextIO
 
 import numpy as np
 from benchmarks.scaling.engine import FACTORY
@@ -85,7 +87,7 @@ async def send(backend: RayBackend, pixels: Pixels, offer: Offer) -> Offered:
     return Offered(sorted(sender.latencies_ms), sender.failed, sender.images)
 
 
-async def drive(settings: Settings) -> None:
+async def drive(settings: Settings, answers: TextIO) -> None:
     """Deploy, then answer offers until standard input ends."""
     tier = RayTier(settings, FACTORY)
     backend = RayBackend(settings, InferenceMetrics(CollectorRegistry()), tier)
@@ -98,19 +100,23 @@ async def drive(settings: Settings) -> None:
         model = backend.model
         assert model is not None, "a backend that is ready has a model"
         pixels = np.full((model.input_size, model.input_size, 3), 128, np.uint8)
-        print("ready", flush=True)
+        print("ready", file=answers, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             offered = await send(backend, pixels, TypeAdapter(Offer).validate_json(line))
-            print(TypeAdapter(Offered).dump_json(offered).decode(), flush=True)
+            line = TypeAdapter(Offered).dump_json(offered).decode()
+            print(line, file=answers, flush=True)
     finally:
         await backend.stop()
 
 
 def main() -> None:
     """Drive replicas by the settings of the environment."""
+    # Ray prints what it has to say on standard output.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     settings = Settings()
     configure_logging(settings)
-    asyncio.run(drive(settings))
+    asyncio.run(drive(settings, answers))
 
 
 if __name__ == "__main__":

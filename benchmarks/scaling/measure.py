@@ -125,8 +125,7 @@ class Benchmark:
                 settings = on_ray(address, app=f"replicas-{number}", replicas=number)
                 settings["PURNET_CHECKPOINT"] = str(sleep)
                 drivers[number] = stack.enter_context(child(HANDLE, self.log, **settings))
-            for driver in drivers.values():
-                driver.line()
+                drivers[number].line()
             for round_ in range(self.effort.rounds):
                 for number, driver in drivers.items():
                     growth = self._growth(number, round_, driver, Group([driver, cluster]))
