@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from grpc.aio import AioRpcError
 from ray import serve
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorAlreadyExistsError, RayActorError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -114,7 +114,11 @@ class RayTier:
         app = build_for_serve(self._settings, self._factory)
         target = serve.RunTarget(app, name=self._settings.ray_app, route_prefix=None)
         try:
-            serve.start(proxy_location="Disabled")
+            try:
+                serve.start(proxy_location="Disabled")
+            except ActorAlreadyExistsError:
+                # Another server has started Ray Serve at this moment.
+                serve.start(proxy_location="Disabled")
             serve.run_many([target], wait_for_applications_running=False)
         except Exception as error:  # as above
             raise StartupError(f"cannot deploy to Ray: {error}") from error
