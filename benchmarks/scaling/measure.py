@@ -130,12 +130,12 @@ class Benchmark:
                 for number, driver in drivers.items():
                     growth = self._growth(number, round_, driver, Group([driver, cluster]))
                     self.run.replicas.append(growth)
+            single_rps = statistics.median(
+                one.masks_rps for one in self.run.replicas if one.number == 1
+            )
             for number in (one for one in LOADED_REPLICAS if one in drivers):
-                grown = [one.masks_rps for one in self.run.replicas if one.number == number]
                 for factor in REPLICA_FACTORS:
-                    load = self._replica_load(
-                        number, factor, statistics.median(grown), drivers[number]
-                    )
+                    load = self._replica_load(number, factor, single_rps, drivers[number])
                     self.run.replica_loads.append(load)
 
     def measure_servers(self) -> None:
@@ -200,9 +200,10 @@ class Benchmark:
         return Growth(number, round_, len(offered.latencies_ms) / self.effort.seconds, cpu_ms)
 
     def _replica_load(self, number: int, factor: float, rps: float, driver: Child) -> Load:
-        rate, seconds = factor * rps, self.effort.loaded_s
+        """Offer a part of `number` times what a single replica answers, `rps`."""
+        rate, seconds = factor * number * rps, self.effort.loaded_s
         offered = driver.offer(Offer(None, rate, RAMP_S, seconds))
-        service_ms = [number / rps * 1000]
+        service_ms = [1000 / rps]
         return Load(
             number, factor, rate, seconds, offered.latencies_ms, offered.failed, service_ms, None
         )
