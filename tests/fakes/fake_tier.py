@@ -49,6 +49,8 @@ class FakeTier:
         """What the replicas are once `deploy` was called."""
         self.deployed_as = AppStatus(failed=False, message="")
         self.deployments = 0
+        self.importing = False
+        """Whether Ray Serve knows the application by name alone."""
         self.looks = 0
         self.refuses: StartupError | None = None
         self.unseen: Exception | None = None
@@ -73,6 +75,8 @@ class FakeTier:
 
     async def attach(self) -> None:
         assert self.app is not None
+        if self.importing:
+            raise NoReplicaError("does not exist")
 
     async def predict(self, left_s: float, pixels: bytes) -> Message:
         call = asyncio.get_running_loop().create_future()

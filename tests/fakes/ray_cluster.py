@@ -26,6 +26,10 @@ class RayCluster:
     """Of `ray.cluster_utils`; the first is the head."""
     _cluster: Any
 
+    @property
+    def dashboard_url(self) -> str:
+        return f"http://{self.nodes[0].webui_url}"
+
     def kill_node(self, number: int) -> None:
         """End every process of a node at once, as a machine that loses its power."""
         self._cluster.remove_node(self.nodes.pop(number), allow_graceful=False)
@@ -60,8 +64,11 @@ async def held_by_replicas(app: str) -> int:
 
 
 @contextmanager
-def ray_cluster(nodes: int) -> Iterator[RayCluster]:
-    """Start that many nodes, which find what this process imports."""
+def ray_cluster(nodes: int, *, dashboard: bool = False) -> Iterator[RayCluster]:
+    """Start that many nodes, which find what this process imports.
+
+    `serve deploy` talks to the dashboard.
+    """
     import ray
     from ray.cluster_utils import Cluster
     from ray.serve.context import _set_global_client
@@ -70,7 +77,9 @@ def ray_cluster(nodes: int) -> Iterator[RayCluster]:
     os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
     # Sockets lie in it, and their paths may not be long.
     folder = tempfile.mkdtemp(prefix="ray")
-    head = {**_node_options(), "temp_dir": folder, "include_dashboard": False}
+    head: dict[str, Any] = {**_node_options(), "temp_dir": folder, "include_dashboard": dashboard}
+    if dashboard:
+        head["dashboard_port"] = 0
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         found = [cluster.head_node]

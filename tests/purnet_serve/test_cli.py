@@ -16,13 +16,14 @@ run = CliRunner().invoke
 def test_version_and_help() -> None:
     assert run(app, ["--version"]).output.startswith("purnet ")
     output = run(app, ["--help"]).output
-    for command in ("serve", "health", "config", "predict", "train", "evaluate"):
+    for command in ("serve", "health", "config", "ray-config", "predict", "train", "evaluate"):
         assert command in output
 
 
 def test_config_can_be_read_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PURNET_PORT", "9001")
     monkeypatch.setenv("PURNET_CORS_ORIGINS", "https://a.example,https://b.example")
+    monkeypatch.setenv("PURNET_RAY_RESOURCES", '{"model_node": 1}')
     lines = run(app, ["config", "--set", "max-side=99"]).output.splitlines()
     assert {"PURNET_PORT=9001", "PURNET_MAX_SIDE=99", "PURNET_CHECKPOINT="} <= set(lines)
     assert lines[0].startswith("# memory of the API process: at most ")

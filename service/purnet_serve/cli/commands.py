@@ -148,6 +148,8 @@ def health(
 @app.command()
 def config(more: Set = None) -> None:
     """Show every setting as it is in effect, as lines for a shell or an env file."""
+    import json
+
     from purnet_serve.http.context import memory_ceiling_bytes
     from purnet_serve.settings import MIB, environment_name
 
@@ -156,6 +158,8 @@ def config(more: Set = None) -> None:
     typer.echo(f"# memory of the API process: at most {most} MiB; the workers come on top")
     for name, value in settings.model_dump(mode="json").items():
         shown = ",".join(value) if isinstance(value, list) else "" if value is None else value
+        if isinstance(value, dict):
+            shown = json.dumps(value)
         typer.echo(f"{environment_name(name)}={shown}")
 
 

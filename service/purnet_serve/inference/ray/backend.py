@@ -262,8 +262,9 @@ class RayBackend:
             status = await self._tier.status()
             owners: set[str | None] = set()
             if status is not None:
-                await self._tier.attach()
-                owners = await self._look_at_replicas()
+                with contextlib.suppress(NoReplicaError):
+                    await self._tier.attach()
+                    owners = await self._look_at_replicas()
                 if status.failed and not owners and deployed:
                     raise StartupError(_last_line(status.message))
                 if status.message not in ("", said):

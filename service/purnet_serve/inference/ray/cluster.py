@@ -17,6 +17,7 @@ from ray.exceptions import ActorAlreadyExistsError, RayActorError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
+    RayServeException,
     ReplicaUnavailableError,
 )
 
@@ -127,7 +128,7 @@ class RayTier:
     async def attach(self) -> None:
         """Get a handle. Pixels and masks go over gRPC between server and replica.
 
-        docs/scaling.md has what that costs beside Ray's object store.
+        Ray's object store takes a multiple of the processor time: docs/ray.md, "How pixels cross".
         """
         await asyncio.to_thread(self._attach)
 
@@ -136,6 +137,9 @@ class RayTier:
             handle = serve.get_app_handle(self._settings.ray_app)
             self._handle = handle.options(_by_reference=False)
             self._predict = self._handle.options(method_name="predict", stream=True)
+        except RayServeException as error:
+            # Ray Serve still imports what it is to deploy.
+            raise NoReplicaError(str(error)) from error
         except Exception as error:  # as above
             raise UnreachableError(str(error)) from error
 

@@ -46,7 +46,10 @@ class ModelTier(Protocol):
         """Deploy the application, in the place of one that runs. Raises `StartupError`."""
 
     async def attach(self) -> None:
-        """Get hold of the application's replicas. Raises `UnreachableError`."""
+        """Get hold of the application's replicas, which need not be up.
+
+        Raises `NoReplicaError` when there is nothing to get hold of yet, or `UnreachableError`.
+        """
 
     @property
     def digest(self) -> str:

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from ray.serve.schema import ServeDeploySchema
 
 from purnet_serve.inference.ray.application import (
     config_file,
@@ -93,6 +94,7 @@ def test_the_config_file_is_plain_and_starts_no_proxy_of_ray() -> None:
     assert found["proxy_location"] == "Disabled"
     (app,) = found["applications"]
     assert (app["name"], app["route_prefix"]) == ("cats", None)
+    ServeDeploySchema.model_validate(found)
     (deployment,) = app["deployments"]
     assert (deployment["name"], deployment["num_replicas"]) == ("Model", 2)
 

@@ -145,6 +145,18 @@ def test_what_was_deployed_with_other_settings_or_by_another_version_is_replaced
     assert harness.tier.deployments == 1
 
 
+def test_what_ray_serve_is_about_to_deploy_is_waited_for(harness: Harness) -> None:
+    harness.tier.app = AppStatus(failed=False, message="")
+    harness.tier.importing = True
+    waiting = harness.start()
+    harness.loop.advance(10 * STARTING_S)
+    assert not waiting.done()
+    harness.tier.importing, harness.tier.states = False, [state(deployed=None)]
+    harness.loop.advance(STARTING_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 0
+
+
 def test_a_deployment_that_failed_before_is_tried_again_once(harness: Harness) -> None:
     harness.tier.app = FAILED
     harness.tier.after_deploy = []
