@@ -17,6 +17,7 @@ from benchmarks.scaling.engine import FACTORY
 from benchmarks.scaling.processes import Offer, Offered
 from prometheus_client import CollectorRegistry
 from pydantic import TypeAdapter
+from ray import serve
 
 from purnet_serve.errors import ServiceError
 from purnet_serve.inference.backend import Pixels
@@ -29,6 +30,22 @@ from purnet_serve.settings import Settings
 TIMEOUT_S = 30.0
 LOOK_S = 0.2
 """Between two looks whether all replicas are there."""
+
+
+class BothWays(RayTier):
+    """Sends pixels as the service does, in the call itself, or through Ray's object store."""
+
+    async def attach(self) -> None:
+        """Get a handle of each kind."""
+        await super().attach()
+        stored = serve.get_app_handle(self._settings.ray_app).options(
+            _by_reference=True, method_name="predict", stream=True
+        )
+        self._ways = {False: self._predict, True: stored}
+
+    def send_by_reference(self, by_reference: bool) -> None:
+        """Choose one for the images to come."""
+        self._predict = self._ways[by_reference]
 
 
 class Sender:
@@ -89,7 +106,7 @@ async def send(backend: RayBackend, pixels: Pixels, offer: Offer) -> Offered:
 
 async def drive(settings: Settings, answers: TextIO) -> None:
     """Deploy, then answer offers until standard input ends."""
-    tier = RayTier(settings, FACTORY)
+    tier = BothWays(settings, FACTORY)
     backend = RayBackend(settings, InferenceMetrics(CollectorRegistry()), tier)
     await backend.start()
     try:
@@ -102,7 +119,9 @@ async def drive(settings: Settings, answers: TextIO) -> None:
         pixels = np.full((model.input_size, model.input_size, 3), 128, np.uint8)
         print("ready", file=answers, flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
-            offered = await send(backend, pixels, TypeAdapter(Offer).validate_json(line))
+            offer = TypeAdapter(Offer).validate_json(line)
+            tier.send_by_reference(offer.by_reference)
+            offered = await send(backend, pixels, offer)
             line = TypeAdapter(Offered).dump_json(offered).decode()
             print(line, file=answers, flush=True)
     finally:

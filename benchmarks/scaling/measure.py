@@ -23,10 +23,11 @@ from benchmarks.peers.plan import machine
 from benchmarks.scaling import stages
 from benchmarks.scaling.engine import Sleep
 from benchmarks.scaling.processes import MODEL_NODE, Child, Group, Offer, child, post
-from benchmarks.scaling.results import Deployment, Growth, Load, Run
+from benchmarks.scaling.results import Deployment, Growth, Load, Run, Transport
 from benchmarks.service_under_test import Processors, processors
 
 LOCAL, ONE_NODE, TWO_NODES = "local", "Ray, one node", "Ray, two nodes"
+WAYS = {"in the call": False, "through the object store": True}
 CLI = ("-c", "from purnet_serve.cli import app; app()", "serve", "--port", "0")
 SERVER = ("-m", "benchmarks.scaling.serve")
 HANDLE = ("-m", "benchmarks.scaling.handle")
@@ -53,7 +54,7 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure. The default takes about eight minutes on two processors."""
+    """How long to measure. The default takes about ten minutes on two processors."""
 
     rounds: int = 3
     seconds: float = 4.0
@@ -113,6 +114,21 @@ class Benchmark:
                 for name, url in urls.items():
                     deployment = self._deployment(name, number, url, Group(found[name]))
                     self.run.deployments.append(deployment)
+
+    def measure_transports(self) -> None:
+        """Pixels in the call itself, or through Ray's object store."""
+        with ExitStack() as stack:
+            cluster = self._cluster(stack, 2, None)
+            settings = on_ray(cluster.line())
+            settings["PURNET_CHECKPOINT"] = str(Sleep(0.0).save(self.work / "nothing.json"))
+            driver = stack.enter_context(child(HANDLE, self.log, **settings))
+            driver.line()
+            for round_ in range(self.effort.rounds):
+                for name, by_reference in WAYS.items():
+                    transport = self._transport(
+                        name, by_reference, round_, driver, Group([driver, cluster])
+                    )
+                    self.run.transports.append(transport)
 
     def measure_replicas(self) -> None:
         """Model replicas whose engine sleeps, at the handle: growth, and rates."""
@@ -192,6 +208,20 @@ class Benchmark:
         took_ms = latencies_ms(alone, RAMP_S, self.effort.seconds)
         return Deployment(name, round_, took_ms, rps, cpu_ms, idle, group.pss_mib())
 
+    def _transport(
+        self, name: str, by_reference: bool, round_: int, driver: Child, group: Group
+    ) -> Transport:
+        seconds = self.effort.seconds / 2
+        alone, busy = (
+            Offer(clients, None, RAMP_S / 2, seconds, by_reference=by_reference)
+            for clients in (1, CLIENTS)
+        )
+        alone_ms = driver.offer(alone).latencies_ms
+        before_s = group.cpu_s()
+        offered = driver.offer(busy)
+        cpu_ms = (group.cpu_s() - before_s) / offered.images * 1000
+        return Transport(name, round_, alone_ms, len(offered.latencies_ms) / seconds, cpu_ms)
+
     def _growth(self, number: int, round_: int, driver: Child, group: Group) -> Growth:
         before_s = group.cpu_s()
         clients = number * CLIENTS_A_REPLICA
@@ -255,6 +285,7 @@ class Benchmark:
 PARTS = {
     "stages": Benchmark.measure_stages,
     "deployments": Benchmark.measure_deployments,
+    "transports": Benchmark.measure_transports,
     "replicas": Benchmark.measure_replicas,
     "servers": Benchmark.measure_servers,
     "service": Benchmark.measure_service,

@@ -34,6 +34,8 @@ class Offer:
     """Part at the beginning that is not counted."""
     seconds: float
     seed: int = 0
+    by_reference: bool = False
+    """Through Ray's object store instead of in the call itself."""
 
 
 @dataclass(frozen=True)

@@ -81,6 +81,34 @@ def deployments(run: Run) -> list[str]:
     return _table(head, rows)
 
 
+def transports(run: Run) -> list[str]:
+    """Ways to send pixels, each also as a part of the first."""
+    rows = []
+    first = {one.round: one for one in run.transports if one.name == run.transports[0].name}
+    for name in dict.fromkeys(one.name for one in run.transports):
+        rounds = [one for one in run.transports if one.name == name]
+        alone = sorted(ms for one in rounds for ms in one.alone_ms)
+        rows.append(
+            [
+                name,
+                _ms(alone, 50),
+                _ms(alone, 95),
+                spread(one.images_rps for one in rounds),
+                spread(one.cpu_ms for one in rounds),
+                spread((one.cpu_ms / first[one.round].cpu_ms for one in rounds), ".2f"),
+            ]
+        )
+    head = [
+        "pixels",
+        "alone, p50 ms",
+        "p95 ms",
+        "images/s",
+        "processor ms an image",
+        "of the first",
+    ]
+    return _table(head, rows)
+
+
 def replicas(run: Run) -> list[str]:
     """Growth with model replicas."""
     one = {growth.round: growth for growth in run.replicas if growth.number == 1}
@@ -227,6 +255,7 @@ def check(loads: Iterable[Load]) -> list[str]:
 TABLES: dict[str, Callable[[Run], list[str]]] = {
     "conditions": conditions,
     "deployments": deployments,
+    "transports": transports,
     "replicas": replicas,
     "servers": servers,
     "stages": stages,

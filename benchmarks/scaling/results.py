@@ -56,6 +56,20 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class Transport:
+    """One way to send pixels to a replica, in one round."""
+
+    name: str
+    round: int
+    alone_ms: list[float]
+    """Ascending, with one client that never pauses."""
+    images_rps: float
+    """With clients that keep it busy."""
+    cpu_ms: float
+    """Milliseconds of one processor an image then, of the asking process and the cluster."""
+
+
+@dataclass(frozen=True)
 class Load:
     """Requests at one rate: what they took and what the model said they would."""
 
@@ -82,6 +96,8 @@ class Run:
     began: str
     stages: list[Stages] = field(default_factory=list)
     deployments: list[Deployment] = field(default_factory=list)
+    transports: list[Transport] = field(default_factory=list)
+    """Ways to send pixels to a replica on another node, whose engine costs nothing."""
     replicas: list[Growth] = field(default_factory=list)
     """Model replicas whose engine sleeps 100 ms an image, asked at the handle."""
     servers: list[Growth] = field(default_factory=list)

@@ -5,7 +5,7 @@ import re
 import pytest
 from benchmarks.scaling.measure import LOCAL, ONE_NODE
 from benchmarks.scaling.report import PAGE, TABLES, write_report
-from benchmarks.scaling.results import Deployment, Growth, Load, Run, Stages, load_run
+from benchmarks.scaling.results import Deployment, Growth, Load, Run, Stages, Transport, load_run
 
 MARKER = re.compile(r"<!-- table: (\w+) -->")
 
@@ -23,6 +23,10 @@ def run():
             # A slow round, for both.
             Deployment(LOCAL, 1, [100.0, 120.0, 140.0], 7.5, 130.0, 0.01, 500.0),
             Deployment(ONE_NODE, 1, [106.0, 127.0, 140.0], 6.0, 146.0, 0.05, 1500.0),
+        ],
+        transports=[
+            Transport("in the call", 0, [4.0, 5.0], 200.0, 6.0),
+            Transport("through the object store", 0, [8.0, 9.0], 100.0, 9.0),
         ],
         replicas=[Growth(1, 0, 9.5, 4.0), Growth(8, 0, 72.0, 3.0)],
         servers=[Growth(1, 0, 60.0, 15.0), Growth(2, 0, 61.0, 15.5)],
@@ -59,6 +63,11 @@ def test_what_ray_adds_compares_the_same_round(run, page):
     assert (local[0], local[2], local[5]) == (LOCAL, "", "")
     assert (ray[0], ray[2], ray[7]) == (ONE_NODE, "+6.0", "+15.5")
     assert ray[5].startswith("0.80")
+
+
+def test_ways_to_send_pixels_are_compared(run, page):
+    write_report(run, page)
+    assert [row[-1] for row in rows(page, "transports")] == ["1.00", "1.50"]
 
 
 def test_growth_is_compared_with_that_of_one(run, page):
