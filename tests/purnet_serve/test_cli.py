@@ -92,6 +92,24 @@ def test_serving_warns_of_variables_that_are_no_settings(tmp_path: Path) -> None
     assert (warned["variable"], warned["meant"]) == ("PURNET_MAX_BACH", "PURNET_MAX_BATCH")
 
 
+def test_serving_on_ray_without_ray_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("purnet_serve.inference.ray.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run(app, ["serve", "--on", "ray"])
+    assert result.exit_code == 1
+    assert "pip install 'purnet-serve[ray]'" in result.output
+
+
+def test_serving_on_a_cluster_that_is_not_there_says_so_in_one_line() -> None:
+    command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--port", "0"]
+    with running([*command, "--on", "ray", "--address", "127.0.0.1:1"]) as service:
+        assert service.wait() == 1
+    (line,) = service.errors
+    assert line.startswith("no Ray cluster at 127.0.0.1:1: ")
+    assert "refused" in line
+
+
 def test_health_asks_a_service_and_reports_why_it_is_not_ready() -> None:
     with fake_service() as (service, url):
         result = run(app, ["health", "--url", url])
@@ -120,7 +138,9 @@ def test_health_of_a_service_that_drains() -> None:
     ("code", "absent"),
     [
         ("import purnet_serve.cli", ["torch", "fastapi", "uvicorn", "PIL", "numpy"]),
-        ("import purnet_serve.http.server, purnet_serve.inference.local", ["torch", "torchvision"]),
+        ("import purnet_serve.http.server, purnet_serve.inference.local", ["torch", "ray"]),
+        ("import purnet_serve.http.server, purnet_serve.inference.ray.cluster", ["torch"]),
+        ("import purnet_serve.inference.ray.application", ["ray", "torch"]),
     ],
 )
 def test_heavy_imports_stay_inside_commands(code: str, absent: list[str]) -> None:

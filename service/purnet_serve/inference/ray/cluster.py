@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
 from typing import Any
 
 import ray
@@ -35,6 +36,8 @@ from purnet_serve.settings import Settings
 
 OBJECT_STORE_BYTES = 100 << 20
 """Of a Ray that is started here. Pixels and masks do not go through its object store."""
+REACH_S = 10.0
+"""Seconds in which the head of a cluster must take a connection."""
 DESCRIBE_S = 5.0
 """Seconds that all replicas together may take to say how they are."""
 
@@ -80,6 +83,10 @@ class RayTier:
             return
         self._connected = True
         try:
+            if address not in (None, "auto"):
+                # Ray would try for minutes, and say much meanwhile.
+                host, _, port = address.rpartition(":")
+                socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
             ray.init(log_to_driver=False, configure_logging=False, **options)
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             where = "cannot start Ray" if address is None else f"no Ray cluster at {address}"
@@ -128,7 +135,7 @@ class RayTier:
     async def attach(self) -> None:
         """Get a handle. Pixels and masks go over gRPC between server and replica.
 
-        Ray's object store takes a multiple of the processor time: docs/ray.md, "How pixels cross".
+        Ray's object store takes a multiple of the processor time: docs/scaling.md.
         """
         await asyncio.to_thread(self._attach)
 

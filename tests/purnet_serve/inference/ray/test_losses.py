@@ -20,11 +20,13 @@ from typing import Any
 
 import pytest
 from fake_predictor import FACTORY, Behaviour, image, number_in
+from gate import Gate
 from prometheus_client import CollectorRegistry
 from ray_cluster import RayCluster, ray_cluster
 
-from purnet_serve.errors import DeadlineError, NotReadyError, ServiceError, WorkerError
+from purnet_serve.errors import BusyError, DeadlineError, NotReadyError, ServiceError, WorkerError
 from purnet_serve.http.event_loop import new_event_loop
+from purnet_serve.inference.backend import Prediction
 from purnet_serve.inference.ray.backend import RayBackend
 from purnet_serve.inference.ray.messages import unpack_state
 from purnet_serve.inference.ray.tier import NoReplicaError, UnreachableError
@@ -91,6 +93,7 @@ class Load:
     backend: RayBackend
     events: dict[int, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     """By number of answers: what is done then, while the load goes on."""
+    clients: int = CLIENTS
     answered: int = 0
     failed: Counter[type[ServiceError]] = field(default_factory=Counter)
     _doing: list[asyncio.Task[None]] = field(default_factory=list)
@@ -99,7 +102,7 @@ class Load:
         """Send until it is enough and everything that was to be done is done."""
         numbers = count()
         async with asyncio.TaskGroup() as clients:
-            for _ in range(CLIENTS):
+            for _ in range(self.clients):
                 clients.create_task(self._client(numbers, enough))
         await asyncio.gather(*self._doing)
         assert not self.events
@@ -187,3 +190,65 @@ def test_a_rolling_update_and_a_scale_down_lose_nothing(
     scaled.report("one of two replicas removed")
     assert not rolled.failed
     assert not scaled.failed
+
+
+def test_replicas_are_added_under_load_and_removed_after_it(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    checkpoint = Behaviour().save(tmp_path / "fake.json")
+    backend = make_backend(
+        cluster,
+        checkpoint,
+        ray_app="scaled",
+        ray_cpus=0.5,
+        ray_max_replicas=2,
+        ray_target_in_flight=4,
+        ray_upscale_delay_s=1,
+        ray_downscale_delay_s=5,
+    )
+
+    async def scenario() -> tuple[Load, Load]:
+        async with started(backend):
+            loads = Load(backend), Load(backend, clients=1)
+            for load, replicas in zip(loads, (2, 1), strict=True):
+                scaled = asyncio.create_task(replicas_deployed_by(backend, replicas))
+                await load.run(scaled.done)
+            return loads
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        up, down = runner.run(scenario())
+    up.report("a replica added")
+    down.report("and removed")
+    assert not up.failed
+    assert not down.failed
+
+
+def test_what_finds_no_room_is_refused_and_what_has_room_is_answered(
+    cluster: RayCluster, tmp_path: Path
+) -> None:
+    gate = Gate(tmp_path)
+    checkpoint = Behaviour(gate=str(tmp_path)).save(tmp_path / "fake.json")
+    backend = make_backend(
+        cluster, checkpoint, ray_app="full", ray_cpus=0.5, ray_max_in_flight=2, ray_max_queued=3
+    )
+
+    async def scenario() -> list[Prediction | BaseException]:
+        async with started(backend):
+            deadline_s = asyncio.get_running_loop().time() + TIMEOUT_S
+            calls = [
+                asyncio.create_task(backend.predict(image(number), deadline_s=deadline_s))
+                for number in range(20)
+            ]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            gate.leave(1000)
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        outcomes = runner.run(scenario())
+    gate.close()
+    refused = [one for one in outcomes if isinstance(one, BusyError)]
+    answered = [one for one in outcomes if isinstance(one, Prediction)]
+    assert refused
+    assert answered
+    assert len(refused) + len(answered) == 20
+    assert all(one.retry_after_s for one in refused)
