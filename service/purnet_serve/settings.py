@@ -288,7 +288,12 @@ class Settings(BaseSettings):
         description="Processors that Ray reserves for a replica, and threads of its engine unless "
         "`engine_threads` says otherwise.",
     )
-    ray_gpus: float = Field(0.0, ge=0, description="GPUs, or a part of one, of a replica.")
+    ray_gpus: float = Field(
+        0.0,
+        ge=0,
+        description="GPUs, or a part of one, of a replica, which then computes there; without, on "
+        "processors.",
+    )
     ray_resources: dict[str, float] = Field(
         {},
         description="Custom resources that a replica takes of its node, as a JSON object such as "
@@ -353,6 +358,8 @@ class Settings(BaseSettings):
             raise ValueError("a model replica on Ray has one device; set ray_min_replicas")
         if self.ray_gpus and self.device == "cpu":
             raise ValueError("ray_gpus are of no use to the device cpu")
+        if self.on == "ray" and self.device.startswith("cuda") and not self.ray_gpus:
+            raise ValueError("a model replica on Ray has a GPU only if ray_gpus says so")
         if self.ray_max_replicas is not None and self.ray_max_replicas < self.ray_min_replicas:
             raise ValueError("ray_max_replicas is below ray_min_replicas")
         return self

@@ -53,6 +53,9 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
     replica from using more.
     """
     values = settings.model_dump(mode="json", include=set(_OF_A_REPLICA))
+    if settings.device == "auto":
+        # A replica never computes on a GPU that Ray did not give it, or without one that it did.
+        values["device"] = "cuda" if settings.ray_gpus else "cpu"
     values["engine_threads"] = settings.engine_threads or max(1, math.floor(settings.ray_cpus))
     return values
 

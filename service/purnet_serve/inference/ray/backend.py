@@ -48,7 +48,7 @@ ELSEWHERE_S = 0.05
 REFRESH_S = 5.0
 """Between two looks at the replicas, if nothing says that they changed."""
 STARTING_S = 0.5
-"""The same while none has answered yet."""
+"""The same while none has answered yet, and the least however often something says so."""
 GONE_GRACE_S = 30.0
 """How long no replica may be there before requests are refused, as for one machine's worker."""
 
@@ -246,10 +246,11 @@ class RayBackend:
             return
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S):
+                async with asyncio.timeout(REFRESH_S - STARTING_S):
                     await self._look.wait()
             self._look.clear()
             await self._look_at_replicas()
+            await asyncio.sleep(STARTING_S)
 
     async def _bring_up(self) -> None:
         """Deploy unless the same runs already; return when a replica can predict.

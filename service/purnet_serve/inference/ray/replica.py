@@ -30,6 +30,11 @@ from purnet_serve.settings import Settings
 HEALTH_S = 15.0
 """Seconds that a health check's image may take if no other is answered meanwhile."""
 
+GIVE_BACK_S = 1.0
+"""Seconds that a replica without a worker keeps an image before it gives it back. Images go to the
+replica that holds the fewest: if it gave them back at once, all would come to it first.
+"""
+
 log = logging.getLogger("purnet_serve.inference.ray")
 
 
@@ -80,6 +85,8 @@ class ModelReplica:
             image = unpack_pixels(pixels)
             prediction = await self._backend.predict(image, deadline_s=deadline_s)
         except ServiceError as error:
+            if isinstance(error, NotReadyError):
+                await asyncio.sleep(min(GIVE_BACK_S, left_s / 2))
             yield pack_error(error)
         except ValueError:
             # The server decoded for the model before.

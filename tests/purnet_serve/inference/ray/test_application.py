@@ -72,6 +72,14 @@ def test_the_engine_has_the_threads_that_ray_reserves() -> None:
     assert threads(ray_cpus=1, engine_threads=4) == 4
 
 
+def test_a_replica_computes_where_ray_gave_it_something() -> None:
+    def device(**settings: Any) -> str:
+        return str(replica_settings(Settings(on="ray", **settings))["device"])
+
+    assert (device(), device(ray_gpus=0.5)) == ("cpu", "cuda")
+    assert device(ray_gpus=1, device="cuda:0") == "cuda:0"
+
+
 def test_a_replica_is_given_nothing_of_the_server_s_own() -> None:
     given = replica_settings(Settings(on="ray", port=9001, api_keys_file="keys", max_batch=3))
     assert given["max_batch"] == 3
@@ -106,6 +114,7 @@ def test_the_config_file_is_plain_and_starts_no_proxy_of_ray() -> None:
         {"ray_min_replicas": 3, "ray_max_replicas": 2},
         {"ray_gpus": 1, "device": "cpu"},
         {"ray_address": "ray://head:10001"},
+        {"on": "ray", "device": "cuda"},
         {"on": "dask"},
         {"ray_resources": "model_node=1"},
     ],

@@ -355,6 +355,11 @@ def test_a_lost_replica_is_looked_for_at_once(ready: Harness) -> None:
     ready.tier.outcomes.append(ReplicaLostError("died"))
     ready.send()
     assert ready.tier.looks == looks + 1
+    ready.tier.outcomes += [ReplicaLostError("died")] * MOST_TRIES
+    ready.send()
+    assert ready.tier.looks == looks + 1, "but not again and again"
+    ready.loop.advance(STARTING_S)
+    assert ready.tier.looks == looks + 2
 
 
 @pytest.mark.parametrize("unseen", [None, UnreachableError("no answer")])

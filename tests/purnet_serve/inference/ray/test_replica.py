@@ -108,6 +108,24 @@ async def test_another_protocol_and_another_size_are_told_apart(checkpoint: Path
 
 
 @pytest.mark.anyio
+async def test_a_replica_without_a_worker_does_not_look_like_the_least_busy(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held_s: list[float] = []
+
+    async def hold(seconds: float) -> None:
+        held_s.append(seconds)
+
+    async with running(checkpoint) as replica:
+        replica._backend._model = None  # as before the first load, which a replica does not serve
+        monkeypatch.setattr(replica_module.asyncio, "sleep", hold)
+        for left_s in (LONG_S, 0.5):
+            assert isinstance(await send(replica, 1, left_s=left_s), NotReadyError)
+        monkeypatch.undo()
+    assert held_s == [replica_module.GIVE_BACK_S, 0.25]
+
+
+@pytest.mark.anyio
 async def test_a_start_that_is_refused_raises_the_reason_and_leaves_nothing(
     checkpoint: Path,
 ) -> None:
