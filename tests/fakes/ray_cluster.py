@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import psutil
+from service_process import ROOT
 
 OBJECT_STORE_BYTES = 100 << 20
 PROCESSORS_OF_A_NODE = 2
@@ -73,23 +75,30 @@ def ray_cluster(nodes: int, *, dashboard: bool = False) -> Iterator[RayCluster]:
     from ray.cluster_utils import Cluster
     from ray.serve.context import _set_global_client
 
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_DISABLE_FAILURE_SIGNAL_HANDLER"] = "1"
+    paths = [str(ROOT / place) for place in ("model", "service", "tests/fakes")]
+    environment = {
+        # Replicas load the fake predictor by its name.
+        "PYTHONPATH": os.pathsep.join(paths),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
+    }
     # Sockets lie in it, and their paths may not be long.
     folder = tempfile.mkdtemp(prefix="ray")
     head: dict[str, Any] = {**_node_options(), "temp_dir": folder, "include_dashboard": dashboard}
     if dashboard:
         head["dashboard_port"] = 0
-    cluster = Cluster(initialize_head=True, head_node_args=head)
-    try:
-        found = [cluster.head_node]
-        found += [cluster.add_node(**_node_options()) for _ in range(nodes - 1)]
-        yield RayCluster(cluster.address, found, cluster)
-    finally:
-        ray.shutdown()
-        _set_global_client(None)  # or Ray Serve would look for its controller in the next cluster
-        cluster.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    with patch.dict(os.environ, environment):
+        cluster = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            found = [cluster.head_node]
+            found += [cluster.add_node(**_node_options()) for _ in range(nodes - 1)]
+            yield RayCluster(cluster.address, found, cluster)
+        finally:
+            ray.shutdown()
+            # Or Ray Serve would look for its controller in the next cluster.
+            _set_global_client(None)
+            cluster.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _node_options() -> dict[str, Any]:
