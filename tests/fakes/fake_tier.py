@@ -1,4 +1,4 @@
-"""Model replicas without Ray: a test says what each call and each look at them comes to."""
+"""Model replicas without Ray: a test says what each call and each question to them comes to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from purnet_serve.inference.ray.messages import (
     pack_state,
     unpack_pixels,
 )
-from purnet_serve.inference.ray.tier import AppStatus, NoReplicaError
+from purnet_serve.inference.ray.tier import AppStatus, NoReplicaError, UnreachableError
 
 SIZE = 4
 DIGEST = "what this server would deploy"
@@ -47,14 +47,16 @@ class FakeTier:
         self.states: list[ReplicaState | dict[str, Any]] = []
         self.after_deploy: list[ReplicaState | dict[str, Any]] = [state()]
         """What the replicas are once `deploy` was called."""
-        self.deployed_as = AppStatus(failed=False, message="")
+        self.deployed_as = AppStatus(failed=False)
         self.deployments = 0
         self.importing = False
         """Whether Ray Serve knows the application by name alone."""
-        self.looks = 0
+        self.unreached: UnreachableError | None = None
+        """What the cluster answers to everything but images."""
+        self.refreshes = 0
         self.refuses: StartupError | None = None
         self.unseen: Exception | None = None
-        """What a look at the replicas raises."""
+        """What asking the replicas how they are raises."""
         self.outcomes: deque[Message | Exception] = deque()
         self.calls: list[tuple[float, bytes, asyncio.Future[Message]]] = []
         self.reloads: list[tuple[str | None, bool]] = []
@@ -66,9 +68,12 @@ class FakeTier:
             raise self.refuses
 
     async def status(self) -> AppStatus | None:
+        if self.unreached is not None:
+            raise self.unreached
         return self.app
 
-    async def deploy(self) -> None:
+    async def deploy(self, *, failed: bool = False) -> None:
+        assert failed == (self.app is not None and self.app.failed)
         self.deployments += 1
         self.app = self.deployed_as
         self.states = self.after_deploy
@@ -89,7 +94,7 @@ class FakeTier:
         return await call
 
     async def describe(self) -> list[dict[str, Any]]:
-        self.looks += 1
+        self.refreshes += 1
         if self.unseen is not None:
             raise self.unseen
         if not self.states:

@@ -123,18 +123,35 @@ def build(arguments: Mapping[str, Any]) -> Application:
     return _bind({}, arguments)
 
 
-def build_for_serve(settings: Settings, factory: str = PREDICTOR) -> Application:
-    """The application that `purnet serve` deploys, which knows from what it was made."""
+def build_for_serve(
+    settings: Settings, factory: str = PREDICTOR, code_version: str | None = None
+) -> Application:
+    """The application that `purnet serve` deploys, which knows from what it was made.
+
+    Ray Serve leaves the replicas of an equal `code_version` alone, however many servers deploy it;
+    by default that is the digest.
+    """
+    digest = deployed_digest(settings, factory)
     return _bind(
         deployment_options(settings),
         replica_settings(settings),
-        deployed=deployed_digest(settings, factory),
+        code_version=code_version or digest,
+        deployed=digest,
         factory=factory,
     )
 
 
-def _bind(options: Mapping[str, Any], /, *arguments: Any, **keywords: Any) -> Application:
+def _bind(
+    options: Mapping[str, Any],
+    /,
+    *arguments: Any,
+    code_version: str | None = None,
+    **keywords: Any,
+) -> Application:
     from ray import serve
 
     deployment = serve.deployment(name=DEPLOYMENT, **options)(ModelReplica)
+    if code_version is not None:
+        # Without one, Ray Serve makes up another at each deployment and replaces every replica.
+        deployment = deployment.options(version=code_version, _internal=True)
     return deployment.bind(*arguments, **keywords)

@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,7 @@ from purnet_serve.inference.ray.messages import (
     unpack_state,
 )
 from purnet_serve.inference.ray.tier import (
+    AppStatus,
     ModelTier,
     NoReplicaError,
     ReplicaLostError,
@@ -43,14 +45,15 @@ log = logging.getLogger("purnet_serve.inference.ray")
 
 MOST_TRIES = 3
 """Of one image, each on a replica that ended or cannot take it. An image may be what ends them."""
-ELSEWHERE_S = 0.05
+RETRY_BACKOFF_S = 0.05
 """Before the second try of an image that a replica gave back; twice as long before the third."""
 REFRESH_S = 5.0
-"""Between two looks at the replicas, if nothing says that they changed."""
-STARTING_S = 0.5
-"""The same while none has answered yet, and the least however often something says so."""
-GONE_GRACE_S = 30.0
-"""How long no replica may be there before requests are refused, as for one machine's worker."""
+"""Between two questions to the replicas how they are, if nothing says that they changed."""
+LEAST_REFRESH_S = 0.5
+"""The same at least, whatever says that they changed, and while none has answered yet."""
+GRACE_S = 30.0
+"""How long no replica may answer before requests are refused, as for one machine's worker, and how
+long the cluster may not answer at the start."""
 
 STOPPING = "The service is shutting down."
 LOADING = "The model is being loaded."
@@ -66,14 +69,15 @@ class RayBackend:
         self._model: ModelInfo | None = None
         self._pace: Pace | None = None
         self._reason: str | None = "The service is starting."
-        self._gone_since_s: float | None = None
-        """When no replica was found any more, on the loop's clock; None while one is there."""
+        self._silent_since_s: float | None = None
+        """When no replica could predict any more, on the loop's clock; None while one can."""
+        self._started = asyncio.Event()
         self._failure: StartupError | None = None
+        """Why the start failed, once `_started` is set."""
         self._open: dict[asyncio.Timeout, float] = {}
         """The time limits of the calls that wait for an answer, and when each call began."""
         self._stopping = False
-        self._changed = asyncio.Event()
-        self._look = asyncio.Event()
+        self._refresh_now = asyncio.Event()
         """Set when something says that the replicas have changed."""
         self._watch: asyncio.Task[None] | None = None
         self._lag: LoopLag | None = None
@@ -93,26 +97,31 @@ class RayBackend:
         self._watch = asyncio.create_task(self._bring_up_and_watch())
 
     async def wait_ready(self) -> None:
-        """Return once a replica answers. Raises `StartupError` when none can be had."""
-        while self._model is None:
-            if self._failure is not None:
-                raise self._failure
-            self._changed.clear()
-            await self._changed.wait()
+        """Return once a replica answers, one that this server deployed if it deployed any.
+
+        However long it takes: a cluster may first have to find machines. What Ray Serve says of it
+        meanwhile is in `unready_reason`. Raises `StartupError` when no such replica can be had.
+        """
+        await self._started.wait()
+        if self._failure is not None:
+            raise self._failure
 
     async def stop(self) -> None:
         """Fail every open call with `DrainingError` and leave the cluster."""
         self._stopping = True
         self._metrics.ready(False)
         loop = asyncio.get_running_loop()
-        for limit in tuple(self._open):
-            limit.reschedule(loop.time())
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
-        await self._tier.close()
-        if self._lag is not None:
-            self._lag.stop()
+        try:
+            for limit in tuple(self._open):
+                if not limit.expired():  # or its call ends by itself, with its own error
+                    limit.reschedule(loop.time())
+            if self._watch is not None:
+                self._watch.cancel()
+                await asyncio.wait([self._watch])
+        finally:
+            if self._lag is not None:
+                self._lag.stop()
+            await self._tier.close()
 
     async def reload(self) -> ModelInfo:
         """Have the replicas read the checkpoint again, one first, then all others.
@@ -134,7 +143,7 @@ class RayBackend:
                 states = [unpack_state(answer) for answer in answers]
             except (NoReplicaError, UnreachableError, OtherVersionError) as error:
                 raise ReloadError(f"The replicas did not all answer: {error}") from error
-            self._see(states, LOADING)
+            self._update(states, LOADING)
             versions = Counter(state.model.version for state in states if state.model is not None)
             if model is None or len(versions) != 1:
                 found = ", ".join(f"{count} run {name}" for name, count in versions.items())
@@ -151,11 +160,12 @@ class RayBackend:
         if self._model is None or reason is not None:
             kind = DrainingError if self._stopping else NotReadyError
             raise kind(reason or LOADING)
-        size = self._model.input_size
-        if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"{pixels.dtype} pixels of {pixels.shape}, not uint8 ({size}, {size}, 3)"
-            )
+        size, shape = self._model.input_size, pixels.shape
+        if pixels.dtype != np.uint8 or shape != (shape[0], shape[0], 3):
+            raise ValueError(f"{pixels.dtype} pixels of {shape}, not uint8 (S, S, 3)")
+        if shape[0] != size:
+            # It was decoded for the model before.
+            raise NotReadyError("The model now takes images of another size.")
         now = asyncio.get_running_loop().time()
         if deadline_s <= now:
             raise DeadlineError("The deadline passed before the image was sent to a replica.")
@@ -202,7 +212,7 @@ class RayBackend:
                 message = await self._tier.predict(deadline_s - loop.time(), pixels)
                 answer = unpack_answer(message)
             except ReplicaLostError as lost:
-                self._look.set()
+                self._refresh_now.set()
                 log.warning("replica lost", extra={"reason": str(lost), "tries": number})
                 if last:
                     raise WorkerError(f"{MOST_TRIES} replicas were lost with this image.") from lost
@@ -210,26 +220,25 @@ class RayBackend:
             except TierFullError as full:
                 raise self._busy() from full
             except NoReplicaError as gone:
-                self._look.set()
+                self._refresh_now.set()
                 raise NotReadyError("There is no model replica now.") from gone
             except OtherVersionError as other:
                 answer = NotReadyError(str(other))
             if isinstance(answer, Prediction):
                 # However busy the replicas are, they answer.
-                self._gone_since_s = None
+                self._silent_since_s = None
                 return answer
             if last or not isinstance(answer, NotReadyError | DrainingError):
                 raise answer
-            self._look.set()
-            await asyncio.sleep(ELSEWHERE_S * number)
+            self._refresh_now.set()
+            await asyncio.sleep(RETRY_BACKOFF_S * number)
         raise AssertionError("every try ends in an answer or an error")
 
     def _busy(self) -> ServiceError:
-        waiting = self._settings.ray_max_queued
         interval_s = 0.0 if self._pace is None else self._pace.interval_s
         return BusyError(
-            f"All model replicas are full, and {waiting} images wait for them.",
-            retry_after_s=max(1, math.ceil(waiting * interval_s)),
+            "All model replicas are full, and so is the queue before them.",
+            retry_after_s=max(1, math.ceil(len(self._open) * interval_s)),
         )
 
     async def _bring_up_and_watch(self) -> None:
@@ -244,86 +253,128 @@ class RayBackend:
             log.exception("start failed")
             self._fail(StartupError(f"The cluster cannot be used: {error!r}"))
             return
+        self._started.set()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S - STARTING_S):
-                    await self._look.wait()
-            self._look.clear()
-            await self._look_at_replicas()
-            await asyncio.sleep(STARTING_S)
+                async with asyncio.timeout(REFRESH_S - LEAST_REFRESH_S):
+                    await self._refresh_now.wait()
+            self._refresh_now.clear()
+            try:
+                await self._refresh()
+            except Exception:
+                # Whatever it is, the next round may go well.
+                log.exception("replicas not seen")
+            await asyncio.sleep(LEAST_REFRESH_S)
 
     async def _bring_up(self) -> None:
         """Deploy unless the same runs already; return when a replica can predict.
 
-        What was deployed from a config file stays: who wrote the file decides what runs.
+        When this server has deployed, that is one of its own deployment. Replicas of the one before
+        answer meanwhile.
         """
+        loop = asyncio.get_running_loop()
         self._reason = LOADING
-        deployed, said = False, ""
-        while self._model is None:
-            status = await self._tier.status()
-            owners: set[str | None] = set()
-            if status is not None:
-                with contextlib.suppress(NoReplicaError):
-                    await self._tier.attach()
-                    owners = await self._look_at_replicas()
-                if status.failed and not owners and deployed:
-                    raise StartupError(_last_line(status.message))
-                if status.message not in ("", said):
-                    said = status.message
-                    log.info("deploying", extra={"status": said})
-            others = owners - {None, self._tier.digest}
-            if not deployed and (others or (not owners and (status is None or status.failed))):
-                await self._tier.deploy()
+        deployed, logged, others_since_s, reached_s = False, "", None, loop.time()
+        while True:
+            try:
+                status = await self._tier.status()
+                digests = set() if status is None else await self._attach()
+            except UnreachableError as error:
+                if loop.time() - reached_s >= GRACE_S:
+                    raise StartupError(f"The cluster does not answer: {error}") from error
+                log.warning("cluster not reached", extra={"reason": str(error)})
+                await asyncio.sleep(LEAST_REFRESH_S)
+                continue
+            reached_s = loop.time()
+            if deployed and status is not None and status.failed:
+                raise StartupError(_last_line(status.message))
+            message = "" if status is None else status.message
+            if message not in ("", logged):
+                logged = message
+                log.info("deploying", extra={"status": message})
+            if self._model is None:
+                self._reason = f"{LOADING} Ray Serve says: {message}" if message else LOADING
+            if not deployed and self._may_deploy(status, digests):
+                await self._tier.deploy(failed=status is not None and status.failed)
                 deployed = True
-            elif self._model is None:
-                await asyncio.sleep(STARTING_S)
+                continue
+            if self._model is not None:
+                if not deployed or self._tier.digest in digests:
+                    return
+                if status is None or not status.running:
+                    others_since_s = None
+                elif others_since_s is None:
+                    others_since_s = loop.time()
+                elif loop.time() - others_since_s >= REFRESH_S:
+                    log.error("replicas are those of another server, which deployed other settings")
+                    return
+            await asyncio.sleep(LEAST_REFRESH_S)
 
-    async def _look_at_replicas(self) -> set[str | None]:
-        """See how the replicas are; gives what they were deployed from, see `ReplicaState`."""
+    def _may_deploy(self, status: AppStatus | None, digests: set[str | None]) -> bool:
+        """Whether to deploy, given what the replicas that run were deployed from.
+
+        What a config file deployed stays: who wrote the file decides what runs. Replicas of this
+        server's settings among others are an update that goes on.
+        """
+        if status is None:
+            return True
+        if status.from_file or self._tier.digest in digests:
+            return False
+        return bool(digests - {None}) or (status.failed and not digests)
+
+    async def _attach(self) -> set[str | None]:
+        """Get hold of the replicas and refresh."""
         try:
-            described = await self._tier.describe()
+            await self._tier.attach()
         except NoReplicaError:
-            described = []
-        except UnreachableError as error:
-            # A replica may be too busy to say how it is.
-            log.warning("replicas not seen", extra={"reason": str(error)})
-            described = []
-        states: list[ReplicaState] = []
+            return set()
+        return await self._refresh()
+
+    async def _refresh(self) -> set[str | None]:
+        """Ask the replicas how they are; gives what they were deployed from, see `ReplicaState`."""
+        described: list[dict[str, Any]] = []
         reason = "There is no model replica."
+        with contextlib.suppress(NoReplicaError):
+            try:
+                described = await self._tier.describe()
+            except UnreachableError as error:
+                # Replicas may be too busy to say how they are, and answer images nevertheless.
+                log.warning("replicas not seen", extra={"reason": str(error)})
+                reason = "No model replica says how it is."
+        states: list[ReplicaState] = []
         for values in described:
             try:
                 states.append(unpack_state(values))
             except OtherVersionError as error:
                 reason = str(error)
-        self._see(states, reason)
+        self._update(states, reason)
         return {values.get("deployed") for values in described}
 
-    def _see(self, states: Iterable[ReplicaState], reason: str) -> None:
+    def _update(self, states: Iterable[ReplicaState], reason: str) -> None:
         """Take over what the replicas say; `reason` is what is wrong when none can predict."""
-        able = []
+        ready_states = []
         for state in states:
             if state.model is not None and state.pace is not None and state.reason is None:
-                able.append((state.model, state.pace))
+                ready_states.append((state.model, state.pace))
             else:
                 reason = state.reason or LOADING
         now = asyncio.get_running_loop().time()
-        if able:
-            self._pace = combined([pace for _, pace in able])
-            versions = Counter(model for model, _ in able)
+        if ready_states:
+            self._pace = combined([pace for _, pace in ready_states])
+            versions = Counter(model for model, _ in ready_states)
             if len(versions) > 1:
                 found = {model.version: count for model, count in versions.items()}
                 log.warning("replicas differ", extra={"models": found})
             ((model, _),) = versions.most_common(1)
             if model != self._model:
                 self._set_model(model)
-            self._gone_since_s, self._reason = None, None
+            self._silent_since_s, self._reason = None, None
         elif self._model is not None:
-            if self._gone_since_s is None:
-                self._gone_since_s = now
-            if now - self._gone_since_s >= GONE_GRACE_S:
+            if self._silent_since_s is None:
+                self._silent_since_s = now
+            if now - self._silent_since_s >= GRACE_S:
                 self._reason = reason
         self._metrics.ready(self.unready_reason() is None)
-        self._changed.set()
 
     def _set_model(self, model: ModelInfo) -> None:
         self._model = model
@@ -334,7 +385,8 @@ class RayBackend:
     def _fail(self, error: StartupError) -> None:
         self._failure = error
         self._reason = str(error)
-        self._changed.set()
+        self._metrics.ready(False)
+        self._started.set()
 
 
 def _last_line(message: str) -> str:

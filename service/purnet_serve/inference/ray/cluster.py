@@ -6,6 +6,7 @@ Everything of a server that imports Ray is here. Calls of Ray that block run in 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import socket
@@ -15,12 +16,14 @@ import ray
 from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import ActorAlreadyExistsError, RayActorError
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
     RayServeException,
     ReplicaUnavailableError,
 )
+from ray.serve.schema import APIType, ServeInstanceDetails
 
 from purnet_serve.errors import InternalError, StartupError
 from purnet_serve.inference.ray.application import build_for_serve, deployed_digest
@@ -39,7 +42,7 @@ OBJECT_STORE_BYTES = 100 << 20
 REACH_S = 10.0
 """Seconds in which the head of a cluster must take a connection."""
 DESCRIBE_S = 5.0
-"""Seconds that all replicas together may take to say how they are."""
+"""Seconds that each replica may take to say how it is."""
 
 log = logging.getLogger("purnet_serve.inference.ray")
 
@@ -100,28 +103,44 @@ class RayTier:
 
     def _status(self) -> AppStatus | None:
         try:
-            app = serve.status().applications.get(self._settings.ray_app)
+            # `serve.status` is made of the same, without who deployed.
+            client = _get_global_client(raise_if_no_controller_running=False)
+            if client is None:
+                return None
+            details = ServeInstanceDetails(**client.get_serve_details())
         except Exception as error:  # Ray raises many kinds, some of gRPC
             raise UnreachableError(str(error)) from error
+        app = details.applications.get(self._settings.ray_app)
         if app is None or app.status.value in ("DELETING", "NOT_STARTED"):
             return None
         parts = [app.message, *(one.message for one in app.deployments.values())]
-        message = " ".join(part for part in parts if part)
-        return AppStatus(failed=app.status.value == "DEPLOY_FAILED", message=message)
+        return AppStatus(
+            failed=app.status.value == "DEPLOY_FAILED",
+            running=app.status.value == "RUNNING",
+            from_file=app.source is APIType.DECLARATIVE,
+            message=" ".join(part for part in parts if part),
+        )
 
     @property
     def digest(self) -> str:
         """Of what `deploy` would deploy."""
         return deployed_digest(self._settings, self._factory)
 
-    async def deploy(self) -> None:
+    async def deploy(self, *, failed: bool = False) -> None:
         """Deploy the application; Ray Serve replaces replicas one after another."""
-        await asyncio.to_thread(self._deploy)
+        await asyncio.to_thread(self._deploy, failed)
 
-    def _deploy(self) -> None:
-        app = build_for_serve(self._settings, self._factory)
-        target = serve.RunTarget(app, name=self._settings.ray_app, route_prefix=None)
+    def _deploy(self, failed: bool) -> None:
+        version = self.digest
         try:
+            now = self._status()
+            if now is not None and (now.from_file or (failed and not now.failed)):
+                return  # Somebody else has deployed meanwhile.
+            if failed and now is not None:
+                # What failed is tried again as another version, the same one for every server.
+                version += hashlib.sha256(now.message.encode()).hexdigest()
+            app = build_for_serve(self._settings, self._factory, version)
+            target = serve.RunTarget(app, name=self._settings.ray_app, route_prefix=None)
             try:
                 serve.start(proxy_location="Disabled")
             except ActorAlreadyExistsError:
@@ -174,8 +193,27 @@ class RayTier:
         return answer
 
     async def describe(self) -> list[dict[str, Any]]:
-        """Ask every running replica at once."""
-        return await self._broadcast(DESCRIBE_S, "describe")
+        """Ask every running replica at once; one that is silent hides no other."""
+        try:
+            answers = await asyncio.to_thread(self._describe)
+        except DeploymentUnavailableError as error:
+            raise NoReplicaError(error.message) from error
+        except Exception as error:  # as above
+            raise UnreachableError(str(error)) from error
+        found = [answer for answer in answers if not isinstance(answer, BaseException)]
+        errors = [answer for answer in answers if isinstance(answer, BaseException)]
+        if errors and not found:
+            raise UnreachableError(f"{len(errors)} replicas do not say how they are: {errors[0]!r}")
+        if errors:
+            log.warning("replicas silent", extra={"silent": len(errors), "reason": repr(errors[0])})
+        return found
+
+    def _describe(self) -> list[Any]:
+        # Of Ray's two ways to wait, this one has a limit for each replica.
+        answers: list[Any] = self._handle.broadcast("describe").results(
+            timeout_s=DESCRIBE_S, return_exceptions=True
+        )
+        return answers
 
     async def reload(self, sha256: str | None, *, all_replicas: bool) -> list[dict[str, Any]]:
         """One replica, or all at once: each loads beside what it runs and swaps between batches."""

@@ -49,10 +49,13 @@ _ERRORS: dict[str, type[ServiceError]] = {
 
 
 class OtherVersionError(Exception):
-    """The other side speaks another `PROTOCOL`."""
+    """The other side speaks another `PROTOCOL`, or the same with fields that this side lacks."""
 
     def __init__(self, theirs: object) -> None:
-        super().__init__(f"The model replica speaks protocol {theirs}, this server {PROTOCOL}.")
+        said = f"The model replica speaks protocol {theirs}, this server {PROTOCOL}."
+        if theirs == PROTOCOL:
+            said = "The model replica is of another version, which this server cannot read."
+        super().__init__(said)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +125,16 @@ def pack_state(state: ReplicaState) -> dict[str, Any]:
 
 def unpack_state(values: Mapping[str, Any]) -> ReplicaState:
     """Raises `OtherVersionError` for a replica of another version."""
-    if values.get("protocol") != PROTOCOL:
-        raise OtherVersionError(values.get("protocol"))
-    model, pace = values["model"], values["pace"]
-    return ReplicaState(
-        deployed=values["deployed"],
-        model=None if model is None else ModelInfo(**model),
-        pace=None if pace is None else Pace(**pace),
-        reason=values["reason"],
-    )
+    protocol = values.get("protocol")
+    if protocol != PROTOCOL:
+        raise OtherVersionError(protocol)
+    try:
+        model, pace = values["model"], values["pace"]
+        return ReplicaState(
+            deployed=values["deployed"],
+            model=None if model is None else ModelInfo(**model),
+            pace=None if pace is None else Pace(**pace),
+            reason=values["reason"],
+        )
+    except (KeyError, TypeError) as error:
+        raise OtherVersionError(protocol) from error

@@ -30,7 +30,11 @@ class AppStatus:
 
     failed: bool
     """It could not be deployed; Ray Serve has given up."""
-    message: str
+    message: str = ""
+    running: bool = False
+    """All its replicas are as the last deployment says."""
+    from_file: bool = False
+    """A config file deployed it, so whoever wrote that file decides what runs."""
 
 
 class ModelTier(Protocol):
@@ -42,8 +46,12 @@ class ModelTier(Protocol):
     async def status(self) -> AppStatus | None:
         """None when there is no such application. Raises `UnreachableError`."""
 
-    async def deploy(self) -> None:
-        """Deploy the application, in the place of one that runs. Raises `StartupError`."""
+    async def deploy(self, *, failed: bool = False) -> None:
+        """Deploy the application, in the place of one that runs. Raises `StartupError`.
+
+        To deploy again what is deployed changes nothing, unless `failed`: then it is tried again.
+        What a config file deployed is left alone.
+        """
 
     async def attach(self) -> None:
         """Get hold of the application's replicas, which need not be up.
@@ -63,9 +71,9 @@ class ModelTier(Protocol):
         """
 
     async def describe(self) -> list[dict[str, Any]]:
-        """The packed `ReplicaState` of every running replica.
+        """The packed `ReplicaState` of every running replica that answers within a few seconds.
 
-        Raises `NoReplicaError`, or `UnreachableError` when not all of them answer.
+        Raises `NoReplicaError` when there is none, or `UnreachableError` when none answers.
         """
 
     async def reload(self, sha256: str | None, *, all_replicas: bool) -> list[dict[str, Any]]:

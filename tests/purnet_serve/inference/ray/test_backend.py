@@ -23,13 +23,13 @@ from purnet_serve.errors import (
 )
 from purnet_serve.inference.backend import Pace, Prediction
 from purnet_serve.inference.ray.backend import (
-    GONE_GRACE_S,
+    GRACE_S,
+    LEAST_REFRESH_S,
     MOST_TRIES,
     REFRESH_S,
-    STARTING_S,
     RayBackend,
 )
-from purnet_serve.inference.ray.messages import PROTOCOL, pack_error, pack_state
+from purnet_serve.inference.ray.messages import PROTOCOL, Message, pack_error, pack_state
 from purnet_serve.inference.ray.tier import (
     AppStatus,
     NoReplicaError,
@@ -55,7 +55,7 @@ class Harness:
         asyncio.set_event_loop(self.loop)
         self.tier = FakeTier()
         self.registry = CollectorRegistry()
-        settings = Settings(on="ray", ray_max_queued=20)
+        settings = Settings(on="ray")
         self.backend = RayBackend(settings, InferenceMetrics(self.registry), self.tier)
 
     def start(self) -> asyncio.Task[None]:
@@ -112,7 +112,7 @@ def test_what_is_not_there_is_deployed_once(harness: Harness) -> None:
     assert harness.backend.unready_reason() == "The model is being loaded."
     assert harness.backend.model is None
     harness.tier.states = [state()]
-    harness.loop.advance(STARTING_S)
+    harness.loop.advance(LEAST_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 1
     assert harness.backend.model == model()
@@ -124,7 +124,7 @@ def test_what_is_not_there_is_deployed_once(harness: Harness) -> None:
 def test_what_runs_as_it_should_or_from_a_config_file_is_left_alone(
     harness: Harness, deployed: str | None
 ) -> None:
-    harness.tier.app = AppStatus(failed=False, message="")
+    harness.tier.app = AppStatus(failed=False)
     harness.tier.states = [state(deployed=deployed)]
     assert harness.start().done()
     assert harness.tier.deployments == 0
@@ -134,25 +134,25 @@ def test_what_runs_as_it_should_or_from_a_config_file_is_left_alone(
 def test_what_was_deployed_with_other_settings_or_by_another_version_is_replaced_once(
     harness: Harness, found: Any
 ) -> None:
-    harness.tier.app = AppStatus(failed=False, message="")
+    harness.tier.app = AppStatus(failed=False)
     harness.tier.states = [found]
     harness.tier.after_deploy = [found, found]
     waiting = harness.start()
     assert harness.tier.deployments == 1
     harness.tier.states = [state()]
-    harness.loop.advance(STARTING_S)
+    harness.loop.advance(LEAST_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 1
 
 
 def test_what_ray_serve_is_about_to_deploy_is_waited_for(harness: Harness) -> None:
-    harness.tier.app = AppStatus(failed=False, message="")
+    harness.tier.app = AppStatus(failed=False)
     harness.tier.importing = True
     waiting = harness.start()
-    harness.loop.advance(10 * STARTING_S)
+    harness.loop.advance(10 * LEAST_REFRESH_S)
     assert not waiting.done()
     harness.tier.importing, harness.tier.states = False, [state(deployed=None)]
-    harness.loop.advance(STARTING_S)
+    harness.loop.advance(LEAST_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 0
 
@@ -176,10 +176,97 @@ def test_a_cluster_that_is_not_there_ends_the_start(harness: Harness) -> None:
 
 def test_a_start_that_goes_wrong_in_an_unknown_way_ends_too(harness: Harness) -> None:
     async def fail() -> None:
-        raise UnreachableError("gone")
+        raise ZeroDivisionError
 
+    harness.tier.app = AppStatus(failed=False)
     harness.tier.attach = fail  # type: ignore[method-assign]
     assert isinstance(harness.start().exception(), StartupError)
+
+
+def test_a_cluster_that_does_not_answer_for_a_moment_is_asked_again(harness: Harness) -> None:
+    harness.tier.unreached = UnreachableError("try again")
+    waiting = harness.start()
+    harness.loop.advance(GRACE_S - 1)
+    assert not waiting.done()
+    harness.tier.unreached = None
+    harness.loop.advance(1)
+    assert waiting.done()
+    waiting.result()
+
+
+def test_a_cluster_that_does_not_answer_for_long_ends_the_start(harness: Harness) -> None:
+    harness.tier.unreached = UnreachableError("gone")
+    waiting = harness.start()
+    harness.loop.advance(GRACE_S + 1)
+    assert str(waiting.exception()) == "The cluster does not answer: gone"
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_what_a_config_file_deployed_is_never_replaced(harness: Harness, failed: bool) -> None:
+    harness.tier.app = AppStatus(failed=failed, from_file=True, message="No module named model")
+    waiting = harness.start()
+    harness.loop.advance(2 * GRACE_S)
+    assert not waiting.done()
+    assert "No module named model" in (harness.backend.unready_reason() or "")
+    harness.tier.app = AppStatus(failed=False, from_file=True)
+    harness.tier.states = [state(deployed=None)]
+    harness.loop.advance(LEAST_REFRESH_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 0
+
+
+def test_while_nothing_comes_up_the_reason_is_ray_serves(harness: Harness) -> None:
+    harness.tier.after_deploy = []
+    harness.tier.deployed_as = AppStatus(failed=False, message="No node has 64 CPUs.")
+    waiting = harness.start()
+    assert harness.backend.unready_reason() == (
+        "The model is being loaded. Ray Serve says: No node has 64 CPUs."
+    )
+    waiting.cancel()
+
+
+def test_old_replicas_answer_while_new_ones_come_up(harness: Harness) -> None:
+    old = state("a", deployed="other settings")
+    harness.tier.app = AppStatus(failed=False, running=True)
+    harness.tier.states = harness.tier.after_deploy = [old]
+    waiting = harness.start()
+    harness.loop.advance(2 * GRACE_S)
+    assert not waiting.done(), "it has deployed, and nothing of that answers"
+    assert harness.backend.unready_reason() is None
+    harness.tier.states = [old, state("b")]
+    harness.loop.advance(LEAST_REFRESH_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 1
+
+
+def test_a_deployment_that_fails_is_no_good_start_though_old_replicas_answer(
+    harness: Harness,
+) -> None:
+    old = state("a", deployed="other settings")
+    harness.tier.app = AppStatus(failed=False, running=True)
+    harness.tier.states = harness.tier.after_deploy = [old]
+    harness.tier.deployed_as = FAILED
+    assert str(harness.start().exception()) == "There is no device cuda:7 here."
+
+
+def test_an_update_to_these_settings_that_goes_on_is_left_alone(harness: Harness) -> None:
+    harness.tier.app = AppStatus(failed=False)
+    harness.tier.states = [state("a", deployed="other settings"), state("b")]
+    assert harness.start().done()
+    assert harness.tier.deployments == 0
+
+
+def test_what_another_server_deployed_afterwards_is_used(
+    harness: Harness, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.tier.after_deploy = [state(deployed="yet other settings")]
+    harness.tier.deployed_as = AppStatus(failed=False, running=True)
+    waiting = harness.start()
+    assert not waiting.done(), "Ray Serve may be about to end them"
+    harness.loop.advance(REFRESH_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 1
+    assert "another server" in caplog.text
 
 
 def test_before_the_start_nothing_is_predicted(harness: Harness) -> None:
@@ -204,11 +291,18 @@ def test_pixels_and_the_time_that_is_left_are_sent_and_the_mask_comes_back(ready
 
 
 @pytest.mark.parametrize(
-    "pixels", [np.zeros((SIZE, SIZE, 3), np.float32), np.zeros((5, 5, 3), np.uint8)]
+    "pixels", [np.zeros((SIZE, SIZE, 3), np.float32), np.zeros((SIZE, 5, 3), np.uint8)]
 )
 def test_wrong_pixels_are_refused_here(ready: Harness, pixels: Any) -> None:
     call = ready.loop.begin(ready.backend.predict(pixels, deadline_s=1000))
     assert isinstance(call.exception(), ValueError)
+    assert not ready.tier.calls
+
+
+def test_pixels_decoded_for_a_model_of_another_size_are_to_be_sent_again(ready: Harness) -> None:
+    pixels = np.zeros((SIZE + 1, SIZE + 1, 3), np.uint8)
+    call = ready.loop.begin(ready.backend.predict(pixels, deadline_s=1000))
+    assert isinstance(call.exception(), NotReadyError)
     assert not ready.tier.calls
 
 
@@ -299,10 +393,14 @@ def test_no_replica_is_not_ready(ready: Harness) -> None:
 
 
 def test_full_replicas_are_429_with_the_measured_time(ready: Harness) -> None:
+    waiting = [ready.send() for _ in range(19)]
     ready.tier.outcomes.append(TierFullError("full"))
     error = ready.send().exception()
     assert isinstance(error, BusyError)
     assert error.retry_after_s == 2, "20 images of 0.1 s each wait"
+    for call in waiting:
+        call.cancel()
+    ready.loop.settle()
 
 
 def test_what_the_devices_do_not_hold_is_queued(ready: Harness) -> None:
@@ -331,6 +429,27 @@ def test_stopping_fails_what_is_open_and_refuses_more(ready: Harness) -> None:
     assert ready.value("purnet_ready") == 0
 
 
+def test_stopping_while_a_call_ends_at_its_deadline_leaves_nothing(ready: Harness) -> None:
+    cancelled = asyncio.Event()
+
+    async def cancel_slowly(left_s: float, pixels: bytes) -> Message:
+        try:
+            return await ready.loop.create_future()
+        finally:
+            await cancelled.wait()
+
+    ready.tier.predict = cancel_slowly  # type: ignore[method-assign]
+    call = ready.send(deadline_s=2)
+    ready.loop.advance(2)
+    assert not call.done()
+    stop = ready.loop.begin(ready.backend.stop())
+    stop.result()
+    assert ready.tier.closed
+    cancelled.set()
+    ready.loop.settle()
+    assert isinstance(call.exception(), DrainingError)
+
+
 def test_stopping_while_it_starts_leaves_nothing(harness: Harness) -> None:
     harness.tier.after_deploy = []
     waiting = harness.start()
@@ -351,32 +470,57 @@ def test_the_pace_follows_the_number_of_replicas(ready: Harness) -> None:
 
 
 def test_a_lost_replica_is_looked_for_at_once(ready: Harness) -> None:
-    looks = ready.tier.looks
+    refreshes = ready.tier.refreshes
     ready.tier.outcomes.append(ReplicaLostError("died"))
     ready.send()
-    assert ready.tier.looks == looks + 1
+    assert ready.tier.refreshes == refreshes + 1
     ready.tier.outcomes += [ReplicaLostError("died")] * MOST_TRIES
     ready.send()
-    assert ready.tier.looks == looks + 1, "but not again and again"
-    ready.loop.advance(STARTING_S)
-    assert ready.tier.looks == looks + 2
+    assert ready.tier.refreshes == refreshes + 1, "but not again and again"
+    ready.loop.advance(LEAST_REFRESH_S)
+    assert ready.tier.refreshes == refreshes + 2
 
 
-@pytest.mark.parametrize("unseen", [None, UnreachableError("no answer")])
+@pytest.mark.parametrize(
+    ("unseen", "reason"),
+    [
+        (None, "There is no model replica."),
+        (UnreachableError("no answer"), "No model replica says how it is."),
+    ],
+)
 def test_replicas_that_are_gone_for_long_make_it_unready_until_one_is_back(
-    ready: Harness, unseen: Exception | None
+    ready: Harness, unseen: Exception | None, reason: str
 ) -> None:
     ready.tier.states, ready.tier.unseen = [], unseen
-    ready.loop.advance(GONE_GRACE_S)
+    ready.loop.advance(GRACE_S)
     assert ready.backend.unready_reason() is None
     ready.loop.advance(2 * REFRESH_S)
-    assert ready.backend.unready_reason() == "There is no model replica."
+    assert ready.backend.unready_reason() == reason
     assert ready.value("purnet_ready") == 0
     assert isinstance(ready.send().exception(), NotReadyError)
     ready.tier.states, ready.tier.unseen = [state()], None
     ready.loop.advance(REFRESH_S)
     assert ready.backend.unready_reason() is None
     assert ready.value("purnet_ready") == 1
+
+
+@pytest.mark.parametrize("unseen", [KeyError("model"), RuntimeError("Ray is not initialized")])
+def test_whatever_goes_wrong_in_a_round_the_next_one_follows(
+    ready: Harness, unseen: Exception
+) -> None:
+    ready.tier.unseen = unseen
+    ready.loop.advance(REFRESH_S)
+    ready.tier.states, ready.tier.unseen = [state("b")], None
+    ready.loop.advance(REFRESH_S)
+    assert ready.backend.model == model("b")
+
+
+def test_a_state_with_fields_of_another_version_hides_no_other(ready: Harness) -> None:
+    newer = pack_state(state("b"))
+    newer["pace"]["measured_on"] = "a device that this version does not know"
+    ready.tier.states = [newer, state("c")]
+    ready.loop.advance(REFRESH_S)
+    assert ready.backend.model == model("c")
 
 
 def test_replicas_too_busy_to_say_how_they_are_but_that_answer_are_not_gone(ready: Harness) -> None:

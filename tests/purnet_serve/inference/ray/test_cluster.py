@@ -9,7 +9,11 @@ from ray.exceptions import ActorAlreadyExistsError
 
 from purnet_serve.errors import StartupError
 from purnet_serve.inference.ray.cluster import RayTier
+from purnet_serve.inference.ray.tier import AppStatus
 from purnet_serve.settings import Settings
+
+FACTORY = "fake_predictor:load"
+SETTINGS = Settings(on="ray")
 
 
 @pytest.fixture
@@ -31,13 +35,31 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     module = "purnet_serve.inference.ray.cluster.serve"
     monkeypatch.setattr(f"{module}.start", start)
     monkeypatch.setattr(f"{module}.run_many", lambda *_, **__: made.append("run"))
+    monkeypatch.setattr(RayTier, "_status", lambda _: None)
     return made
+
+
+@pytest.fixture
+def versions(calls: list[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The code versions of what was deployed."""
+    found: list[str] = []
+
+    def run(targets: Any, **_: Any) -> None:
+        found.extend(target.target._bound_deployment.version for target in targets)
+
+    monkeypatch.setattr("purnet_serve.inference.ray.cluster.serve.run_many", run)
+    return found
+
+
+def has(monkeypatch: pytest.MonkeyPatch, status: AppStatus | None) -> None:
+    """What Ray Serve says of the application from now on."""
+    monkeypatch.setattr(RayTier, "_status", lambda _: status)
 
 
 @pytest.mark.anyio
 async def test_several_servers_may_start_ray_serve_at_the_same_moment(calls: list[str]) -> None:
     calls.append("taken")
-    await RayTier(Settings(on="ray"), "fake_predictor:load").deploy()
+    await RayTier(SETTINGS, FACTORY).deploy()
     assert calls == ["start", "start", "run"]
 
 
@@ -45,5 +67,49 @@ async def test_several_servers_may_start_ray_serve_at_the_same_moment(calls: lis
 async def test_a_ray_serve_that_cannot_be_started_ends_the_start(calls: list[str]) -> None:
     calls += ["taken", "taken"]
     with pytest.raises(StartupError, match="cannot deploy to Ray"):
-        await RayTier(Settings(on="ray"), "fake_predictor:load").deploy()
+        await RayTier(SETTINGS, FACTORY).deploy()
     assert "run" not in calls
+
+
+@pytest.mark.anyio
+async def test_ray_serve_is_told_what_is_deployed_so_that_the_same_again_changes_nothing(
+    versions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = RayTier(SETTINGS, FACTORY)
+    await tier.deploy()
+    has(monkeypatch, AppStatus(failed=False, running=True))
+    await tier.deploy()
+    await RayTier(SETTINGS.model_copy(update={"max_batch": 3}), FACTORY).deploy()
+    first, again, other = versions
+    assert first == again == tier.digest
+    assert other != first
+
+
+@pytest.mark.anyio
+async def test_what_failed_is_deployed_as_another_version_the_same_for_every_server(
+    versions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = RayTier(SETTINGS, FACTORY)
+    for message in ("no room", "no room", "no file"):
+        has(monkeypatch, AppStatus(failed=True, message=message))
+        await tier.deploy(failed=True)
+    first, again, later = versions
+    assert first == again
+    assert len({tier.digest, first, later}) == 3
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("found", "failed"),
+    [
+        (AppStatus(failed=True, from_file=True), True),
+        (AppStatus(failed=False, from_file=True), False),
+        (AppStatus(failed=False), True),
+    ],
+)
+async def test_what_somebody_else_deployed_meanwhile_is_left_alone(
+    versions: list[str], monkeypatch: pytest.MonkeyPatch, found: AppStatus, failed: bool
+) -> None:
+    has(monkeypatch, found)
+    await RayTier(SETTINGS, FACTORY).deploy(failed=failed)
+    assert not versions

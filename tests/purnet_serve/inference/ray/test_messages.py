@@ -89,3 +89,12 @@ def test_the_state_of_a_replica_crosses_whole(state: ReplicaState) -> None:
 def test_the_state_of_another_version_is_told_apart() -> None:
     with pytest.raises(OtherVersionError):
         unpack_state({"protocol": PROTOCOL + 1, "anything": "else"})
+
+
+def test_the_state_of_a_version_with_other_fields_is_told_apart() -> None:
+    more = pack_state(ReplicaState(None, None, Pace(0.1, 0.05, 2), None))
+    more["pace"]["warm"] = True
+    less = {"protocol": PROTOCOL}
+    for values in (more, less):
+        with pytest.raises(OtherVersionError, match="cannot read"):
+            unpack_state(values)
