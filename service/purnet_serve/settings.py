@@ -255,6 +255,11 @@ class Settings(BaseSettings):
     ray_app: str = Field(
         "purnet", min_length=1, description="Name of the application in Ray Serve."
     )
+    ray_deploy: bool = Field(
+        True,
+        description="Whether a server deploys the application where there is none, or one of other "
+        "settings. What a config file deployed is never replaced; off, a server waits for it.",
+    )
     ray_min_replicas: int = Field(
         1, ge=1, description="Model replicas; the fewest if `ray_max_replicas` is larger."
     )

@@ -287,13 +287,13 @@ class RayBackend:
                 continue
             reached_s = loop.time()
             if deployed and status is not None and status.failed:
-                raise StartupError(_last_line(status.message))
-            message = "" if status is None else status.message
+                raise StartupError(status.reason)
+            message = "Nothing is deployed yet." if status is None else status.reason
             if message not in ("", logged):
                 logged = message
                 log.info("deploying", extra={"status": message})
             if self._model is None:
-                self._reason = f"{LOADING} Ray Serve says: {message}" if message else LOADING
+                self._reason = f"{LOADING} {message}".rstrip()
             if not deployed and self._may_deploy(status, digests):
                 await self._tier.deploy(failed=status is not None and status.failed)
                 deployed = True
@@ -316,6 +316,8 @@ class RayBackend:
         What a config file deployed stays: who wrote the file decides what runs. Replicas of this
         server's settings among others are an update that goes on.
         """
+        if not self._settings.ray_deploy:
+            return False
         if status is None:
             return True
         if status.from_file or self._tier.digest in digests:
@@ -387,9 +389,3 @@ class RayBackend:
         self._reason = str(error)
         self._metrics.ready(False)
         self._started.set()
-
-
-def _last_line(message: str) -> str:
-    """The reason at the end of a traceback, which is how Ray Serve says why nothing came up."""
-    line = message.strip().splitlines()[-1] if message.strip() else "The deployment failed."
-    return line.partition("StartupError: ")[2] or line

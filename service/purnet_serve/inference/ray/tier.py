@@ -36,6 +36,14 @@ class AppStatus:
     from_file: bool = False
     """A config file deployed it, so whoever wrote that file decides what runs."""
 
+    @property
+    def reason(self) -> str:
+        """The message; when it failed, the end of the traceback that Ray Serve gives."""
+        if not self.failed:
+            return self.message
+        line = self.message.strip().rpartition("\n")[2] or "The deployment failed."
+        return line.partition("StartupError: ")[2] or line
+
 
 class ModelTier(Protocol):
     """What `RayBackend` needs of the replicas, all together. All coroutines run on its loop."""

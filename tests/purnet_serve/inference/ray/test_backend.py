@@ -50,13 +50,13 @@ OTHER_VERSION: dict[str, Any] = {"protocol": PROTOCOL + 1, "deployed": "somethin
 class Harness:
     """A backend on a clock and on replicas that the test moves."""
 
-    def __init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
         self.loop = FakeClockLoop()
         asyncio.set_event_loop(self.loop)
         self.tier = FakeTier()
         self.registry = CollectorRegistry()
-        settings = Settings(on="ray")
-        self.backend = RayBackend(settings, InferenceMetrics(self.registry), self.tier)
+        chosen = Settings(on="ray", **settings)
+        self.backend = RayBackend(chosen, InferenceMetrics(self.registry), self.tier)
 
     def start(self) -> asyncio.Task[None]:
         self.loop.finish(self.backend.start())
@@ -215,13 +215,28 @@ def test_what_a_config_file_deployed_is_never_replaced(harness: Harness, failed:
     assert harness.tier.deployments == 0
 
 
+@pytest.mark.parametrize("found", [None, FAILED, AppStatus(failed=False, running=True)])
+def test_a_server_that_may_not_deploy_waits_for_who_does(found: AppStatus | None) -> None:
+    harness = Harness(ray_deploy=False)
+    harness.tier.app = found
+    waiting = harness.start()
+    harness.loop.advance(2 * GRACE_S)
+    assert not waiting.done()
+    if found is None:
+        assert "Nothing is deployed yet." in (harness.backend.unready_reason() or "")
+    harness.tier.app = AppStatus(failed=False, running=True)
+    harness.tier.states = [state(deployed="other settings")]
+    harness.loop.advance(LEAST_REFRESH_S)
+    assert waiting.done()
+    assert harness.tier.deployments == 0
+    harness.close()
+
+
 def test_while_nothing_comes_up_the_reason_is_ray_serves(harness: Harness) -> None:
     harness.tier.after_deploy = []
     harness.tier.deployed_as = AppStatus(failed=False, message="No node has 64 CPUs.")
     waiting = harness.start()
-    assert harness.backend.unready_reason() == (
-        "The model is being loaded. Ray Serve says: No node has 64 CPUs."
-    )
+    assert harness.backend.unready_reason() == "The model is being loaded. No node has 64 CPUs."
     waiting.cancel()
 
 
