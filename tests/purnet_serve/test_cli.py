@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +110,18 @@ def test_serving_on_a_cluster_that_is_not_there_says_so_in_one_line() -> None:
     (line,) = service.errors
     assert line.startswith("no Ray cluster at 127.0.0.1:1: ")
     assert "refused" in line
+
+
+def test_a_service_that_waits_for_a_cluster_ends_when_it_is_told_to() -> None:
+    command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--port", "0"]
+    with socket.create_server(("", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        with running([*command, "--on", "ray", "--address", address]) as service:
+            connections = [silent.accept()[0] for _ in range(2)]  # the second one is of Ray
+            service.signal(signal.SIGTERM)
+            assert service.wait() == 0
+            for connection in connections:
+                connection.close()
 
 
 def test_health_asks_a_service_and_reports_why_it_is_not_ready() -> None:

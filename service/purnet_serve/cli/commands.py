@@ -170,6 +170,10 @@ def _backend(settings: Settings, metrics: InferenceMetrics) -> Backend:
         return LocalBackend(settings, metrics)
     from purnet_serve.inference.ray.backend import RayBackend
 
+    if settings.ray_address is None:
+        # Ray reads it when it is imported. A Ray of one machine then listens on loopback, but for
+        # the ports of replicas.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         from purnet_serve.inference.ray.cluster import RayTier
     except ModuleNotFoundError as error:

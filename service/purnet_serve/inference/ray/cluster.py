@@ -6,10 +6,13 @@ Everything of a server that imports Ray is here. Calls of Ray that block run in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import os
 import socket
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -41,6 +44,8 @@ OBJECT_STORE_BYTES = 100 << 20
 """Of a Ray that is started here. Pixels and masks do not go through its object store."""
 REACH_S = 10.0
 """Seconds in which the head of a cluster must take a connection."""
+STARTED_S = 30.0
+"""Seconds that the end of a service waits for a Ray that is being started here, to end it too."""
 DESCRIBE_S = 5.0
 """Seconds that each replica may take to say how it is."""
 
@@ -53,6 +58,7 @@ class RayTier:
     def __init__(self, settings: Settings, factory: str) -> None:
         self._settings = settings
         self._factory = factory
+        self._connecting: asyncio.Future[None] | None = None
         self._connected = False
         """Whether this joined the cluster, and so is to leave it."""
         self._handle: Any = None
@@ -60,7 +66,9 @@ class RayTier:
 
     async def connect(self) -> None:
         """Join the cluster at `ray_address`, or start one on this machine."""
-        await asyncio.to_thread(self._connect)
+        self._connecting = _in_daemon_thread(self._connect)
+        # Cancelling this does not end the thread, and `close` may have to wait for it.
+        await asyncio.shield(self._connecting)
 
     def _connect(self) -> None:
         # The Ray that is started here, and all it starts, tells nobody of itself.
@@ -84,7 +92,6 @@ class RayTier:
             }
         if ray.is_initialized():  # by whoever made this backend; it stays theirs
             return
-        self._connected = True
         try:
             if address not in (None, "auto"):
                 # Ray would try for minutes, and say much meanwhile.
@@ -94,6 +101,7 @@ class RayTier:
         except (OSError, RuntimeError, ValueError, TimeoutError) as error:
             where = "cannot start Ray" if address is None else f"no Ray cluster at {address}"
             raise StartupError(f"{where}: {error}") from error
+        self._connected = True
         for logger in loggers:
             logger.setLevel(logging.WARNING)
 
@@ -235,6 +243,41 @@ class RayTier:
         return answers
 
     async def close(self) -> None:
-        """Disconnect. The application stays, for other servers, unless Ray was started here."""
+        """Disconnect. The application stays, for other servers, unless Ray was started here.
+
+        Ray tries for minutes to join a cluster that does not answer; nothing waits for that.
+        """
+        if self._connecting is not None and self._settings.ray_address is None:
+            # Its processes would outlive this one.
+            await asyncio.wait([self._connecting], timeout=STARTED_S)
         if self._connected:
             await asyncio.to_thread(ray.shutdown)
+
+
+def _in_daemon_thread(call: Callable[[], None]) -> asyncio.Future[None]:
+    """Run `call` in a thread that keeps neither the event loop nor the process from ending.
+
+    Those of `asyncio.to_thread` do both.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+            # Whoever waited may be gone.
+            future.exception()
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            call()
+        except BaseException as raised:
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, name="ray-connect", daemon=True).start()
+    return future
