@@ -38,10 +38,10 @@ class AppStatus:
 
     @property
     def reason(self) -> str:
-        """The message; when it failed, the end of the traceback that Ray Serve gives."""
-        if not self.failed:
-            return self.message
-        line = self.message.strip().rpartition("\n")[2] or "The deployment failed."
+        """The last line of the message, which may hold a traceback; empty if there is none."""
+        line = self.message.strip().rpartition("\n")[2]
+        if self.failed and not line:
+            return "The deployment failed."
         return line.partition("StartupError: ")[2] or line
 
 

@@ -234,7 +234,8 @@ def test_a_server_that_may_not_deploy_waits_for_who_does(found: AppStatus | None
 
 def test_while_nothing_comes_up_the_reason_is_ray_serves(harness: Harness) -> None:
     harness.tier.after_deploy = []
-    harness.tier.deployed_as = AppStatus(failed=False, message="No node has 64 CPUs.")
+    message = "Traceback ...\nNo node has 64 CPUs.\n"
+    harness.tier.deployed_as = AppStatus(failed=False, message=message)
     waiting = harness.start()
     assert harness.backend.unready_reason() == "The model is being loaded. No node has 64 CPUs."
     waiting.cancel()
