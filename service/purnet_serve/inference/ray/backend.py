@@ -52,8 +52,7 @@ REFRESH_S = 5.0
 LEAST_REFRESH_S = 0.5
 """The same at least, whatever says that they changed, and while none has answered yet."""
 GRACE_S = 30.0
-"""How long no replica may answer before requests are refused, as for one machine's worker, and how
-long the cluster may not answer at the start."""
+"""How long no replica may answer before requests are refused, or no cluster at a start."""
 
 STOPPING = "The service is shutting down."
 LOADING = "The model is being loaded."
@@ -69,6 +68,8 @@ class RayBackend:
         self._model: ModelInfo | None = None
         self._pace: Pace | None = None
         self._reason: str | None = "The service is starting."
+        self._message = ""
+        """Why nothing may be up yet, during the start."""
         self._silent_since_s: float | None = None
         """When no replica could predict any more, on the loop's clock; None while one can."""
         self._started = asyncio.Event()
@@ -267,47 +268,38 @@ class RayBackend:
             await asyncio.sleep(LEAST_REFRESH_S)
 
     async def _bring_up(self) -> None:
-        """Deploy unless the same runs already; return when a replica can predict.
+        """Deploy unless the same runs already; return when a replica can predict."""
+        self._reason = LOADING
+        while True:
+            status, digests = await self._observe()
+            if self._may_deploy(status, digests):
+                await self._tier.deploy(failed=status is not None and status.failed)
+                await self._wait_for_own_replica()
+                return
+            if self._model is not None:
+                return
+            await asyncio.sleep(LEAST_REFRESH_S)
 
-        When this server has deployed, that is one of its own deployment. Replicas of the one before
-        answer meanwhile.
+    async def _wait_for_own_replica(self) -> None:
+        """Return when a replica of this server's deployment can predict.
+
+        Replicas of the one before answer meanwhile.
         """
         loop = asyncio.get_running_loop()
-        self._reason = LOADING
-        deployed, logged, others_since_s, reached_s = False, "", None, loop.time()
+        others_since_s: float | None = None
         while True:
-            try:
-                status = await self._tier.status()
-                digests = set() if status is None else await self._attach()
-            except UnreachableError as error:
-                if loop.time() - reached_s >= GRACE_S:
-                    raise StartupError(f"The cluster does not answer: {error}") from error
-                log.warning("cluster not reached", extra={"reason": str(error)})
-                await asyncio.sleep(LEAST_REFRESH_S)
-                continue
-            reached_s = loop.time()
-            if deployed and status is not None and status.failed:
+            status, digests = await self._observe()
+            if status is not None and status.failed:
                 raise StartupError(status.reason)
-            message = "Nothing is deployed yet." if status is None else status.reason
-            if message not in ("", logged):
-                logged = message
-                log.info("deploying", extra={"status": message})
-            if self._model is None:
-                self._reason = f"{LOADING} {message}".rstrip()
-            if not deployed and self._may_deploy(status, digests):
-                await self._tier.deploy(failed=status is not None and status.failed)
-                deployed = True
-                continue
-            if self._model is not None:
-                if not deployed or self._tier.digest in digests:
-                    return
-                if status is None or not status.running:
-                    others_since_s = None
-                elif others_since_s is None:
-                    others_since_s = loop.time()
-                elif loop.time() - others_since_s >= REFRESH_S:
-                    log.error("replicas are those of another server, which deployed other settings")
-                    return
+            if self._model is not None and self._tier.digest in digests:
+                return
+            if self._model is None or status is None or not status.running:
+                others_since_s = None
+            elif others_since_s is None:
+                others_since_s = loop.time()
+            elif loop.time() - others_since_s >= REFRESH_S:
+                log.error("replicas are those of another server, which deployed other settings")
+                return
             await asyncio.sleep(LEAST_REFRESH_S)
 
     def _may_deploy(self, status: AppStatus | None, digests: set[str | None]) -> bool:
@@ -324,13 +316,30 @@ class RayBackend:
             return False
         return bool(digests - {None}) or (status.failed and not digests)
 
-    async def _attach(self) -> set[str | None]:
-        """Get hold of the replicas and refresh."""
-        try:
-            await self._tier.attach()
-        except NoReplicaError:
-            return set()
-        return await self._refresh()
+    async def _observe(self) -> tuple[AppStatus | None, set[str | None]]:
+        """The application, and what its replicas were deployed from. Raises `StartupError`."""
+        loop = asyncio.get_running_loop()
+        began_s, digests = loop.time(), set[str | None]()
+        while True:
+            try:
+                status = await self._tier.status()
+                if status is not None:
+                    with contextlib.suppress(NoReplicaError):
+                        await self._tier.attach()
+                        digests = await self._refresh()
+                break
+            except UnreachableError as error:
+                if loop.time() - began_s >= GRACE_S:
+                    raise StartupError(f"The cluster does not answer: {error}") from error
+                log.warning("cluster not reached", extra={"reason": str(error)})
+                await asyncio.sleep(LEAST_REFRESH_S)
+        message = "Nothing is deployed yet." if status is None else status.reason
+        if message not in ("", self._message):
+            log.info("deploying", extra={"status": message})
+        self._message = message
+        if self._model is None:
+            self._reason = f"{LOADING} {message}".rstrip()
+        return status, digests
 
     async def _refresh(self) -> set[str | None]:
         """Ask the replicas how they are; gives what they were deployed from, see `ReplicaState`."""
