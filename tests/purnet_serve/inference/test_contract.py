@@ -190,7 +190,7 @@ def test_every_image_gets_its_own_mask(running: Running) -> None:
 
 
 def test_pixels_that_do_not_fit_are_refused(running: Running) -> None:
-    for pixels in (np.zeros((17, 17, 3), np.uint8), np.zeros((16, 16, 3), np.float32)):
+    for pixels in (np.zeros((17, 16, 3), np.uint8), np.zeros((16, 16, 3), np.float32)):
         with pytest.raises(ValueError, match="not uint8"):
             running.run(running.backend.predict(pixels, deadline_s=1e9))
 
