@@ -193,6 +193,9 @@ def test_pixels_that_do_not_fit_are_refused(running: Running) -> None:
     for pixels in (np.zeros((17, 16, 3), np.uint8), np.zeros((16, 16, 3), np.float32)):
         with pytest.raises(ValueError, match="not uint8"):
             running.run(running.backend.predict(pixels, deadline_s=1e9))
+    # Where a model may be replaced by one of another size, they are to be sent again.
+    with pytest.raises((ValueError, NotReadyError)):
+        running.run(running.backend.predict(np.zeros((17, 17, 3), np.uint8), deadline_s=1e9))
 
 
 def test_an_image_that_ends_its_worker_fails_alone(running: Running) -> None:
