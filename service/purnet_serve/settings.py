@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from purnet_serve.urls import browser_origin
@@ -296,10 +297,11 @@ class Settings(BaseSettings):
     ray_gpus: float = Field(
         0.0,
         ge=0,
+        le=1,
         description="GPUs, or a part of one, of a replica, which then computes there; without, on "
         "processors.",
     )
-    ray_resources: dict[str, float] = Field(
+    ray_resources: Annotated[dict[str, NonNegativeFloat], NoDecode] = Field(
         {},
         description="Custom resources that a replica takes of its node, as a JSON object such as "
         '`{"model_node": 1}`; they place replicas.',
@@ -332,6 +334,18 @@ class Settings(BaseSettings):
             raise ValueError("no format is named, so no image would be taken")
         return value
 
+    @field_validator("ray_resources", mode="before")
+    @classmethod
+    def _read_resources(cls, value: object) -> object:
+        if isinstance(value, str):
+            try:
+                return json.loads(value)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f'not a JSON object such as {{"model_node": 1}}: {error}'
+                ) from None
+        return value
+
     @field_validator("cors_origins", mode="before")
     @classmethod
     def _split_commas(cls, value: object) -> object:
@@ -361,6 +375,10 @@ class Settings(BaseSettings):
             raise ValueError(f"{self.device} names a device twice; there is one worker on each")
         if self.on == "ray" and len(devices) > 1:
             raise ValueError("a model replica on Ray has one device; set ray_min_replicas")
+        if self.on == "local" and self.ray_address is not None:
+            raise ValueError("ray_address is of no use to the service unless on is ray")
+        if self.ray_target_in_flight > self.ray_max_in_flight:
+            raise ValueError("ray_target_in_flight is above ray_max_in_flight: nothing would scale")
         if self.ray_gpus and self.device == "cpu":
             raise ValueError("ray_gpus are of no use to the device cpu")
         if self.on == "ray" and self.device.startswith("cuda") and not self.ray_gpus:

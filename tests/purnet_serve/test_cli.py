@@ -112,6 +112,14 @@ def test_serving_on_a_cluster_that_is_not_there_says_so_in_one_line() -> None:
     assert "refused" in line
 
 
+def test_the_config_file_is_checked_as_a_server_on_ray_is() -> None:
+    result = run(app, ["ray-config", "--set", "device=cuda:0,cuda:1", "--set", "ray_gpus=1"])
+    assert result.exit_code == 2
+    assert "one device" in result.output
+    result = run(app, ["ray-config", "--set", 'ray_resources={"model_node": 1}'])
+    assert "model_node: 1" in result.output
+
+
 def test_a_service_that_waits_for_a_cluster_ends_when_it_is_told_to() -> None:
     command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--port", "0"]
     with socket.create_server(("", 0)) as silent:

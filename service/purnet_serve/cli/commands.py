@@ -110,7 +110,9 @@ def ray_config(more: Set = None) -> None:
 
     from purnet_serve.inference.ray.application import config_file
 
-    typer.echo(yaml.safe_dump(config_file(_settings({}, more)), sort_keys=False), nl=False)
+    typer.echo(
+        yaml.safe_dump(config_file(_settings({"on": "ray"}, more)), sort_keys=False), nl=False
+    )
 
 
 @app.command()

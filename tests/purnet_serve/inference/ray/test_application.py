@@ -117,8 +117,16 @@ def test_the_config_file_is_plain_and_starts_no_proxy_of_ray() -> None:
         {"on": "ray", "device": "cuda"},
         {"on": "dask"},
         {"ray_resources": "model_node=1"},
+        {"ray_resources": {"model_node": -1}},
+        {"ray_address": "head:6379"},
+        {"ray_gpus": 1.5},
+        {"ray_target_in_flight": 100, "ray_max_in_flight": 8},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         Settings(**values)
+
+
+def test_resources_are_read_from_text_as_from_the_environment() -> None:
+    assert Settings(ray_resources='{"model_node": 1}').ray_resources == {"model_node": 1}  # type: ignore[arg-type]
