@@ -31,6 +31,8 @@ ENVIRONMENT = {"GRPC_ENABLE_FORK_SUPPORT": "0"}
 otherwise run handlers in the child, which crash there now and then."""
 
 HEALTH_PERIOD_S = 10.0
+STOP_S = 10.0
+"""Seconds for a replica to end its worker."""
 _OF_A_REPLICA = (
     "checkpoint",
     "device",
@@ -73,8 +75,9 @@ def deployment_options(settings: Settings) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_ongoing_requests": settings.ray_max_in_flight,
         "max_queued_requests": settings.ray_max_queued,
-        # No request takes longer, so a replica that is stopped answers all it has.
-        "graceful_shutdown_timeout_s": settings.max_timeout_s,
+        # No request takes longer, so a replica that is stopped answers all it has, and then ends
+        # its worker.
+        "graceful_shutdown_timeout_s": settings.max_timeout_s + STOP_S,
         "health_check_period_s": HEALTH_PERIOD_S,
         "health_check_timeout_s": 2 * HEALTH_S,
         "max_surge_percent": settings.ray_surge_percent,

@@ -228,7 +228,8 @@ class RayTier:
         if all_replicas:
             return await self._broadcast(2 * self._settings.load_timeout_s, "reload", sha256)
         try:
-            return [await self._handle.options(method_name="reload").remote(sha256)]
+            async with asyncio.timeout(2 * self._settings.load_timeout_s):
+                return [await self._handle.options(method_name="reload").remote(sha256)]
         except Exception as error:  # as above
             raise UnreachableError(str(error)) from error
 

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 import numpy as np
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from purnet_serve.errors import DeadlineError, NotReadyError, ReloadError, ServiceError
 from purnet_serve.inference.local import PREDICTOR, LocalBackend
@@ -38,6 +39,21 @@ replica that holds the fewest: if it gave them back at once, all would come to i
 log = logging.getLogger("purnet_serve.inference.ray")
 
 
+class ReplicaSettings(Settings):
+    """Those that were sent: what the environment of a node says is for the servers there."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Of all sources only the arguments."""
+        return (init_settings,)
+
+
 class ModelReplica:
     """One replica. Ray Serve calls it; its own loop runs everything."""
 
@@ -55,7 +71,7 @@ class ModelReplica:
 
         from purnet_serve.inference.ray.metrics import ReplicaMetrics
 
-        chosen = Settings(**settings)
+        chosen = ReplicaSettings(**settings)
         configure_logging(chosen)
         self._metrics = ReplicaMetrics(get_replica_context().replica_tag)
         self._deployed = deployed

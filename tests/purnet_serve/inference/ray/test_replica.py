@@ -96,6 +96,13 @@ async def test_errors_are_values(
         assert type(await send(replica, 1, act, left_s)) is kind
 
 
+def test_the_environment_of_its_node_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PURNET_RAY_GPUS", "1")
+    monkeypatch.setenv("PURNET_CANARY_S", "7")
+    sent = replica_module.ReplicaSettings(device="cpu")
+    assert (sent.ray_gpus, sent.canary_s) == (0, 30)
+
+
 @pytest.mark.anyio
 async def test_another_protocol_and_another_size_are_told_apart(checkpoint: Path) -> None:
     async with running(checkpoint) as replica:
