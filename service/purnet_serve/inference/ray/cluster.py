@@ -59,6 +59,7 @@ class RayTier:
         self._settings = settings
         self._factory = factory
         self._connecting: asyncio.Future[None] | None = None
+        self._left = threading.Event()
         self._connected = False
         """Whether this joined the cluster, and so is to leave it."""
         self._handle: Any = None
@@ -66,7 +67,7 @@ class RayTier:
 
     async def connect(self) -> None:
         """Join the cluster at `ray_address`, or start one on this machine."""
-        self._connecting = _in_daemon_thread(self._connect)
+        self._connecting = _in_daemon_thread(self._connect, self._left)
         # Cancelling this does not end the thread, and `close` may have to wait for it.
         await asyncio.shield(self._connecting)
 
@@ -253,12 +254,14 @@ class RayTier:
             await asyncio.wait([self._connecting], timeout=STARTED_S)
         if self._connected:
             await asyncio.to_thread(ray.shutdown)
+        self._left.set()
 
 
-def _in_daemon_thread(call: Callable[[], None]) -> asyncio.Future[None]:
+def _in_daemon_thread(call: Callable[[], None], until: threading.Event) -> asyncio.Future[None]:
     """Run `call` in a thread that keeps neither the event loop nor the process from ending.
 
-    Those of `asyncio.to_thread` do both.
+    Those of `asyncio.to_thread` do both. The thread lives on until the event: with a thread Linux
+    ends the processes that it started, if they asked for that, as those of Ray do.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
@@ -279,6 +282,7 @@ def _in_daemon_thread(call: Callable[[], None]) -> asyncio.Future[None]:
             error = raised
         with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(settle, error)
+        until.wait()
 
     threading.Thread(target=run, name="ray-connect", daemon=True).start()
     return future
