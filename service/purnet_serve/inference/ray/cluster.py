@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
@@ -203,12 +203,8 @@ class RayTier:
 
     async def describe(self) -> list[dict[str, Any]]:
         """Ask every running replica at once; one that is silent hides no other."""
-        try:
+        with _errors_of_replicas():
             answers = await asyncio.to_thread(self._describe)
-        except DeploymentUnavailableError as error:
-            raise NoReplicaError(error.message) from error
-        except Exception as error:  # as above
-            raise UnreachableError(str(error)) from error
         found = [answer for answer in answers if not isinstance(answer, BaseException)]
         errors = [answer for answer in answers if isinstance(answer, BaseException)]
         if errors and not found:
@@ -226,23 +222,14 @@ class RayTier:
 
     async def reload(self, sha256: str | None, *, all_replicas: bool) -> list[dict[str, Any]]:
         """One replica, or all at once: each loads beside what it runs and swaps between batches."""
-        if all_replicas:
-            return await self._broadcast(2 * self._settings.load_timeout_s, "reload", sha256)
-        try:
-            async with asyncio.timeout(2 * self._settings.load_timeout_s):
-                return [await self._handle.options(method_name="reload").remote(sha256)]
-        except Exception as error:  # as above
-            raise UnreachableError(str(error)) from error
-
-    async def _broadcast(self, timeout_s: float, method: str, *arguments: Any) -> list[Any]:
-        try:
-            asked = self._handle.broadcast(method, *arguments)
-            answers: list[Any] = await asked.results_async(timeout_s=timeout_s)
-        except DeploymentUnavailableError as error:
-            raise NoReplicaError(error.message) from error
-        except Exception as error:  # as above
-            raise UnreachableError(str(error)) from error
-        return answers
+        timeout_s = 2 * self._settings.load_timeout_s
+        with _errors_of_replicas():
+            if not all_replicas:
+                async with asyncio.timeout(timeout_s):
+                    return [await self._handle.options(method_name="reload").remote(sha256)]
+            asked = self._handle.broadcast("reload", sha256)
+            answers: list[dict[str, Any]] = await asked.results_async(timeout_s=timeout_s)
+            return answers
 
     async def close(self) -> None:
         """Disconnect. The application stays, for other servers, unless Ray was started here.
@@ -255,6 +242,17 @@ class RayTier:
         if self._connected:
             await asyncio.to_thread(ray.shutdown)
         self._left.set()
+
+
+@contextlib.contextmanager
+def _errors_of_replicas() -> Iterator[None]:
+    """What Ray raises where replicas are asked, as the two errors of a `ModelTier`."""
+    try:
+        yield
+    except DeploymentUnavailableError as error:
+        raise NoReplicaError(error.message) from error
+    except Exception as error:  # Ray raises many kinds, some of gRPC
+        raise UnreachableError(str(error)) from error
 
 
 def _in_daemon_thread(call: Callable[[], None], until: threading.Event) -> asyncio.Future[None]:
