@@ -8,11 +8,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import psutil
+from fake_predictor import FACTORY
+from prometheus_client import CollectorRegistry
 from service_process import ROOT
+
+from purnet_serve.inference.ray.backend import RayBackend
+from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.settings import Settings
 
 OBJECT_STORE_BYTES = 100 << 20
 PROCESSORS_OF_A_NODE = 2
@@ -31,6 +38,14 @@ class RayCluster:
     @property
     def dashboard_url(self) -> str:
         return f"http://{self.nodes[0].webui_url}"
+
+    def backend(self, checkpoint: Path, **settings: Any) -> RayBackend:
+        """A server's backend on this cluster; its replicas load the fake predictor."""
+        from purnet_serve.inference.ray.cluster import RayTier
+
+        chosen = Settings(on="ray", ray_address=self.address, checkpoint=checkpoint, **settings)
+        metrics = InferenceMetrics(CollectorRegistry())
+        return RayBackend(chosen, metrics, RayTier(chosen, FACTORY))
 
     def kill_node(self, number: int) -> None:
         """End every process of a node at once, as a machine that loses its power."""

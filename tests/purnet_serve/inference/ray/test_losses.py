@@ -16,12 +16,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import pytest
-from fake_predictor import FACTORY, Behaviour, image, number_in
+from fake_predictor import Behaviour, image, number_in
 from gate import Gate
-from prometheus_client import CollectorRegistry
 from ray_cluster import RayCluster, ray_cluster
 
 from purnet_serve.errors import BusyError, DeadlineError, NotReadyError, ServiceError, WorkerError
@@ -30,8 +28,6 @@ from purnet_serve.inference.backend import Prediction
 from purnet_serve.inference.ray.backend import RayBackend
 from purnet_serve.inference.ray.messages import unpack_state
 from purnet_serve.inference.ray.tier import NoReplicaError, UnreachableError
-from purnet_serve.observability.inference_metrics import InferenceMetrics
-from purnet_serve.settings import Settings
 
 IMAGES = 10_000
 CLIENTS = 48
@@ -52,14 +48,6 @@ pytestmark = [
 def cluster() -> Iterator[RayCluster]:
     with ray_cluster(2) as cluster:
         yield cluster
-
-
-def make_backend(cluster: RayCluster, checkpoint: Path, **settings: Any) -> RayBackend:
-    from purnet_serve.inference.ray.cluster import RayTier
-
-    chosen = Settings(on="ray", ray_address=cluster.address, checkpoint=checkpoint, **settings)
-    metrics = InferenceMetrics(CollectorRegistry())
-    return RayBackend(chosen, metrics, RayTier(chosen, FACTORY))
 
 
 @asynccontextmanager
@@ -130,7 +118,7 @@ class Load:
 
 def test_a_replica_and_then_a_whole_node_are_killed(cluster: RayCluster, tmp_path: Path) -> None:
     checkpoint = Behaviour().save(tmp_path / "fake.json")
-    backend = make_backend(cluster, checkpoint, ray_app="killed", ray_min_replicas=4, ray_cpus=0.5)
+    backend = cluster.backend(checkpoint, ray_app="killed", ray_min_replicas=4, ray_cpus=0.5)
 
     async def kill_a_replica() -> None:
         os.kill(cluster.replicas(0)[0].pid, signal.SIGKILL)
@@ -160,9 +148,9 @@ def test_a_rolling_update_and_a_scale_down_lose_nothing(
 ) -> None:
     checkpoint = Behaviour().save(tmp_path / "fake.json")
     settings = {"ray_app": "rolled", "ray_cpus": 0.5}
-    before = make_backend(cluster, checkpoint, ray_min_replicas=2, **settings)
-    after = make_backend(cluster, checkpoint, ray_min_replicas=2, max_batch=8, **settings)
-    fewer = make_backend(cluster, checkpoint, ray_min_replicas=1, max_batch=8, **settings)
+    before = cluster.backend(checkpoint, ray_min_replicas=2, **settings)
+    after = cluster.backend(checkpoint, ray_min_replicas=2, max_batch=8, **settings)
+    fewer = cluster.backend(checkpoint, ray_min_replicas=1, max_batch=8, **settings)
 
     async def roll() -> None:
         await after._tier.deploy()
@@ -196,8 +184,7 @@ def test_replicas_are_added_under_load_and_removed_after_it(
     cluster: RayCluster, tmp_path: Path
 ) -> None:
     checkpoint = Behaviour().save(tmp_path / "fake.json")
-    backend = make_backend(
-        cluster,
+    backend = cluster.backend(
         checkpoint,
         ray_app="scaled",
         ray_cpus=0.5,
@@ -228,8 +215,13 @@ def test_what_finds_no_room_is_refused_and_what_has_room_is_answered(
 ) -> None:
     gate = Gate(tmp_path)
     checkpoint = Behaviour(gate=str(tmp_path)).save(tmp_path / "fake.json")
-    backend = make_backend(
-        cluster, checkpoint, ray_app="full", ray_cpus=0.5, ray_max_in_flight=2, ray_max_queued=3
+    backend = cluster.backend(
+        checkpoint,
+        ray_app="full",
+        ray_cpus=0.5,
+        ray_max_in_flight=2,
+        ray_target_in_flight=2,
+        ray_max_queued=3,
     )
 
     async def scenario() -> list[Prediction | BaseException]:

@@ -10,15 +10,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from fake_predictor import FACTORY, Behaviour, image, number_in
-from prometheus_client import CollectorRegistry
+from fake_predictor import Behaviour, image, number_in
 from ray_cluster import RayCluster, ray_cluster
 
 from purnet_serve.http.event_loop import new_event_loop
 from purnet_serve.inference.ray.backend import RayBackend
 from purnet_serve.inference.ray.tier import UnreachableError
-from purnet_serve.observability.inference_metrics import InferenceMetrics
-from purnet_serve.settings import Settings
 
 LIMIT_S = 240.0
 
@@ -35,18 +32,8 @@ def cluster() -> Iterator[RayCluster]:
 
 
 def make_backend(cluster: RayCluster, folder: Path, app: str, replicas: int) -> RayBackend:
-    from purnet_serve.inference.ray.cluster import RayTier
-
-    settings = Settings(
-        on="ray",
-        ray_address=cluster.address,
-        ray_app=app,
-        ray_min_replicas=replicas,
-        ray_cpus=0.5,
-        checkpoint=Behaviour().save(folder / "fake.json"),
-    )
-    metrics = InferenceMetrics(CollectorRegistry())
-    return RayBackend(settings, metrics, RayTier(settings, FACTORY))
+    checkpoint = Behaviour().save(folder / "fake.json")
+    return cluster.backend(checkpoint, ray_app=app, ray_min_replicas=replicas, ray_cpus=0.5)
 
 
 async def running(backend: RayBackend) -> None:
