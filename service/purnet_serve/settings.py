@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, NonNegativeFloat, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from purnet_serve.urls import browser_origin
+from purnet_serve.setting_values import Devices, Formats, Origins, Resources
 
 DAY_S = 86_400
 """No duration is longer; a larger number was meant in other units."""
@@ -20,9 +18,6 @@ MIB = 1024 * 1024
 
 API_KEY_VARIABLE = "PURNET_API_KEY"
 """What `purnet predict --url` reads its key from; no setting of the service."""
-
-ImageFormat = Literal["jpeg", "png", "webp", "avif", "heif", "gif", "bmp", "tiff"]
-_OTHER_NAMES = {"jpg": "jpeg", "heic": "heif", "tif": "tiff"}
 
 
 class Settings(BaseSettings):
@@ -54,7 +49,7 @@ class Settings(BaseSettings):
         pattern=r"^(/[^/?#]+)*$",
         description="Path prefix under which a proxy publishes the service, e.g. `/purnet`.",
     )
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Origins = Field(
         (),
         description="Origins, comma-separated, whose pages may call the service from a browser; by "
         "default none but its own.",
@@ -73,7 +68,7 @@ class Settings(BaseSettings):
     checkpoint: Path | None = Field(
         None, description="Checkpoint to serve; by default the weights this package ships."
     )
-    device: str = Field(
+    device: Devices = Field(
         "auto",
         description="`auto`, `cpu`, `cuda` or a list such as `cuda:0,cuda:1`: one worker each.",
     )
@@ -84,7 +79,7 @@ class Settings(BaseSettings):
         description="File with the sha256 (hex) of one API key a line, read again on SIGHUP; by "
         "default no key is asked for.",
     )
-    formats: Annotated[tuple[ImageFormat, ...], NoDecode] = Field(
+    formats: Formats = Field(
         ("jpeg", "png", "webp", "avif", "heif"),
         description="Image formats that are taken, comma-separated, of `jpeg`, `png`, `webp`, "
         "`avif`, `heif`, `gif`, `bmp` and `tiff`; phones and web pages send the first five.",
@@ -301,7 +296,7 @@ class Settings(BaseSettings):
         description="GPUs, or a part of one, of a replica, which then computes there; without, on "
         "processors.",
     )
-    ray_resources: Annotated[dict[str, NonNegativeFloat], NoDecode] = Field(
+    ray_resources: Resources = Field(
         {},
         description="Custom resources that a replica takes of its node, as a JSON object such as "
         '`{"model_node": 1}`; they place replicas.',
@@ -313,56 +308,6 @@ class Settings(BaseSettings):
         description="Part of the replicas, in percent and rounded up, that are started before old "
         "ones are stopped when all are replaced. 0 where the cluster has no room for one more.",
     )
-
-    @field_validator("device")
-    @classmethod
-    def _check_device(cls, value: str) -> str:
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?(,cuda:\d+)*", value):
-            raise ValueError(
-                f"there is no device {value!r}; there are auto, cpu, cuda, cuda:N and lists such "
-                "as cuda:0,cuda:1"
-            )
-        return value
-
-    @field_validator("formats", mode="before")
-    @classmethod
-    def _read_formats(cls, value: object) -> object:
-        if isinstance(value, str):
-            names = [part.strip().lower() for part in value.split(",") if part.strip()]
-            value = tuple(dict.fromkeys(_OTHER_NAMES.get(name, name) for name in names))
-        if not value:
-            raise ValueError("no format is named, so no image would be taken")
-        return value
-
-    @field_validator("ray_resources", mode="before")
-    @classmethod
-    def _read_resources(cls, value: object) -> object:
-        if isinstance(value, str):
-            try:
-                return json.loads(value)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f'not a JSON object such as {{"model_node": 1}}: {error}'
-                ) from None
-        return value
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            if value.lstrip().startswith("[") or '"' in value or "'" in value:  # JSON, or quoted
-                plain = ",".join(re.findall(r"[^][\s\"',]+", value))
-                raise ValueError(f"write the origins with commas alone: {plain}")
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            if origin not in ("*", "null") and origin != (sent := browser_origin(origin)):
-                raise ValueError(f"{origin!r} matches no page; a browser sends {sent!r}")
-        return value
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
@@ -377,14 +322,15 @@ class Settings(BaseSettings):
             raise ValueError("a model replica on Ray has one device; set ray_min_replicas")
         if self.on == "local" and self.ray_address is not None:
             raise ValueError("ray_address is of no use to the service unless on is ray")
-        if self.ray_target_in_flight > self.ray_max_in_flight:
-            raise ValueError("ray_target_in_flight is above ray_max_in_flight: nothing would scale")
         if self.ray_gpus and self.device == "cpu":
             raise ValueError("ray_gpus are of no use to the device cpu")
         if self.on == "ray" and self.device.startswith("cuda") and not self.ray_gpus:
             raise ValueError("a model replica on Ray has a GPU only if ray_gpus says so")
-        if self.ray_max_replicas is not None and self.ray_max_replicas < self.ray_min_replicas:
+        least, most = self.ray_min_replicas, self.ray_max_replicas
+        if most is not None and most < least:
             raise ValueError("ray_max_replicas is below ray_min_replicas")
+        if most not in (None, least) and self.ray_target_in_flight > self.ray_max_in_flight:
+            raise ValueError("ray_target_in_flight is above ray_max_in_flight: nothing would scale")
         return self
 
 

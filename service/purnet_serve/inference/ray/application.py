@@ -52,12 +52,15 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
     """The settings of a replica, as values that JSON has.
 
     Its engine gets as many threads as Ray reserves processors for it, because Ray does not keep a
-    replica from using more.
+    replica from using more. A checkpoint's path is made absolute, because a replica starts in a
+    directory of Ray's choice.
     """
     values = settings.model_dump(mode="json", include=set(_OF_A_REPLICA))
     if settings.device == "auto":
         # A replica never computes on a GPU that Ray did not give it, or without one that it did.
         values["device"] = "cuda" if settings.ray_gpus else "cpu"
+    if settings.checkpoint is not None:
+        values["checkpoint"] = str(settings.checkpoint.absolute())
     values["engine_threads"] = settings.engine_threads or max(1, math.floor(settings.ray_cpus))
     return values
 

@@ -289,11 +289,13 @@ class RayBackend:
         others_since_s: float | None = None
         while True:
             status, digests = await self._observe()
-            if status is not None and status.failed:
+            if status is None:
+                raise StartupError("The application was deleted while its replicas started.")
+            if status.failed:
                 raise StartupError(status.reason)
             if self._model is not None and self._tier.digest in digests:
                 return
-            if self._model is None or status is None or not status.running:
+            if self._model is None or not status.running:
                 others_since_s = None
             elif others_since_s is None:
                 others_since_s = loop.time()

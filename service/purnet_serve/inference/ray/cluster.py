@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+from grpc import StatusCode
 from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import ActorAlreadyExistsError, RayActorError
@@ -48,6 +49,15 @@ STARTED_S = 30.0
 """Seconds that the end of a service waits for a Ray that is being started here, to end it too."""
 DESCRIBE_S = 5.0
 """Seconds that each replica may take to say how it is."""
+REFUSED = (
+    StatusCode.INVALID_ARGUMENT,
+    StatusCode.PERMISSION_DENIED,
+    StatusCode.RESOURCE_EXHAUSTED,
+    StatusCode.UNAUTHENTICATED,
+    StatusCode.UNIMPLEMENTED,
+)
+"""How gRPC says that a replica is there and takes no such call; another would not either. Ray
+answers RESOURCE_EXHAUSTED for messages beyond a size, not for a full replica."""
 
 log = logging.getLogger("purnet_serve.inference.ray")
 
@@ -190,7 +200,12 @@ class RayTier:
                 raise ReplicaLostError("The replica ended.") from None
             stream.cancel()
             raise
-        except (RayActorError, ReplicaUnavailableError, AioRpcError, StopAsyncIteration) as error:
+        except AioRpcError as error:
+            if error.code() in REFUSED:
+                log.exception("call refused")
+                raise InternalError("The model replica does not take the call.") from error
+            raise ReplicaLostError(f"The replica was lost: {error.code().name}.") from error
+        except (RayActorError, ReplicaUnavailableError, StopAsyncIteration) as error:
             raise ReplicaLostError(f"The replica was lost: {type(error).__name__}.") from error
         except BackPressureError as error:
             raise TierFullError(str(error)) from error

@@ -65,7 +65,7 @@ class ModelReplica:
         factory: str = PREDICTOR,
     ) -> None:
         """Return when the worker answers. Raises `StartupError`."""
-        self._ended = True  # until there is something to end
+        self._running = False
         # Here, because whoever only writes a config file imports this module without Ray.
         from ray.serve import get_replica_context
 
@@ -84,7 +84,7 @@ class ModelReplica:
         except BaseException:
             await self.stop()
             raise
-        self._ended = False
+        self._running = True
 
     async def predict(self, protocol: int, left_s: float, pixels: bytes) -> AsyncIterator[Message]:
         """Queue one image; the only item is its answer.
@@ -156,8 +156,8 @@ class ModelReplica:
         await asyncio.to_thread(self._metrics.stop)
 
     def __del__(self) -> Coroutine[Any, Any, None] | None:
-        """Ray Serve awaits what this gives, after the last request was answered."""
-        if self._ended:
+        """Ray Serve calls this after the last answer and awaits what it gives; then Python does."""
+        if not self._running:
             return None
-        self._ended = True
+        self._running = False
         return self.stop()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -87,6 +88,15 @@ def test_a_replica_is_given_nothing_of_the_server_s_own() -> None:
     assert Settings(**given).max_batch == 3
 
 
+def test_a_checkpoint_is_named_by_a_path_from_the_root(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = replica_settings(Settings(on="ray", checkpoint=Path("mine.safetensors")))
+    assert given["checkpoint"] == str(tmp_path / "mine.safetensors")
+    assert replica_settings(Settings(on="ray"))["checkpoint"] is None
+
+
 def test_the_digest_is_of_what_changes_replicas_and_of_nothing_else() -> None:
     def digest(factory: str = "a:b", **settings: Any) -> str:
         return deployed_digest(Settings(on="ray", **settings), factory)
@@ -120,12 +130,17 @@ def test_the_config_file_is_plain_and_starts_no_proxy_of_ray() -> None:
         {"ray_resources": {"model_node": -1}},
         {"ray_address": "head:6379"},
         {"ray_gpus": 1.5},
-        {"ray_target_in_flight": 100, "ray_max_in_flight": 8},
+        {"ray_max_replicas": 2, "ray_target_in_flight": 100, "ray_max_in_flight": 8},
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         Settings(**values)
+
+
+def test_a_target_means_nothing_where_the_number_of_replicas_is_fixed() -> None:
+    for most in (None, 1):
+        assert Settings(on="ray", ray_max_in_flight=2, ray_max_replicas=most).ray_max_in_flight == 2
 
 
 def test_resources_are_read_from_text_as_from_the_environment() -> None:

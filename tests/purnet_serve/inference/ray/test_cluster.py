@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import ActorAlreadyExistsError
 
-from purnet_serve.errors import StartupError
-from purnet_serve.inference.ray.cluster import RayTier
-from purnet_serve.inference.ray.tier import AppStatus
+from purnet_serve.errors import InternalError, StartupError
+from purnet_serve.inference.ray.cluster import REFUSED, RayTier
+from purnet_serve.inference.ray.tier import AppStatus, ReplicaLostError
 from purnet_serve.settings import Settings
 
 FACTORY = "fake_predictor:load"
@@ -113,3 +115,31 @@ async def test_what_somebody_else_deployed_meanwhile_is_left_alone(
     has(monkeypatch, found)
     await RayTier(SETTINGS, FACTORY).deploy(failed=failed)
     assert not versions
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (StatusCode.UNAVAILABLE, ReplicaLostError),
+        (StatusCode.CANCELLED, ReplicaLostError),
+        (StatusCode.INTERNAL, ReplicaLostError),
+        *((code, InternalError) for code in REFUSED),
+    ],
+)
+async def test_a_call_that_is_refused_is_told_from_a_replica_that_is_lost(
+    code: StatusCode, error: type[Exception]
+) -> None:
+    class Handle:
+        """Answers every call with what gRPC raises."""
+
+        def remote(self, *_: Any) -> Handle:
+            return self
+
+        async def __anext__(self) -> Any:
+            raise AioRpcError(code, Metadata(), Metadata())
+
+    tier = RayTier(SETTINGS, FACTORY)
+    tier._predict = Handle()
+    with pytest.raises(error):
+        await tier.predict(1.0, b"")
