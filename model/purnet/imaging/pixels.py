@@ -29,13 +29,13 @@ class PhotoPixels:
 
 
 def read_pixels(
-    source: bytes | Path, size: int, *, header: Header | None = None, reduced_jpeg: bool = False
+    source: bytes | Path, size: int, *, header: Header | None = None, reduced_jpeg: bool = True
 ) -> PhotoPixels:
     """Decode an image for a network that sees `size` by `size` pixels.
 
     Bilinear, antialiased when it shrinks. `header` is what `read_header` gave for it, if it was
-    read. With `reduced_jpeg` JPEGs of more than four times `size` are decoded at reduced scale, in
-    half of the time (docs/operating.md says what that changes).
+    read. JPEGs of at least four times `size` are decoded at reduced scale unless `reduced_jpeg` is
+    off, in half of the time (docs/operating.md says what that changes).
 
     Raises as `open_image` does.
     """

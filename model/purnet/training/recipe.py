@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Sequence
 from hashlib import sha256
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -190,8 +191,11 @@ class Recipe(Settings):
 
     @field_validator("stages")
     @classmethod
-    def _divisible(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+    def _fitting(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
         _check_sizes(stages, _strides(info))
+        for number, (before, stage) in enumerate(pairwise(stages), 2):
+            if before.attention and not stage.attention:
+                raise ValueError(f"stage {number} would drop the attention that the one before has")
         return stages
 
     @field_validator("level_weights")

@@ -109,7 +109,7 @@ def decode(
     input_size: int,
     header: Header,
     *,
-    reduced_jpeg: bool = False,
+    reduced_jpeg: bool = True,
 ) -> Decoded:
     """Decode an upload to (S, S, 3) uint8 RGB; `header` is that of `check_header`.
 

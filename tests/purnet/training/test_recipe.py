@@ -153,6 +153,15 @@ def test_squares_that_do_not_fit_the_variant_are_named(tmp_path: Path) -> None:
         load_recipe(path)
 
 
+def test_a_stage_that_would_drop_the_attention_before_it_is_named(tmp_path: Path) -> None:
+    (plain,) = tomllib.loads(TEXT)["stages"]
+    stages = [plain, plain | {"attention": True}, plain]
+    path = written(tmp_path, "stages", _toml(stages))
+    with pytest.raises(TrainingError, match="stages: stage 3 would drop the attention"):
+        load_recipe(path)
+    load_recipe(written(tmp_path, "stages", _toml(stages[:2])))
+
+
 def test_what_only_the_built_network_knows_is_checked_when_it_is_built(tmp_path: Path) -> None:
     path = written(tmp_path, "variant", '"timm/test_resnet"')
     recipe = load_recipe(path)

@@ -1,0 +1,124 @@
+"""What each part of PurNet is worth: `python -m benchmarks.ablation DATA OUT`.
+
+Trains the same network from ImageNet weights several times at a small size, each time with other
+parts, and scores the held-out pairs: MAE, weighted F and S. A difference that is not larger than
+that between seeds says nothing. Every run lies in a folder below OUT; the same command goes on
+where it was stopped, and prints a Markdown table of the runs that are done.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import purnet
+from purnet.data.pairs import Pair, read_truth
+from purnet.evaluation.metrics import score_image
+from purnet.evaluation.scoring import fitted
+from purnet.imaging import open_image
+from purnet.network.checkpoint import read, save
+from purnet.training.recipe import Recipe, load_recipe
+from purnet.training.sources import initial_weights, load_data
+from purnet.training.trainer import Trainer, TrainerOptions
+
+MAP_LOSSES = {"saliency": 1.0, "iou": 1.0}
+PROMOTION = {"promotion": 0.5}
+RECTIFICATION = {"object": 0.5, "error": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """One way to leave parts out."""
+
+    name: str
+    attention: bool
+    losses: Mapping[str, float]
+    """Beside `MAP_LOSSES`, with their weights."""
+
+
+ABLATIONS = {
+    "pyramid": Ablation("no attention", False, {}),
+    "untaught": Ablation("both attentions, without losses of their own", True, {}),
+    "promotion": Ablation("both, promotion with its loss", True, PROMOTION),
+    "rectification": Ablation("both, rectification with its losses", True, RECTIFICATION),
+    "both": Ablation("both with their losses", True, PROMOTION | RECTIFICATION),
+    "structure": Ablation(
+        "the same and the structure loss", True, PROMOTION | RECTIFICATION | {"structure": 0.5}
+    ),
+}
+
+
+def recipe_of(base: Recipe, ablation: Ablation, seed: int, iterations: int, size: int) -> Recipe:
+    """One stage of so many iterations at this size, otherwise as the last stage of `base`."""
+    values: dict[str, Any] = base.model_dump()
+    stage = values["stages"][-1] | {
+        "attention": ablation.attention,
+        "iterations": iterations,
+        "batch_size": 16,
+        "image_size": size,
+        "min_image_size": None,
+        "learning_rate": base.stages[0].learning_rate,
+        "warmup": iterations // 20,
+        "weights": MAP_LOSSES | ablation.losses,
+    }
+    # Averages of a short run, and one validation, at its end.
+    changed = {"seed": seed, "ema": 0.99, "epoch_samples": 16 * iterations, "stages": [stage]}
+    return Recipe.model_validate(values | changed)
+
+
+def score(checkpoint: Path, pairs: list[Pair], size: int) -> tuple[float, float, float]:
+    """Mean MAE, weighted F and S of the pairs' maps, computed at the size of the training."""
+    info, tensors = read(checkpoint)
+    sized = checkpoint.with_name("scored.safetensors")
+    save(tensors, sized, replace(info, input_size=size), half=False)
+    predictor = purnet.load(sized, device="cpu")
+    rows = []
+    for pair in pairs:
+        truth = read_truth(pair.mask)
+        one = score_image(fitted(predictor.predict(open_image(pair.image)), truth), truth)
+        rows.append((one.mae, one.weighted_f, one.s_measure))
+    mae, weighted_f, s_measure = np.mean(rows, axis=0).tolist()
+    return mae, weighted_f, s_measure
+
+
+def train(recipe: Recipe, data: Path, cache: Path, out: Path) -> list[Pair]:
+    """Train to the end, unless that was done; gives the pairs that were held out."""
+    pairs = load_data(recipe, data, cache, processes=2)
+    weights, digest = initial_weights(recipe, recipe.stages[0], init=None, backbone=None)
+    options = TrainerOptions(out=out, device=torch.device("cpu"))
+    Trainer(recipe, pairs, options).run(init=weights, init_sha256=digest)
+    return pairs.validation
+
+
+def main() -> None:
+    """Train and score by options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="folder that the recipe's sources lie in")
+    parser.add_argument("out", type=Path, help="folder of the runs")
+    parser.add_argument("--recipe", default="lite0", help="what is not ablated [lite0]")
+    parser.add_argument("--iterations", type=int, default=400)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
+    options = parser.parse_args()
+    base = load_recipe(options.recipe)
+    print("| parts | seed | MAE | weighted F | S |\n|---|---|---|---|---|", flush=True)
+    for seed in options.seeds:
+        for key in options.only:
+            ablation = ABLATIONS[key]
+            recipe = recipe_of(base, ablation, seed, options.iterations, options.size)
+            out = options.out / f"{key}-{seed}"
+            held_out = train(recipe, options.data, options.out / "superpixels", out)
+            scores = score(out / "stage1.safetensors", held_out, options.size)
+            numbers = " | ".join(f"{value:.4f}" for value in scores)
+            print(f"| {ablation.name} | {seed} | {numbers} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
