@@ -47,6 +47,8 @@ REACH_S = 10.0
 """Seconds in which the head of a cluster must take a connection."""
 STARTED_S = 30.0
 """Seconds that the end of a service waits for a Ray that is being started here, to end it too."""
+HANDLE_S = 5.0
+"""Seconds for a handle to end its threads."""
 DESCRIBE_S = 5.0
 """Seconds that each replica may take to say how it is."""
 REFUSED = (
@@ -254,6 +256,12 @@ class RayTier:
         if self._connecting is not None and self._settings.ray_address is None:
             # Its processes would outlive this one.
             await asyncio.wait([self._connecting], timeout=STARTED_S)
+        for handle in (self._handle, self._predict):
+            if handle is not None:
+                # Or its threads would go on to report to the cluster after the end.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(HANDLE_S):
+                        await handle.shutdown_async()
         if self._connected:
             await asyncio.to_thread(ray.shutdown)
         self._left.set()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
+from ray._private import auto_init_hook
 from ray.exceptions import ActorAlreadyExistsError
 
 from purnet_serve.errors import InternalError, StartupError
@@ -143,3 +144,21 @@ async def test_a_call_that_is_refused_is_told_from_a_replica_that_is_lost(
     tier._predict = Handle()
     with pytest.raises(error):
         await tier.predict(1.0, b"")
+
+
+@pytest.mark.anyio
+async def test_nothing_of_ray_goes_on_after_the_end() -> None:
+    ended: list[str] = []
+
+    class Handle:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def shutdown_async(self) -> None:
+            ended.append(self.name)
+
+    tier = RayTier(SETTINGS, FACTORY)
+    tier._handle, tier._predict = Handle("describe"), Handle("predict")
+    await tier.close()
+    assert ended == ["describe", "predict"]
+    assert not auto_init_hook.enable_auto_connect, "a late call would start a Ray of its own"
