@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -84,10 +83,6 @@ class RayTier:
         await asyncio.shield(self._connecting)
 
     def _connect(self) -> None:
-        # The Ray that is started here, and all it starts, tells nobody of itself.
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        # It would print the stack at SIGTERM, on which this process drains.
-        os.environ.setdefault("RAY_DISABLE_FAILURE_SIGNAL_HANDLER", "1")
         loggers = [logging.getLogger(name) for name in ("ray", "ray.serve")]
         for logger in loggers:
             # To the handlers of this process, as lines of its own format.

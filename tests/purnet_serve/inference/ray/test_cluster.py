@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from grpc import StatusCode
 from grpc.aio import AioRpcError, Metadata
-from ray._private import auto_init_hook
 from ray.exceptions import ActorAlreadyExistsError
 
 from purnet_serve.errors import InternalError, StartupError
@@ -161,4 +163,16 @@ async def test_nothing_of_ray_goes_on_after_the_end() -> None:
     tier._handle, tier._predict = Handle("describe"), Handle("predict")
     await tier.close()
     assert ended == ["describe", "predict"]
-    assert not auto_init_hook.enable_auto_connect, "a late call would start a Ray of its own"
+
+
+def test_ray_starts_nothing_by_itself_and_leaves_sigterm_alone() -> None:
+    # In a process of its own: Ray reads that when it is imported, which other tests do first.
+    lines = """
+from purnet_serve.inference.ray.cluster import RayTier
+from ray._private import auto_init_hook, ray_constants
+
+assert not auto_init_hook.enable_auto_connect
+assert ray_constants.RAY_DISABLE_FAILURE_SIGNAL_HANDLER
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    subprocess.run([sys.executable, "-c", lines], env=environment, check=True)

@@ -25,6 +25,7 @@ def test_what_it_starts_listens_on_loopback_but_for_replicas_and_ends_with_it() 
         assert open_to_all.pop().startswith("ray::ServeRepli")
         service.signal(signal.SIGTERM)
         assert service.wait() == 0
+        assert not [line for line in service.errors if "SIGTERM received" in line]
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert not alive
 
