@@ -39,12 +39,12 @@ async def test_every_series_is_there_before_the_first_request(live: Live) -> Non
     assert await series(live) == before
 
 
-async def test_ten_thousand_random_paths_make_no_series(live: Live) -> None:
+async def test_a_thousand_random_paths_make_no_series(live: Live) -> None:
     before = await series(live)
     dice = random.Random(4)
     reader, writer = await live.connect()
     letters = "abcdefghijklmnopqrstuvwxyz/._-%20"
-    for start in range(0, 10_000, 100):
+    for start in range(0, 1_000, 100):
         for _ in range(start, start + 100):
             path = "-" + "".join(dice.choices(letters, k=dice.randint(1, 30)))  # never "/"
             method = dice.choice(["GET", "POST", "PUT", "BREW", "HEAD"])
@@ -63,7 +63,7 @@ async def test_ten_thousand_random_paths_make_no_series(live: Live) -> None:
         or 0
         for status in ("400", "401", "404", "405")
     )
-    assert others == 10_000
+    assert others == 1_000
 
 
 async def test_a_request_is_counted_once_under_its_labels(live: Live) -> None:
