@@ -14,14 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from benchmarks import robustness
 
 import purnet
-from purnet.data.pairs import Pair, read_truth
-from purnet.evaluation.metrics import score_image
-from purnet.evaluation.scoring import fitted
-from purnet.imaging import open_image
+from purnet.data.pairs import Pair
 from purnet.network.checkpoint import read, save
 from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.sources import initial_weights, load_data
@@ -78,12 +75,7 @@ def score(checkpoint: Path, pairs: list[Pair], size: int) -> tuple[float, float,
     sized = checkpoint.with_name("scored.safetensors")
     save(tensors, sized, replace(info, input_size=size), half=False)
     predictor = purnet.load(sized, device="cpu")
-    rows = []
-    for pair in pairs:
-        truth = read_truth(pair.mask)
-        one = score_image(fitted(predictor.predict(open_image(pair.image)), truth), truth)
-        rows.append((one.mae, one.weighted_f, one.s_measure))
-    mae, weighted_f, s_measure = np.mean(rows, axis=0).tolist()
+    mae, weighted_f, s_measure, _ = robustness.score(predictor, pairs, lambda photo: photo)
     return mae, weighted_f, s_measure
 
 

@@ -25,7 +25,7 @@ from purnet.evaluation.metrics import score_image
 from purnet.evaluation.scoring import fitted
 from purnet.imaging import open_image
 
-Change = Callable[[Image.Image], bytes]
+Change = Callable[[Image.Image], bytes | Image.Image]
 
 FOUND_LEVEL = 128
 FOUND_PART = 0.01

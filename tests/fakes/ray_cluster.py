@@ -15,7 +15,7 @@ from unittest.mock import patch
 import psutil
 from fake_predictor import FACTORY
 from prometheus_client import CollectorRegistry
-from service_process import ROOT
+from service_process import PYTHONPATH
 
 from purnet_serve.inference.ray.backend import RayBackend
 from purnet_serve.observability.inference_metrics import InferenceMetrics
@@ -90,19 +90,13 @@ def ray_cluster(nodes: int, *, dashboard: bool = False) -> Iterator[RayCluster]:
     from ray.cluster_utils import Cluster
     from ray.serve.context import _set_global_client
 
-    paths = [str(ROOT / place) for place in ("model", "service", "tests/fakes")]
-    environment = {
-        # Replicas load the fake predictor by its name.
-        "PYTHONPATH": os.pathsep.join(paths),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",
-    }
     # Sockets lie in it, and their paths may not be long.
     folder = tempfile.mkdtemp(prefix="ray")
     head: dict[str, Any] = {**_node_options(), "temp_dir": folder, "include_dashboard": dashboard}
     if dashboard:
         head["dashboard_port"] = 0
-    with patch.dict(os.environ, environment):
+    # Replicas load the fake predictor by its name.
+    with patch.dict(os.environ, {"PYTHONPATH": PYTHONPATH}):
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             found = [cluster.head_node]

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
+PYTHONPATH = os.pathsep.join(str(ROOT / place) for place in ("model", "service", "tests/fakes"))
+"""Where another process finds what this one imports, the fakes among it."""
 START_S = 60.0
 END_S = 60.0
 
@@ -63,10 +65,9 @@ def running(
 ) -> Iterator[ServiceProcess]:
     """Run `python ARGUMENTS` with PURNET_* variables; killed at the end if it still lives."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PURNET_")}
-    paths = [str(ROOT / place) for place in ("model", "service", "tests/fakes")]
     # However busy the machine is, it is not what decides whether a request is accepted.
     patient = {"PURNET_TARGET_LATENCY_S": "60"}
-    variables = {**inherited, "PYTHONPATH": os.pathsep.join(paths), **patient, **environment}
+    variables = {**inherited, "PYTHONPATH": PYTHONPATH, **patient, **environment}
     with started([sys.executable, *arguments], variables, **popen or {}) as service:
         yield service
 

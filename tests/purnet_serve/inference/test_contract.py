@@ -64,22 +64,14 @@ def make_backend(nodes: int) -> Iterator[MakeBackend]:
     """`make(**settings)`: a backend of that kind, not started, with a replica on every node."""
     apps = count()
     with ExitStack() as stack:
-        address = stack.enter_context(ray_cluster(nodes)).address if nodes else None
+        cluster = stack.enter_context(ray_cluster(nodes)) if nodes else None
 
         def make(**settings: Any) -> Backend:
+            if cluster is not None:
+                app = f"app{next(apps)}"
+                return cluster.backend(ray_app=app, ray_min_replicas=nodes, **settings)
             metrics = InferenceMetrics(CollectorRegistry())
-            if not nodes:
-                return LocalBackend(Settings(**settings), metrics, factory=FACTORY)
-            from purnet_serve.inference.ray.cluster import RayTier
-
-            chosen = Settings(
-                on="ray",
-                ray_address=address,
-                ray_app=f"app{next(apps)}",
-                ray_min_replicas=nodes,
-                **settings,
-            )
-            return RayBackend(chosen, metrics, RayTier(chosen, FACTORY))
+            return LocalBackend(Settings(**settings), metrics, factory=FACTORY)
 
         yield make
 

@@ -220,7 +220,6 @@ def test_what_finds_no_room_is_refused_and_what_has_room_is_answered(
         ray_app="full",
         ray_cpus=0.5,
         ray_max_in_flight=2,
-        ray_target_in_flight=2,
         ray_max_queued=3,
     )
 
