@@ -16,12 +16,20 @@ Mask = NDArray[np.uint8]
 """One saliency map: (S, S) uint8, 255 = salient."""
 
 
+def side_of(pixels: Pixels) -> int:
+    """Side S of an image, in pixels. Raises `ValueError` for any that is not as `Pixels` says."""
+    side = len(pixels)
+    if pixels.dtype != np.uint8 or pixels.shape != (side, side, 3):
+        raise ValueError(f"{pixels.dtype} pixels of {pixels.shape}, not uint8 (S, S, 3)")
+    return side
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a client may know of the model that answers."""
 
     name: str
-    """Variant, e.g. `purnet-lite0`."""
+    """Variant, e.g. `purnet-lite0-s2`."""
     sha256: str
     """Hex digest of the checkpoint file; its first 12 digits are the model version."""
     input_size: int

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import numpy as np
-
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined
+from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined, side_of
 from purnet_serve.inference.batcher import Batcher
 from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
 from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor
@@ -131,11 +129,8 @@ class LocalBackend:
         reason = self._devices_unready_reason()
         if self._batcher is None or self._model is None or reason is not None:
             raise NotReadyError(reason or "The model is being loaded.")
-        size = self._model.input_size
-        if pixels.shape != (size, size, 3) or pixels.dtype != np.uint8:
-            raise ValueError(
-                f"{pixels.dtype} pixels of {pixels.shape}, not uint8 ({size}, {size}, 3)"
-            )
+        if side_of(pixels) != self._model.input_size:
+            raise ValueError(f"an image of {pixels.shape}, not of {self._model.input_size} pixels")
         return await self._batcher.predict(pixels, deadline_s)
 
     def expect(self, images: int) -> None:

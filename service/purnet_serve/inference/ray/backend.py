@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from purnet_serve.errors import (
     BusyError,
     DeadlineError,
@@ -22,7 +20,7 @@ from purnet_serve.errors import (
     StartupError,
     WorkerError,
 )
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined
+from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined, side_of
 from purnet_serve.inference.ray.messages import (
     OtherVersionError,
     ReplicaState,
@@ -161,10 +159,7 @@ class RayBackend:
         if self._model is None or reason is not None:
             kind = DrainingError if self._stopping else NotReadyError
             raise kind(reason or LOADING)
-        size, shape = self._model.input_size, pixels.shape
-        if pixels.dtype != np.uint8 or shape != (shape[0], shape[0], 3):
-            raise ValueError(f"{pixels.dtype} pixels of {shape}, not uint8 (S, S, 3)")
-        if shape[0] != size:
+        if side_of(pixels) != self._model.input_size:
             # It was decoded for the model before.
             raise NotReadyError("The model now takes images of another size.")
         now = asyncio.get_running_loop().time()
