@@ -78,9 +78,9 @@ evaluate: $(VENV)/.dev
 weights: $(VENV)/.dev
 	$(BIN)/purnet convert --half $(ARGS) $(foreach file,$(AVERAGE_WITH),--average-with $(file)) \
 		$(or $(lastword $(sort $(wildcard $(RUN)/stage*-best.safetensors))),$(error say which run: make weights RUN=runs/lite0)) \
-		model/purnet/weights/purnet-lite0.safetensors
-	rm -rf model/purnet/weights/purnet-lite0-openvino
-	$(BIN)/purnet export model/purnet/weights/purnet-lite0.safetensors -o model/purnet/weights/purnet-lite0-openvino
+		model/purnet/weights/purnet-lite0-s2.safetensors
+	rm -rf model/purnet/weights/purnet-lite0-s2-openvino
+	$(BIN)/purnet export model/purnet/weights/purnet-lite0-s2.safetensors -o model/purnet/weights/purnet-lite0-s2-openvino
 	$(BIN)/python docs/make_picture.py
 	$(BIN)/python docs/make_sample.py
 

@@ -24,9 +24,9 @@ from purnet.inference.openvino_engine import DEFAULT_EXPORT
 from purnet.inference.parity import agreement
 from purnet.inference.torch_engine import EagerEngine
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load
-from purnet.network.variants import get
+from purnet.network.variants import DEFAULT_VARIANT, get
 
-SIZE = get("purnet-lite0").input_size
+SIZE = get(DEFAULT_VARIANT).input_size
 JPEG_QUALITY = 90
 
 Mask = NDArray[np.uint8]

@@ -11,7 +11,7 @@ from benchmarks.peers.servers.options import MAX_BATCH
 import purnet
 from purnet.imaging import UInt8Array
 
-EXPORT = Path(purnet.__file__).parent / "weights" / "purnet-lite0-openvino" / "model.xml"
+EXPORT = Path(purnet.__file__).parent / "weights" / "purnet-lite0-s2-openvino" / "model.xml"
 
 
 def compiled(*, threads: int, hint: str) -> Any:

@@ -2,8 +2,8 @@
 
 | name | backbone | width | blocks | promotion | upsampling | for |
 |---|---|---|---|---|---|---|
-| `purnet-lite0` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
-| `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | sharper edges |
+| `purnet-lite0` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | softer edges |
+| `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
 | `purnet-resnet50` | ResNet-50, dilated | 128 | dense | softmax | transposed | released weights |
 | `purnet-vgg16` | VGG-16 | 128 | dense | softmax | transposed | the paper's other backbone |
 | `timm/<name>` | any timm features | 64 | separable | gates | bilinear | your own backbone |
@@ -39,7 +39,7 @@ from purnet.network.branches import (
 from purnet.network.purnet import AttentionSubnetwork, PurificationSubnetwork, PurNet
 from purnet.network.timm_backbone import TimmBackbone
 
-DEFAULT_VARIANT = "purnet-lite0"
+DEFAULT_VARIANT = "purnet-lite0-s2"
 
 
 @dataclass(frozen=True, slots=True)

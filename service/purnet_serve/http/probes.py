@@ -33,8 +33,10 @@ class Model(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    name: str = Field(description="Variant.", examples=["purnet-lite0"])
-    version: str = Field(description="As in `X-Model-Version`.", examples=["purnet-lite0@0123456"])
+    name: str = Field(description="Variant.", examples=["purnet-lite0-s2"])
+    version: str = Field(
+        description="As in `X-Model-Version`.", examples=["purnet-lite0-s2@01234"]
+    )
     sha256: str = Field(description="Digest of the checkpoint file, in hex.")
     input_size: int = Field(description="Side of the square the network sees.", examples=[320])
     device: str = Field(description="Where it runs.", examples=["cpu"])
