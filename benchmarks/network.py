@@ -26,7 +26,7 @@ from purnet.inference.torch_engine import EagerEngine, to_images, to_output
 from purnet.network import checkpoint
 from purnet.network.blocks import resize_logits
 from purnet.network.checkpoint import CheckpointInfo, load
-from purnet.network.variants import build, get
+from purnet.network.variants import DEFAULT_VARIANT, build, get
 
 Way = Callable[[], EngineOutput]
 
@@ -75,7 +75,7 @@ def random_checkpoint(variant: str, path: Path) -> None:
 def main() -> None:
     """Print a table: median milliseconds and how many times faster than `forward`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", default="purnet-lite0")
+    parser.add_argument("--variant", default=DEFAULT_VARIANT)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
