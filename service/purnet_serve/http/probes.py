@@ -35,7 +35,7 @@ class Model(BaseModel):
 
     name: str = Field(description="Variant.", examples=["purnet-lite0-s2"])
     version: str = Field(
-        description="As in `X-Model-Version`.", examples=["purnet-lite0-s2@01234"]
+        description="As in `X-Model-Version`.", examples=["purnet-lite0-s2@0123456789ab"]
     )
     sha256: str = Field(description="Digest of the checkpoint file, in hex.")
     input_size: int = Field(description="Side of the square the network sees.", examples=[320])
