@@ -81,7 +81,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     add("--mixes", default=",".join(MIXES), help="[%(default)s]")
     add(
-        "--factors", default="0.5,1,3", help="rates of the open loop, of our capacity [%(default)s]"
+        "--factors",
+        default="0.5,1,3",
+        help="rates of the open loop, of our capacity; '' for none [%(default)s]",
     )
     add("--rounds", type=int, default=3, help="[%(default)s]")
     add(
@@ -137,7 +139,7 @@ def _run(given: argparse.Namespace) -> None:
         mode=given.mode,
         tuning=given.tuning,
         mixes=given.mixes.split(","),
-        factors=[float(factor) for factor in given.factors.split(",")],
+        factors=[float(factor) for factor in given.factors.split(",") if factor],
         rounds=given.rounds,
         seconds=given.seconds,
         ramp_s=RAMP * good_s if given.ramp is None else given.ramp,

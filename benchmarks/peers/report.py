@@ -6,7 +6,15 @@ from pathlib import Path
 
 from benchmarks.peers.plots import overload_plot
 from benchmarks.peers.results import About, Run
-from benchmarks.peers.tables import View, closed_table, open_table, overload_table, table
+from benchmarks.peers.summary import summary_table
+from benchmarks.peers.tables import (
+    MIX_NAMES,
+    View,
+    closed_table,
+    open_table,
+    overload_table,
+    table,
+)
 
 INTRODUCTION = """# Benchmark
 
@@ -29,7 +37,8 @@ average, before anything was timed (rembg: only sizes).
 def write_report(runs: list[Run], page: Path) -> None:
     """Write the page, and its plots into a folder of its name beside it."""
     page.parent.mkdir(parents=True, exist_ok=True)
-    parts = [INTRODUCTION]
+    titles = [(_title(run), run) for run in runs]
+    parts = [INTRODUCTION, "\n".join(["## In short", "", *summary_table(titles)])]
     for number, run in enumerate(runs):
         parts.append(f"## {_title(run)}\n\n{_conditions(run)}\n")
         for mix in run.plan.mixes:
@@ -50,7 +59,7 @@ def section(view: View, plot: Path | None) -> str:
     files, kib = view.run.photos[view.mix]
     capacity = view.run.capacity_rps.get(view.mix, 0.0)
     lines = [
-        f"### {_mix(view.mix)}",
+        f"### {MIX_NAMES[view.mix]}",
         "",
         f"{files} photos of {kib:.0f} KiB on average. Our capacity: {capacity:.1f} masks/s.",
         "",
@@ -98,11 +107,6 @@ def _conditions(run: Run) -> str:
         f"rounds; {plan.seconds:g} s a step after {plan.ramp_s:g} s that are not counted, longer "
         f"with large photos; clients give up after {plan.timeout_s:g} s."
     )
-
-
-def _mix(mix: str) -> str:
-    names = {"small": "Small photos", "12mp": "Photos of 12 megapixels"}
-    return names.get(mix, "Mixed: one photo in eight of 12 megapixels")
 
 
 def _versions(about: About) -> str:

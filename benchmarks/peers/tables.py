@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from benchmarks.peers.peers import OURS
 from benchmarks.peers.results import Run, Step, percentile
 
+MIX_NAMES = {
+    "small": "Small photos",
+    "12mp": "Photos of 12 megapixels",
+    "mixed": "Mixed: one photo in eight of 12 megapixels",
+}
+
 
 @dataclass(frozen=True)
 class View:

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.peers.plan import Plan
 from benchmarks.peers.report import write_report
 from benchmarks.peers.results import About, Gate, Run, Start, Step, load_run
+from benchmarks.peers.summary import summary_table
 from benchmarks.peers.tables import ratios, spread
 
 
@@ -136,6 +137,35 @@ def test_the_page_says_what_overload_costs(page: Path):
     text = page.read_text()
     # None good at 3 times the capacity; half of what was accepted came too late for its client.
     assert row(text, "purnet", "0.0")[1:] == ["0.0", "30.0", "0%", "7000", "50.0%"]
+
+
+def test_the_page_begins_with_ours_beside_the_best_of_the_others(page: Path):
+    text = page.read_text()
+    what = "Server on one processor. Small photos"
+    assert row(text, what, "p50 of 1 client, ms")[2:] == [
+        "50.0", "mosec: 50.0", "1.00 (1.00 to 1.00)", "-",
+    ]  # fmt: skip
+    for name in ("masks/s of 16 clients", "masks/s of 16 clients, peers that batch"):
+        assert row(text, what, name)[2:] == ["30.0", "mosec: 10.0", "3.00 (2.00 to 4.00)", "-"]
+    assert row(text, what, "good/s (≤ 5 s) at 3 times our capacity")[2:4] == ["0.0", "mosec: 0.0"]
+
+
+def test_the_best_latency_is_the_least_and_another_network_is_not_compared(run: Run):
+    for peer, p50_ms in {"litserve": 40.0, "rembg": 1.0}.items():
+        run.peers[peer] = run.peers["mosec"]
+        run.steps.append(step(peer, 0, came_ms=[], clients=1, latencies_ms=[p50_ms]))
+    rows = summary_table([("Here", run)])
+    assert "litserve: 40.0" in rows[2]
+    assert "rembg" not in "".join(rows)
+
+
+def test_a_run_of_the_closed_loop_alone_has_a_page(run: Run, tmp_path: Path):
+    run.plan.factors = []
+    run.steps = [each for each in run.steps if each.factor is None]
+    write_report([run], tmp_path / "benchmark.md")
+    text = (tmp_path / "benchmark.md").read_text()
+    assert "30.0 (20.0 to 40.0)" in text
+    assert "good/s" not in text
 
 
 def test_the_page_names_settings_versions_and_gate(page: Path):
