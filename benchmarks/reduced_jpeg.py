@@ -4,6 +4,9 @@ Photos of a data set with their truths are enlarged to 12 megapixels, as a camer
 them: sharpened, with grain. Each is decoded in full and at reduced scale, and both masks are scored
 against the truth at its own size. `FOLDER` has the layout of DUTS-TR; photos are taken in the order
 of a checksum of their names.
+
+`FOLDER --look SHEET` takes the large JPEGs of any folder as they are, and draws each of them beside
+its two masks, to be looked at.
 """
 
 from __future__ import annotations
@@ -21,11 +24,13 @@ from PIL import Image
 import purnet
 from purnet.evaluation.metrics import score_image
 from purnet.imaging import read_pixels, resize_mask
+from purnet.imaging.pixels import DRAFT_FACTOR
 
 PIXELS = 12_000_000
 QUALITY = 92
 GRAIN = 5.0
 """Standard deviation in levels of 255."""
+ROW_HEIGHT = 200
 SCORES = ("mae", "weighted_f", "s_measure")
 
 Levels = NDArray[np.uint8]
@@ -52,27 +57,60 @@ def pairs(folder: Path, most: int) -> list[tuple[Path, Path]]:
     return [(photo, masks / f"{photo.stem}.png") for photo in photos[:most]]
 
 
+def both_masks(predictor: purnet.Predictor, data: bytes) -> list[Levels]:
+    """Masks of a JPEG that is decoded in full, and at reduced scale."""
+    return [
+        predictor.run(
+            read_pixels(data, predictor.input_size, reduced_jpeg=reduced).pixels[None]
+        ).masks[0]
+        for reduced in (False, True)
+    ]
+
+
+def look(predictor: purnet.Predictor, folder: Path, sheet: Path) -> None:
+    """Draw photo | mask in full | mask at reduced scale of each JPEG that would be reduced."""
+    rows = []
+    for path in sorted(folder.rglob("*.jpg")):
+        with Image.open(path) as photo:
+            if min(photo.size) < DRAFT_FACTOR * predictor.input_size:
+                continue
+            size = round(photo.width * ROW_HEIGHT / photo.height), ROW_HEIGHT
+            pictures = [photo.convert("RGB").resize(size)]
+        masks = both_masks(predictor, path.read_bytes())
+        apart = np.abs(masks[0].astype(int) - masks[1]).mean()
+        print(f"{path.stem}: {apart:.2f}/255 apart")
+        pictures += [Image.fromarray(mask).resize(size).convert("RGB") for mask in masks]
+        rows.append(np.concatenate(pictures, axis=1))
+    width = max((row.shape[1] for row in rows), default=0)
+    if not rows:
+        raise SystemExit(f"No JPEG below {folder} is large enough to be decoded at reduced scale.")
+    filled = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
+    Image.fromarray(np.concatenate(filled)).save(sheet)
+
+
 def main() -> None:
-    """Score, and print the means and how far apart they are."""
+    """Score, and print the means and how far apart they are; or draw."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--most", type=int, default=500, help="photos [%(default)s]")
     parser.add_argument("--skip", type=int, default=0, help="of them, from the first [%(default)s]")
     parser.add_argument("--out", type=Path, help="file for a line of JSON a photo")
+    parser.add_argument("--look", type=Path, metavar="SHEET", help="draw masks into this file")
     options = parser.parse_args()
     cv2.setNumThreads(1)
     predictor = purnet.load()
+    if options.look is not None:
+        look(predictor, options.folder, options.look)
+        return
     rng = np.random.default_rng(0)
     grain = rng.normal(0, GRAIN, PIXELS + 100_000).round().clip(-127, 127).astype(np.int8)
     rows: list[tuple[list[float], list[float], float]] = []
     for number, (photo, mask) in enumerate(pairs(options.folder, options.most)[options.skip :]):
         truth = np.asarray(Image.open(mask).convert("L"))
         data = enlarged(np.asarray(Image.open(photo).convert("RGB")), grain, number)
-        maps, scores = [], []
-        for reduced in (False, True):
-            pixels = read_pixels(data, predictor.input_size, reduced_jpeg=reduced).pixels
-            maps.append(predictor.run(pixels[None]).masks[0])
-            levels = resize_mask(maps[-1], (truth.shape[1], truth.shape[0]))
+        maps, scores = both_masks(predictor, data), []
+        for map_ in maps:
+            levels = resize_mask(map_, (truth.shape[1], truth.shape[0]))
             score = score_image(levels, truth)
             scores.append([float(getattr(score, name)) for name in SCORES])
         apart = float(np.abs(maps[0].astype(int) - maps[1]).mean())
