@@ -81,9 +81,9 @@ def look(predictor: purnet.Predictor, folder: Path, sheet: Path) -> None:
         print(f"{path.stem}: {apart:.2f}/255 apart")
         pictures += [Image.fromarray(mask).resize(size).convert("RGB") for mask in masks]
         rows.append(np.concatenate(pictures, axis=1))
-    width = max((row.shape[1] for row in rows), default=0)
     if not rows:
         raise SystemExit(f"No JPEG below {folder} is large enough to be decoded at reduced scale.")
+    width = max(row.shape[1] for row in rows)
     filled = [np.pad(row, ((0, 4), (0, width - row.shape[1]), (0, 0))) for row in rows]
     Image.fromarray(np.concatenate(filled)).save(sheet)
 

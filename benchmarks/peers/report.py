@@ -39,8 +39,8 @@ def write_report(runs: list[Run], page: Path) -> None:
     page.parent.mkdir(parents=True, exist_ok=True)
     titles = [(_title(run), run) for run in runs]
     parts = [INTRODUCTION, "\n".join(["## In short", "", *summary_table(titles)])]
-    for number, run in enumerate(runs):
-        parts.append(f"## {_title(run)}\n\n{_conditions(run)}\n")
+    for number, (title, run) in enumerate(titles):
+        parts.append(f"## {title}\n\n{_conditions(run)}\n")
         for mix in run.plan.mixes:
             view = View(run, mix)
             if not view.peers():

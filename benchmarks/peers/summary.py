@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from benchmarks.peers.environments import BASELINE
 from benchmarks.peers.peers import OURS, PEERS
 from benchmarks.peers.plan import CLIENTS
-from benchmarks.peers.results import Run, Step, percentile
-from benchmarks.peers.tables import MIX_NAMES, View, ratios, table
+from benchmarks.peers.results import Run, Step
+from benchmarks.peers.tables import MIX_NAMES, View, p50_ms, ratios, table
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def _rows(view: View) -> Iterator[list[str]]:
 
 def _measures(run: Run) -> Iterator[Measure]:
     within_s = run.plan.good_s
-    yield Measure("p50 of 1 client, ms", "1 client", lambda s: percentile(s.latencies_ms, 50), min)
+    yield Measure("p50 of 1 client, ms", "1 client", p50_ms, min)
     yield Measure(
         f"masks/s of {CLIENTS} clients", f"{CLIENTS} clients", lambda step: step.masks_rps
     )

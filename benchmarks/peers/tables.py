@@ -70,8 +70,8 @@ def closed_table(view: View) -> list[str]:
         rows.append(
             [
                 peer,
-                spread(_p50(step) or 0.0 for step in idle if step.latencies_ms),
-                ratios(view.steps(OURS, "1 client"), idle, _p50),
+                spread(p50_ms(step) or 0.0 for step in idle if step.latencies_ms),
+                ratios(view.steps(OURS, "1 client"), idle, p50_ms),
                 spread(step.masks_rps for step in busy),
                 ratios(view.steps(OURS, full), busy, lambda step: step.masks_rps),
                 spread((s.cpu_ms_per_mask for s in idle if s.cpu_ms_per_mask is not None), ".0f"),
@@ -188,7 +188,8 @@ def table(head: list[str], rows: list[list[str]], *, numbers: int) -> list[str]:
     return [*(f"| {' | '.join(line)} |" for line in lines), ""]
 
 
-def _p50(step: Step) -> float | None:
+def p50_ms(step: Step) -> float | None:
+    """Median latency of the masks of a step; None of none."""
     return percentile(step.latencies_ms, 50)
 
 
