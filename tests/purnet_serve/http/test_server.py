@@ -243,3 +243,20 @@ def test_sockets_send_at_once_and_have_a_timeout() -> None:
             assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             if hasattr(socket, "TCP_USER_TIMEOUT"):
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="page faults are read from Linux")
+def test_the_memory_of_a_photo_is_used_again_for_the_next() -> None:
+    photo = encoded(scene(640, 480), "JPEG")
+
+    def page_faults(pid: int) -> int:
+        # Behind the name, which may have spaces: field 10 of proc(5), minflt.
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[7])
+
+    with fake_service() as (service, url), httpx.Client(trust_env=False) as client:
+        for _ in range(20):
+            client.post(f"{url}/v1/mask", content=photo).raise_for_status()
+        before = page_faults(service.process.pid)
+        for _ in range(20):
+            client.post(f"{url}/v1/mask", content=photo).raise_for_status()
+        assert (page_faults(service.process.pid) - before) / 20 < 50
