@@ -75,8 +75,7 @@ def score(checkpoint: Path, pairs: list[Pair], size: int) -> tuple[float, float,
     sized = checkpoint.with_name("scored.safetensors")
     save(tensors, sized, replace(info, input_size=size), half=False)
     predictor = purnet.load(sized, device="cpu")
-    mae, weighted_f, s_measure, _ = robustness.score(predictor, pairs, lambda photo: photo)
-    return mae, weighted_f, s_measure
+    return robustness.mean_scores(robustness.score(predictor, pairs, lambda photo: photo))
 
 
 def train(recipe: Recipe, data: Path, cache: Path, out: Path) -> list[Pair]:

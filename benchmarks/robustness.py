@@ -1,17 +1,19 @@
 """How well masks hold for photos as people send them: `python -m benchmarks.robustness DUTS-TR`.
 
 Takes the held-out pairs of a data set that training used (`is_held_out`), changes each photo in
-one way and scores its mask, brought to the truth's size, by MAE, weighted F and S. Then it cuts
-from the same photos parts in which nothing is salient and counts in how many something is found.
-Prints a Markdown table.
+one way and scores its mask, brought to the truth's size, by MAE, weighted F and S; photos as they
+are also by the size of their object. Then it cuts from the same photos parts in which nothing is
+salient and counts in how many something is found. Prints a Markdown table.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,8 @@ FOUND_LEVEL = 128
 FOUND_PART = 0.01
 """Something is found where this part of the pixels is at or above `FOUND_LEVEL`."""
 SEED = 1
+OBJECT_PARTS = (0.0, 0.05, 0.15, 0.3, 0.5, 1.0)
+"""Bounds of the classes of objects, as parts of the photo."""
 
 
 def jpeg(photo: Image.Image, quality: int = 95, **options: object) -> bytes:
@@ -58,7 +62,6 @@ def turned(photo: Image.Image) -> bytes:
 
 
 CHANGES: dict[str, Change] = {
-    "as it is": jpeg,
     "64 pixels": shrunk,
     "12 megapixels": enlarged,
     "turned by EXIF": turned,
@@ -79,16 +82,53 @@ def is_found(mask: np.ndarray) -> bool:
     return bool((mask >= FOUND_LEVEL).mean() >= FOUND_PART)
 
 
-def score(predictor: purnet.Predictor, pairs: list[Pair], change: Change) -> list[float]:
-    """Mean MAE, weighted F and S of changed photos, and in which part something is found."""
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What came of one photo."""
+
+    mae: float
+    weighted_f: float
+    s_measure: float
+    found: bool
+    object_part: float
+    """Of the photo, that the object of the truth takes."""
+
+
+def score(predictor: purnet.Predictor, pairs: list[Pair], change: Change) -> list[Scored]:
+    """Scores of changed photos, in the order of the pairs."""
     rows = []
     for pair in pairs:
         truth = read_truth(pair.mask)
         mask = fitted(predictor.predict(change(open_image(pair.image))), truth)
         one = score_image(mask, truth)
-        rows.append((one.mae, one.weighted_f, one.s_measure, is_found(mask)))
-    means: list[float] = np.mean(rows, axis=0).tolist()
-    return means
+        part = float((truth >= FOUND_LEVEL).mean())
+        rows.append(Scored(one.mae, one.weighted_f, one.s_measure, is_found(mask), part))
+    return rows
+
+
+def mean_scores(rows: list[Scored]) -> tuple[float, float, float]:
+    """MAE, weighted F and S."""
+    means = np.mean([(row.mae, row.weighted_f, row.s_measure) for row in rows], axis=0)
+    mae, weighted_f, s_measure = means.tolist()
+    return mae, weighted_f, s_measure
+
+
+def by_object(rows: list[Scored]) -> dict[str, list[Scored]]:
+    """Scores by the size of the object, named for the table."""
+    classes = {}
+    for least, below in pairwise(OBJECT_PARTS):
+        those = [row for row in rows if least < row.object_part <= below]
+        classes[f"object of {least:.0%} to {below:.0%} of the photo ({len(those)})"] = those
+    return classes
+
+
+def table_row(name: str, rows: list[Scored]) -> str:
+    """A line of the table; empty cells where no photo is."""
+    if not rows:
+        return f"| {name} | | | | |"
+    mae, weighted_f, s_measure = mean_scores(rows)
+    found = sum(row.found for row in rows) / len(rows)
+    return f"| {name} | {mae:.4f} | {weighted_f:.4f} | {s_measure:.4f} | {found:.1%} |"
 
 
 def score_backgrounds(predictor: purnet.Predictor, pairs: list[Pair]) -> tuple[int, float, float]:
@@ -116,9 +156,12 @@ def main() -> None:
     predictor = purnet.load(options.checkpoint, device="cpu")
     print(f"{len(pairs)} photos, {predictor.variant}, sha256 {predictor.sha256[:16]}\n")
     print("| photo | MAE | weighted F | S | something found |\n|---|---|---|---|---|")
+    rows = score(predictor, pairs, jpeg)
+    print(table_row("as it is", rows), flush=True)
+    for name, those in by_object(rows).items():
+        print(table_row(name, those))
     for name, change in CHANGES.items():
-        mae, weighted_f, s_measure, found = score(predictor, pairs, change)
-        print(f"| {name} | {mae:.4f} | {weighted_f:.4f} | {s_measure:.4f} | {found:.1%} |")
+        print(table_row(name, score(predictor, pairs, change)), flush=True)
     count, mean, found = score_backgrounds(predictor, pairs)
     name = f"a part of it without an object ({count}, sides from {LEAST_BACKGROUND:.0%})"
     print(f"| {name} | {mean:.4f} | | | {found:.1%} |")
