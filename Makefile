@@ -18,6 +18,7 @@ DATA ?= $(PURNET_DATA)
 
 VENV := .venv
 BIN := $(VENV)/bin
+WEIGHTS := model/purnet/weights/purnet-lite0-s2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) --constraint constraints.txt
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.
@@ -78,9 +79,9 @@ evaluate: $(VENV)/.dev
 weights: $(VENV)/.dev
 	$(BIN)/purnet convert --half $(ARGS) $(foreach file,$(AVERAGE_WITH),--average-with $(file)) \
 		$(or $(lastword $(sort $(wildcard $(RUN)/stage*-best.safetensors))),$(error say which run: make weights RUN=runs/lite0)) \
-		model/purnet/weights/purnet-lite0-s2.safetensors
-	rm -rf model/purnet/weights/purnet-lite0-s2-openvino
-	$(BIN)/purnet export model/purnet/weights/purnet-lite0-s2.safetensors -o model/purnet/weights/purnet-lite0-s2-openvino
+		$(WEIGHTS).safetensors
+	rm -rf $(WEIGHTS)-openvino
+	$(BIN)/purnet export $(WEIGHTS).safetensors -o $(WEIGHTS)-openvino
 	$(BIN)/python docs/make_picture.py
 	$(BIN)/python docs/make_sample.py
 
