@@ -81,7 +81,7 @@ class Booking:
     deadline_s: float
     """When nobody waits for it any longer; not before `due_s`."""
     order_s: float
-    """Its place in the order: when it is due, earlier for one that may wait for long."""
+    """Its place in the order: when it is due, or before, for one that may wait for long."""
     long: bool
     """Whether it may wait for longer than the target."""
     expected_s: float
@@ -98,8 +98,9 @@ class Schedule:
     """Bookings in the order in which they are due, and the places in the pipeline.
 
     A request whose time is longer than the target may wait, but would take the place of those that
-    may not, if enough of them came first. So such requests get their place in the order as if every
-    second answer were theirs; no more are accepted than can be answered so.
+    may not, if enough of them came first. So such requests are planned at every second answer, and
+    one that would be late at that pace is refused, unless all that wait are answered within the
+    target anyway.
     """
 
     def __init__(self, target_s: float) -> None:
@@ -145,12 +146,14 @@ class Schedule:
         and would not learn that it has become faster.
         """
         rate, long = self.rate, due_s - now > self.target_s
-        order_s = due_s if rate is None or not long else self._order_of_long(now, rate)
+        planned_s = due_s if rate is None or not long else self._plan_long(now, rate)
+        order_s = min(due_s, planned_s)
         place = bisect_right(self._waiting, order_s, key=_order)
         booking = Booking(due_s, deadline_s, order_s, long, 0.0)
         if rate is not None:
             ahead = self.active + sum(not self._waiting[index].skipped for index in range(place))
             if self.ahead:
+                self._check_pace(now, due_s, planned_s)
                 self._check(now, booking, place, ahead, rate)
             booking.expected_s = rate.latency_s + ahead * rate.interval_s
             for index in range(place, len(self._waiting)):
@@ -195,10 +198,18 @@ class Schedule:
         if answered and booking.asked_s is not None and now > booking.began_s:
             self._learn(now, booking, booking.asked_s, booking.began_s)
 
-    def _order_of_long(self, now: float, rate: AnswerRate) -> float:
+    def _plan_long(self, now: float, rate: AnswerRate) -> float:
         """After the target, and two answers after the last other one of those that may wait."""
-        last_s = max((other.order_s for other in self._waiting if other.long), default=0.0)
-        return max(now + self.target_s, last_s + 2 * rate.interval_s)
+        long = (other.order_s for other in self._waiting if other.long and not other.skipped)
+        return max(now + self.target_s, max(long, default=0.0) + 2 * rate.interval_s)
+
+    def _check_pace(self, now: float, due_s: float, planned_s: float) -> None:
+        """Raises `TooLateError` if a request is due before it is planned and others wait for long.
+
+        While all are answered within the target, it takes no place that another would need.
+        """
+        if planned_s > due_s and self.estimate_s() > self.target_s:
+            raise TooLateError(planned_s - now, due_s - now)
 
     def _check(
         self, now: float, booking: Booking, place: int, ahead: int, rate: AnswerRate
@@ -206,8 +217,6 @@ class Schedule:
         """Raises `TooLateError` if the booking, at this place, or one after it would be late."""
         allowed_s = booking.due_s - now
         estimate_s = rate.until_answered_s(ahead)
-        if booking.long:
-            estimate_s = max(estimate_s, booking.order_s - now)
         if estimate_s > allowed_s:
             raise TooLateError(estimate_s, allowed_s)
         interval_s = rate.stretch * rate.interval_s

@@ -219,6 +219,38 @@ def test_those_that_may_wait_get_every_second_answer():
     assert short.order_s == 9.0
 
 
+@given(allowed=st.lists(st.integers(1, 60).map(lambda half: half / 2), min_size=2, max_size=2))
+def test_of_requests_alike_as_many_are_accepted_if_they_allow_more_time(allowed):
+    def accepted(allowed_s: float) -> int:
+        schedule = exact(target_s=5.0)
+        for number in range(100):
+            try:
+                book(schedule, allowed_s)
+            except TooLateError:
+                return number
+        return 100
+
+    assert accepted(min(allowed)) <= accepted(max(allowed))
+
+
+def test_one_that_may_wait_little_longer_than_the_target_is_not_behind_those_that_may_wait_long():
+    schedule = exact(target_s=10.0)
+    patient = [book(schedule, 100) for _ in range(4)]
+    hasty = book(schedule, 11)
+    assert order(schedule) == [patient[0], hasty, *patient[1:]]
+
+
+def test_an_upload_that_does_not_come_keeps_nobody_from_waiting_long():
+    schedule = exact(target_s=5.0)
+    running = book(schedule, 10)
+    assert schedule.next(0.0) is running
+    for _ in range(10):
+        schedule.book(0.0, 60, 60)
+    schedule.end(0.0, running, answered=False)
+    assert schedule.next(0.0) is None  # their turn came, and none of them is here
+    assert [book(schedule, 60).order_s for _ in range(2)] == [5.0, 7.0]
+
+
 # --- what is learnt
 
 
