@@ -23,6 +23,7 @@ from PIL import Image, ImageEnhance, ImageOps
 import purnet
 from purnet.data.copy_paste import LEAST_BACKGROUND, find_background
 from purnet.data.pairs import Pair, find_pairs, is_held_out, read_truth
+from purnet.errors import ModelError
 from purnet.evaluation.metrics import score_image
 from purnet.evaluation.scoring import fitted
 from purnet.imaging import open_image
@@ -152,11 +153,14 @@ def main() -> None:
     parser.add_argument("--at-most", type=int, help="take the first pairs only")
     options = parser.parse_args()
     keep = partial(is_held_out, percent=options.percent)
-    pairs = find_pairs(options.dataset, keep=keep).pairs[: options.at_most]
-    predictor = purnet.load(options.checkpoint, device="cpu")
+    try:
+        pairs = find_pairs(options.dataset, keep=keep).pairs[: options.at_most]
+        predictor = purnet.load(options.checkpoint, device="cpu")
+    except ModelError as error:
+        raise SystemExit(str(error)) from None
     print(f"{len(pairs)} photos, {predictor.variant}, sha256 {predictor.sha256[:16]}\n")
     print("| photo | MAE | weighted F | S | something found |\n|---|---|---|---|---|")
-    rows = score(predictor, pairs, jpeg)
+    rows = score(predictor, pairs, lambda photo: photo)
     print(table_row("as it is", rows), flush=True)
     for name, those in by_object(rows).items():
         print(table_row(name, those))

@@ -29,8 +29,10 @@ average, before anything was timed (rembg: only sizes).
   it. Clients give up after a while; work done for nobody counts as processor time, which is that of
   all processes of a server.
 - Rounds go through the peers in turn. Figures are medians of rounds, with the least and the most
-  in brackets; a ratio compares the same round. Percentiles are of the requests of all rounds.
-- Everything ran on one machine over 127.0.0.1, and nothing else on it.
+  in brackets. A ratio compares the same round: it is the median of the rounds' ratios, which may
+  differ from the ratio of two medians. Percentiles are of the requests of all rounds.
+- Everything ran on one machine over 127.0.0.1, and nothing else on it. The machine itself is faster
+  in one hour than in another, by up to 40 %: compare ratios, never figures of two runs.
 """
 
 
@@ -91,7 +93,7 @@ def setups(runs: list[Run]) -> str:
 def _title(run: Run) -> str:
     where = "server on one processor" if run.plan.mode == "core0" else "server on all processors"
     what = f", answers wanted within {run.plan.good_s:g} s" if run.plan.tuning == "deadline" else ""
-    return where.capitalize() + what
+    return f"{where.capitalize()}{what} ({run.began}, {run.commit})"
 
 
 def _conditions(run: Run) -> str:

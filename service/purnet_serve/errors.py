@@ -79,7 +79,7 @@ class BadRequestError(ServiceError):
 
 
 class ParameterError(BadRequestError):
-    """A query parameter, form field or header is unknown, given twice or out of range."""
+    """A parameter or form field is unknown, or it or `X-Timeout-Ms` given twice or out of range."""
 
     code, title = "bad_parameter", "Bad parameter"
 

@@ -59,7 +59,7 @@ def train(
         from purnet.inference.torch_engine import resolve_device
         from purnet.io import make_folder
         from purnet.training.recipe import load_recipe
-        from purnet.training.sources import initial_weights, load_data
+        from purnet.training.sources import check_sources, initial_weights, load_data
         from purnet.training.trainer import Trainer, TrainerOptions
 
         console = Console(stderr=True)
@@ -69,8 +69,6 @@ def train(
         for folder in written:
             if folder.resolve().is_relative_to(data.resolve()):
                 raise TrainingError(f"{folder} lies in the data folder, which is never written to")
-        for folder in written:
-            make_folder(folder)
         place = resolve_device(device)
         if processes is None:
             # A GPU is faster than one process that decodes; a CPU is busy with training itself.
@@ -78,6 +76,9 @@ def train(
         weights, weights_sha256 = initial_weights(
             settings, settings.stages[stages[0]], init=init, backbone=backbone_weights
         )
+        check_sources(settings, data)
+        for folder in written:
+            make_folder(folder)
         with Progress(console=console) as progress:
             pairs = load_data(
                 settings,

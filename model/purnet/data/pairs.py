@@ -92,8 +92,8 @@ def find_pairs(folder: Path, *, keep: Callable[[str], bool] = lambda _stem: True
     Files whose stem `keep` does not take are passed over without being read. Every other one is
     decoded once, in threads, so that a run of hours does not stop at a broken one. A file that is
     broken, has no partner or another size than its partner is skipped and named. Raises
-    `DatasetError` when nothing is left, saying which layouts are known, and for a folder that
-    cannot be read.
+    `DatasetError` when nothing is left, and for a folder that has no known layout or cannot be
+    read.
     """
     check_folder(folder)
     found = next(_layouts_in(folder), None)
@@ -114,10 +114,8 @@ def find_pairs(folder: Path, *, keep: Callable[[str], bool] = lambda _stem: True
     empty = [pair.mask for pair, (_, is_empty) in zip(pairs, found_in, strict=True) if is_empty]
     if not whole:
         what = "; ".join(f"{path.name} {reason}" for path, reason in skipped[:3])
-        what = what or "both are empty, or hold no file that is asked for"
-        raise DatasetError(
-            f"{folder} has the layout {layout} but no usable pair: {what}. {_known_layouts()}"
-        )
+        what = what or "its folders are empty, or hold no file that is asked for"
+        raise DatasetError(f"{folder} has the layout {layout} but no usable pair: {what}.")
     return Pairs(folder, layout, whole, skipped, empty)
 
 

@@ -123,7 +123,9 @@ def saved_maps(predictions: Path, truth: Path, *, resize: bool) -> ImageSet:
             other_sizes.append(f"{maps[stem].name} is {w}x{h}, its truth {truth_w}x{truth_h}")
         cases.append(Case(stem, masks[stem], photos.get(stem), maps[stem]))
     if not cases:
-        raise EvaluationError(f"No map in {predictions} has the name of a mask in {truth}.")
+        unread = _listed([f"{path.name} {reason}" for path, reason in left_out if path.is_file()])
+        why = f"No map in {predictions} has the name of a mask in {truth} and can be read"
+        raise EvaluationError(f"{why}: {unread}." if unread else f"{why}.")
     if other_sizes and not resize:
         raise EvaluationError(f"Sizes differ (--resize fits the maps): {_listed(other_sizes)}.")
     missing = sorted(masks.keys() - maps.keys())

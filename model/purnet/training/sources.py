@@ -34,6 +34,17 @@ class TrainingData:
     """Masks in which nothing is salient."""
 
 
+def check_sources(recipe: Recipe, root: Path) -> None:
+    """Raise `DatasetError` that names every source of a recipe that is no folder below `root`."""
+    missing = [str(root / source.folder) for source in recipe.sources]
+    missing = [folder for folder in missing if not Path(folder).is_dir()]
+    if missing:
+        raise DatasetError(
+            f"the recipe takes photos from {', '.join(missing)}, not there or no folder; "
+            "docs/training.md says what its sources hold"
+        )
+
+
 def load_data(
     recipe: Recipe,
     root: Path,

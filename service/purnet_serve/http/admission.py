@@ -67,7 +67,7 @@ class Admission:
         most_requests = self._settings.max_requests_in_flight
         most_bytes, most_body = self._settings.max_bytes_in_flight, self._settings.max_body_bytes
         if self.requests >= most_requests:
-            detail = "As many requests as this service holds are in flight."
+            detail = "The service already holds as many requests as it may; try again."
             raise BusyError(detail, limit=most_requests)
         reserved = most_body if content_length is None else min(content_length, most_body)
         if self.bytes + reserved > most_bytes:
@@ -120,7 +120,7 @@ class Admission:
         self._draining = True
 
     def _too_many_bytes(self) -> TooManyBytesError:
-        detail = "As many bytes as this service holds are in flight."
+        detail = "The service already holds as many bytes of uploads as it may; try again."
         return TooManyBytesError(detail, limit=self._settings.max_bytes_in_flight)
 
     def abort_all(self, error: ServiceError) -> None:

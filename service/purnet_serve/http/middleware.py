@@ -181,12 +181,12 @@ class RequestMiddleware:
         service.admission.admit(context, content_length(headers))
         upload = UploadStream(receive, context, settings.max_body_bytes)
         try:
-            wanted = headers.get(TIMEOUT_HEADER)
+            wanted = headers.getlist(TIMEOUT_HEADER)
             timeout_s = parse_timeout_s(wanted, settings.timeout_s, settings.max_timeout_s)
             context.deadline = context.arrived + timeout_s
             if headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
-            service.turns.book(context, None if wanted is None else timeout_s)
+            service.turns.book(context, timeout_s if wanted else None)
             await context.run(_answer(handler, scope, upload.next, send))
         finally:
             upload.close()

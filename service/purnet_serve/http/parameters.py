@@ -85,10 +85,12 @@ def prefers_webp(accept: str) -> bool:
     return weights.get("image/webp", 0.0) > png
 
 
-def parse_timeout_s(value: str | None, default_s: float, most_s: float) -> float:
-    """`X-Timeout-Ms` in seconds, or the default. Raises `ParameterError`."""
-    if value is None:
+def parse_timeout_s(values: Sequence[str], default_s: float, most_s: float) -> float:
+    """`X-Timeout-Ms` in seconds, or the default where it was not sent. Raises `ParameterError`."""
+    require_single([(TIMEOUT_HEADER, value) for value in values])
+    if not values:
         return default_s
+    (value,) = values
     try:
         return _whole_number(value, MIN_TIMEOUT_MS, int(most_s * 1000)) / 1000
     except PydanticCustomError as error:

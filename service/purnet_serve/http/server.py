@@ -86,7 +86,7 @@ def listen(settings: Settings) -> socket.socket:
     try:
         sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise StartupError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+        raise StartupError(f"cannot listen on {host} port {port}: {_reason(error)}") from error
     # Accepted sockets inherit both options. asyncio sets the first only on sockets that were made
     # with an explicit protocol; without it each answer's body waits for the peer's delayed ACK.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -95,6 +95,11 @@ def listen(settings: Settings) -> socket.socket:
         timeout_ms = int(settings.send_timeout_s * 1000)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, timeout_ms)
     return sock
+
+
+def _reason(error: OSError) -> str:
+    """Why a port could not be bound; the text of asyncio's own has the address once more."""
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 @contextmanager
@@ -109,7 +114,7 @@ def metrics_server(settings: Settings, registry: CollectorRegistry) -> Iterator[
     try:
         server, thread = start_http_server(port, settings.host, registry)
     except OSError as error:
-        raise StartupError(f"cannot listen on metrics port {port}: {error.strerror}") from error
+        raise StartupError(f"cannot listen on metrics port {port}: {_reason(error)}") from error
     try:
         log.info("metrics", extra={"port": server.server_port})
         yield server.server_port

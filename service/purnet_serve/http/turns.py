@@ -46,8 +46,8 @@ class Turns:
             request.booking = schedule.book(now, due, request.deadline)
         except TooLateError as late:
             raise WouldBeLateError(
-                f"The answer would come in about {late.estimate_s:.1f} s, and may take "
-                f"{late.allowed_s:.1f} s.",
+                f"The answer would take about {late.estimate_s:.2f} s; this request allows "
+                f"{late.allowed_s:.2f} s.",
                 limit=round(late.allowed_s, 3),
                 actual=round(late.estimate_s, 3),
                 retry_after_s=max(1, math.ceil(late.estimate_s - late.allowed_s)),

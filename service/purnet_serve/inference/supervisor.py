@@ -34,6 +34,12 @@ RECOVERY_BATCHES = 100
 """Full batches after which one image or stream more is tried again after out of memory."""
 
 
+def backoff_s(failures: int) -> float:
+    """Seconds before a restart after so many failures in a row, which may be thousands."""
+    seconds = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2.0 ** min(failures - 2, 30))
+    return seconds if failures > 1 else 0.0
+
+
 class DeviceState(Enum):
     """What a supervisor does now. Whether the device counts as ready is `unready_reason`."""
 
@@ -127,7 +133,7 @@ class DeviceSupervisor:
 
     def start(self) -> None:
         """Begin to bring up a worker."""
-        self._lifecycle = self._loop.create_task(self._run(None))
+        self._begin_lifecycle(None)
 
     def adopt(self, worker: Worker) -> None:
         """Serve with a worker that was loaded beside, from now on; the device must be idle.
@@ -137,12 +143,25 @@ class DeviceSupervisor:
         self._end_lifecycle()
         self._consecutive_failures = 0
         self._begin_serving(worker)
-        self._lifecycle = self._loop.create_task(self._run(worker))
+        self._begin_lifecycle(worker)
 
     def close(self) -> None:
         """Send off the worker, or end the attempt to load one."""
         self._end_lifecycle()
         self.state = DeviceState.CLOSED
+
+    def _begin_lifecycle(self, worker: Worker | None) -> None:
+        self._lifecycle = self._loop.create_task(self._run(worker))
+        self._lifecycle.add_done_callback(self._on_lifecycle_end)
+
+    def _on_lifecycle_end(self, lifecycle: asyncio.Task[None]) -> None:
+        """It ends when it is cancelled; a fault of ours must not end it unseen."""
+        if not lifecycle.cancelled() and (fault := lifecycle.exception()) is not None:
+            log.critical("device given up", exc_info=fault, extra={"device": self.spec.device})
+            self._end_lifecycle()
+            self.state = DeviceState.FAILED
+            self.unready_reason = f"The device was given up: {fault!r}"
+            self._on_change()
 
     def _end_lifecycle(self) -> None:
         self._cancel_timers()
@@ -227,12 +246,9 @@ class DeviceSupervisor:
         self.unready_reason = reason
 
     async def _back_off(self) -> None:
-        """The first time not at all, then longer and longer."""
         self._enter(DeviceState.BACKING_OFF)
         self._on_change()
-        failures = self._consecutive_failures
-        delay_s = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** (failures - 2)) if failures > 1 else 0
-        await asyncio.sleep(delay_s)
+        await asyncio.sleep(backoff_s(self._consecutive_failures))
         self._metrics.restarted()
 
     def _enter(self, state: DeviceState) -> None:
@@ -340,10 +356,8 @@ class DeviceSupervisor:
 
     def _recover_limits(self, worker: Worker, batch: Batch) -> None:
         """Out of memory may have been another process's doing: try a little more after a while."""
-        fewer_images, fewer_streams = (
-            self._max_batch < worker.max_batch,
-            self._streams < worker.streams,
-        )
+        fewer_images = self._max_batch < worker.max_batch
+        fewer_streams = self._streams < worker.streams
         full = len(batch) >= self._max_batch and len(worker.begun) + 1 >= self._streams
         if not full or not (fewer_images or fewer_streams):
             return

@@ -138,3 +138,14 @@ def test_training_needs_torch_torchvision_numpy_and_pillow_alone(options: dict[s
     subprocess.run([sys.executable, "-c", code, "train", *arguments], check=True)
     assert (options["--out"] / "stage1.safetensors").exists()
     assert not (options["--out"] / "curves.png").exists()
+
+
+def test_all_sources_that_are_not_there_are_named_and_nothing_is_made(
+    options: dict[str, Path], tmp_path: Path
+) -> None:
+    sources = '[{ folder = "." }, { folder = "people" }, { folder = "scenes" }]'
+    recipe = RECIPE.replace('[{ folder = "." }]', sources)
+    options["--recipe"].write_text(recipe)
+    message = refusal(options)
+    assert all(str(options["--data"] / name) in message for name in ("people", "scenes"))
+    assert not options["--out"].exists()

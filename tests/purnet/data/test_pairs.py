@@ -194,7 +194,7 @@ def test_a_file_that_is_not_kept_is_passed_over_whatever_is_wrong_with_it(tmp_pa
 def test_empty_folders_are_an_error(tmp_path):
     (tmp_path / "image").mkdir()
     (tmp_path / "mask").mkdir()
-    with pytest.raises(DatasetError, match="both are empty"):
+    with pytest.raises(DatasetError, match="its folders are empty"):
         find_pairs(tmp_path)
 
 

@@ -125,6 +125,13 @@ def test_folders_without_one_stem_in_common_are_an_error(disk, tmp_path):
         saved_maps(tmp_path / "empty", disk.truth, resize=False)
 
 
+def test_truths_that_cannot_be_read_are_why_nothing_is_scored(disk):
+    for path in disk.truth.iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(EvaluationError, match=r"can be read: good\.png cannot be read"):
+        saved_maps(disk.predictions, disk.truth, resize=False)
+
+
 def test_a_missing_folder_is_an_error(disk, tmp_path):
     with pytest.raises(DatasetError, match="nowhere is not a folder"):
         saved_maps(tmp_path / "nowhere", disk.truth, resize=False)

@@ -245,6 +245,13 @@ async def test_a_bad_timeout_is_named(live: Live, value: str) -> None:
     assert (answer.status_code, answer.json()["parameter"]) == (400, "X-Timeout-Ms")
 
 
+async def test_a_timeout_is_given_once(live: Live) -> None:
+    twice = [("X-Timeout-Ms", "5000"), ("X-Timeout-Ms", "200")]
+    answer = await live.client.post("/v1/mask", content=PHOTO, headers=twice)
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+    assert "more than once" in answer.json()["detail"]
+
+
 async def test_the_deadline_reaches_the_backend(live: Live) -> None:
     live.backend.gate.clear()
     answer = await live.client.post("/v1/mask", content=PHOTO, headers={"X-Timeout-Ms": "100"})

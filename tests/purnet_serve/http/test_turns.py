@@ -112,7 +112,7 @@ def test_a_refusal_says_the_estimate_the_time_allowed_and_when_to_come_again(
     # others are due later.
     assert (error.limit, error.actual) == (1.0, 2.4)
     assert error.retry_after_s == 2
-    assert error.detail == "The answer would come in about 2.4 s, and may take 1.0 s."
+    assert error.detail == "The answer would take about 2.40 s; this request allows 1.00 s."
     service.request("patient", 2.5)
 
 

@@ -15,6 +15,7 @@ from purnet_serve.inference.supervisor import (
     MAX_BACKOFF_S,
     RECOVERY_BATCHES,
     DeviceState,
+    backoff_s,
 )
 
 DONE = (
@@ -254,6 +255,14 @@ def test_the_first_restart_comes_at_once_and_later_ones_wait(harness):
     assert processes() == 3
     harness.loop.advance(0.1 * FIRST_BACKOFF_S)
     assert processes() == 4
+
+
+@pytest.mark.parametrize(
+    ("failures", "seconds"),
+    [(0, 0), (1, 0), (2, 1), (3, 2), (6, 16), (7, 30), (8, 30), (1_000_000, 30)],
+)
+def test_attempts_go_on_however_often_they_failed(failures, seconds):
+    assert backoff_s(failures) == seconds
 
 
 def test_a_worker_that_loads_for_ever_is_ended(make_harness):

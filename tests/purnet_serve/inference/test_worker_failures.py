@@ -7,7 +7,7 @@ import signal
 import pytest
 from fake_predictor import CROWD, Act, Behaviour, image
 
-from purnet_serve.errors import WorkerError
+from purnet_serve.errors import NotReadyError, WorkerError
 from purnet_serve.inference import shared_memory as shared
 from purnet_serve.inference.protocol import Done, Loaded, encode
 from purnet_serve.inference.spawn import EXIT_TIMEOUT_S, REAP_TIMEOUT_S
@@ -308,3 +308,18 @@ def test_a_canary_with_a_non_finite_mask_replaces_the_worker(harness):
     call = harness.send(1)
     harness.work()
     assert harness.numbers([call]) == [1]
+
+
+def test_a_fault_of_ours_in_a_restart_is_logged_and_makes_the_device_unready(
+    harness, monkeypatch, caplog
+):
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(harness.backend._devices[0]._metrics, "restarted", fail)
+    harness.workers.last.die(-signal.SIGKILL)
+    call = harness.send(1)
+    harness.work()
+    assert harness.numbers([call]) == [NotReadyError]
+    assert "a fault" in harness.backend.unready_reason()
+    assert [record.levelname for record in caplog.records if "given up" in record.message]
