@@ -141,7 +141,7 @@ def test_the_page_says_what_overload_costs(page: Path):
 
 def test_the_page_begins_with_ours_beside_the_best_of_the_others(page: Path):
     text = page.read_text()
-    what = "Server on one processor. Small photos"
+    what = "Server on one processor (2026-01-02 03:04, abc1234). Small photos"
     assert row(text, what, "p50 of 1 client, ms")[2:] == [
         "50.0", "mosec: 50.0", "1.00 (1.00 to 1.00)", "-",
     ]  # fmt: skip
