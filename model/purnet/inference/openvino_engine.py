@@ -135,8 +135,8 @@ class OpenVinoEngine:
     """A compiled network: preprocessing, network, sigmoid and truncation are in the graph.
 
     Every image is computed by itself. One that comes while nothing runs gets all threads; those
-    that come together get a stream each, of one thread: threads that share an image cost a fifth
-    more processor time. May be called from `streams` threads at one time.
+    that come together get a stream each, of one thread: threads that share an image take a
+    quarter more processor time. May be called from `streams` threads at one time.
 
     `lone` and `streamed` are the same network, compiled for one request with all threads and for
     `streams` requests. Each takes (1, S, S, 3) uint8 and gives a mask (1, S, S) uint8 and a flag

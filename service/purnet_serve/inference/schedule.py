@@ -14,11 +14,11 @@ WEIGHT = 0.1
 """Of the newest answer in what is known of the speed: about the last ten answers count."""
 IN_TIME = 0.995
 """Part of the requests that must take no longer than was expected of them."""
-STRETCH_STEP = 0.05
+MARGIN_STEP = 0.05
 """By how much of the expected time one request that took longer makes the next ones be expected."""
-MOST_STRETCH = 2.0
+MOST_MARGIN = 2.0
 """So that at least half of the time that clients allow is used, whatever was late."""
-FIRST_STRETCH = 1.2
+FIRST_MARGIN = 1.2
 LEAST_LATENCIES = 3.0
 """The target is at least as many times what a request takes that has the service for itself."""
 
@@ -38,27 +38,31 @@ class AnswerRate:
     """Seconds from one answer to the next while requests wait."""
     latency_s: float
     """Seconds in the pipeline of a request that has it for itself."""
-    stretch: float = FIRST_STRETCH
+    margin: float = FIRST_MARGIN
     """What expected times are multiplied by, so that nearly all requests take no longer."""
 
     def answered(self, pipeline_s: float, active: float, places: float) -> None:
-        """Learn from a request: its seconds in a pipeline with `active` of `places` taken."""
-        alone_at_most_s = pipeline_s / active
-        self.interval_s = _closer(self.interval_s, pipeline_s / places, alone_at_most_s)
-        self.latency_s = _closer(self.latency_s, alone_at_most_s, pipeline_s)
+        """Learn from a request: its seconds in a pipeline with `active` of `places` taken.
 
-    def compare(self, took_s: float, expected_s: float) -> None:
-        """Learn from what a request took, and was expected to take without `stretch`.
+        Its part of them, `shared_s`, is what an answer takes if the pipeline is full and more if it
+        is not; and one request takes at least as long as its part.
+        """
+        shared_s = pipeline_s / active
+        self.interval_s = _closer(self.interval_s, pipeline_s / places, shared_s)
+        self.latency_s = _closer(self.latency_s, shared_s, pipeline_s)
+
+    def learn_margin(self, took_s: float, expected_s: float) -> None:
+        """Learn from what a request took, and was expected to take without `margin`.
 
         A stochastic approximation of the quantile `IN_TIME` (Robbins and Monro, 1951).
         """
-        late = took_s > self.stretch * expected_s
+        late = took_s > self.margin * expected_s
         step = IN_TIME if late else IN_TIME - 1
-        self.stretch = min(MOST_STRETCH, max(1.0, self.stretch + STRETCH_STEP * step))
+        self.margin = min(MOST_MARGIN, max(1.0, self.margin + MARGIN_STEP * step))
 
     def until_answered_s(self, ahead: int) -> float:
         """Seconds until a request is answered that has `ahead` others before it."""
-        return self.stretch * (self.latency_s + ahead * self.interval_s)
+        return self.margin * (self.latency_s + ahead * self.interval_s)
 
 
 class TooLateError(Exception):
@@ -82,10 +86,10 @@ class Booking:
     """When nobody waits for it any longer; not before `due_s`."""
     order_s: float
     """Its place in the order: when it is due, or before, for one that may wait for long."""
-    long: bool
+    beyond_target: bool
     """Whether it may wait for longer than the target."""
     expected_s: float
-    """Seconds it is expected to take, without `AnswerRate.stretch`; 0: unknown."""
+    """Seconds it is expected to take, without `AnswerRate.margin`; 0: unknown."""
     asked_s: float | None = None
     """When it became ready to begin: its upload is here."""
     skipped: bool = False
@@ -145,11 +149,11 @@ class Schedule:
         One that is the only one is always accepted: the service can do nothing better meanwhile,
         and would not learn that it has become faster.
         """
-        rate, long = self.rate, due_s - now > self.target_s
-        planned_s = due_s if rate is None or not long else self._plan_long(now, rate)
+        rate, beyond_target = self.rate, due_s - now > self.target_s
+        planned_s = due_s if rate is None or not beyond_target else self._plan(now, rate)
         order_s = min(due_s, planned_s)
         place = bisect_right(self._waiting, order_s, key=_order)
-        booking = Booking(due_s, deadline_s, order_s, long, 0.0)
+        booking = Booking(due_s, deadline_s, order_s, beyond_target, 0.0)
         if rate is not None:
             ahead = self.active + sum(not self._waiting[index].skipped for index in range(place))
             if self.ahead:
@@ -198,10 +202,12 @@ class Schedule:
         if answered and booking.asked_s is not None and now > booking.began_s:
             self._learn(now, booking, booking.asked_s, booking.began_s)
 
-    def _plan_long(self, now: float, rate: AnswerRate) -> float:
+    def _plan(self, now: float, rate: AnswerRate) -> float:
         """After the target, and two answers after the last other one of those that may wait."""
-        long = (other.order_s for other in self._waiting if other.long and not other.skipped)
-        return max(now + self.target_s, max(long, default=0.0) + 2 * rate.interval_s)
+        planned = (
+            other.order_s for other in self._waiting if other.beyond_target and not other.skipped
+        )
+        return max(now + self.target_s, max(planned, default=0.0) + 2 * rate.interval_s)
 
     def _check_pace(self, now: float, due_s: float, planned_s: float) -> None:
         """Raises `TooLateError` if a request is due before it is planned and others wait for long.
@@ -219,7 +225,7 @@ class Schedule:
         estimate_s = rate.until_answered_s(ahead)
         if estimate_s > allowed_s:
             raise TooLateError(estimate_s, allowed_s)
-        interval_s = rate.stretch * rate.interval_s
+        interval_s = rate.margin * rate.interval_s
         without_s = now + rate.until_answered_s(ahead)
         for index in range(place, len(self._waiting)):
             other = self._waiting[index]
@@ -241,7 +247,7 @@ class Schedule:
         # One that hardly waited says what one photo costs, not how well a wait is foretold.
         if booking.expected_s > 2 * self.rate.latency_s:
             # Without the time in which its upload came: that is up to the client.
-            self.rate.compare(now - asked_s, booking.expected_s)
+            self.rate.learn_margin(now - asked_s, booking.expected_s)
 
     def _count(self, now: float, change: int) -> None:
         self._integral += self.active * (now - self._counted_s)

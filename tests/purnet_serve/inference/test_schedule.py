@@ -12,7 +12,7 @@ from simulated_service import Seen, SimulatedService, poisson
 
 from purnet_serve.inference.schedule import (
     LEAST_LATENCIES,
-    MOST_STRETCH,
+    MOST_MARGIN,
     AnswerRate,
     Booking,
     Schedule,
@@ -47,7 +47,7 @@ def good_a_second(seen: list[Seen], start_s: float, end_s: float) -> float:
 def exact(latency_s: float = 1.0, interval_s: float = 1.0, target_s: float = 100.0) -> Schedule:
     """One that takes what it is told for exact."""
     schedule = Schedule(target_s)
-    schedule.rate = AnswerRate(interval_s, latency_s, stretch=1.0)
+    schedule.rate = AnswerRate(interval_s, latency_s, margin=1.0)
     schedule.places = 1
     return schedule
 
@@ -273,39 +273,39 @@ def test_an_answer_bounds_interval_and_latency(pipeline_s, active, interval_s, l
     assert rate.latency_s == pytest.approx(latency_s)
 
 
-def test_the_stretch_is_what_all_but_few_requests_keep_to():
+def test_the_margin_is_what_all_but_few_requests_keep_to():
     chance = random.Random(1)
     rate = AnswerRate(1.0, 1.0)
     later = 0
     for number in range(20_000):
         took_s = chance.uniform(0.5, 1.5)
-        later += number >= 10_000 and took_s > rate.stretch
-        rate.compare(took_s, 1.0)
+        later += number >= 10_000 and took_s > rate.margin
+        rate.learn_margin(took_s, 1.0)
     assert later <= 100
-    assert rate.stretch == pytest.approx(1.5, abs=0.06)
+    assert rate.margin == pytest.approx(1.5, abs=0.06)
 
 
-def test_the_stretch_is_learnt_from_those_that_waited():
+def test_the_margin_is_learnt_from_those_that_waited():
     schedule = exact()
     assert schedule.rate is not None
     alone, *waited = [book(schedule, 100) for _ in range(9)]
     assert schedule.next(0.0) is alone
     schedule.end(1.3, alone, answered=True)
-    assert schedule.rate.stretch == 1.0
+    assert schedule.rate.margin == 1.0
     for booking in waited:
         assert schedule.next(20.0) is booking
         schedule.end(21.0, booking, answered=True)
-    assert schedule.rate.stretch > 1.0
+    assert schedule.rate.margin > 1.0
 
 
-def test_the_stretch_is_bounded():
+def test_the_margin_is_bounded():
     rate = AnswerRate(1.0, 1.0)
     for _ in range(1000):
-        rate.compare(50.0, 1.0)
-    assert rate.stretch == MOST_STRETCH
+        rate.learn_margin(50.0, 1.0)
+    assert rate.margin == MOST_MARGIN
     for _ in range(100_000):
-        rate.compare(0.1, 1.0)
-    assert rate.stretch == 1.0
+        rate.learn_margin(0.1, 1.0)
+    assert rate.margin == 1.0
 
 
 # --- the whole of it
