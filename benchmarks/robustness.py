@@ -24,7 +24,7 @@ import purnet
 from purnet.data.copy_paste import LEAST_BACKGROUND, find_background
 from purnet.data.pairs import Pair, find_pairs, is_held_out, read_truth
 from purnet.errors import ModelError
-from purnet.evaluation.metrics import score_image
+from purnet.evaluation.metrics import TRUTH_ABOVE, score_image
 from purnet.evaluation.scoring import fitted
 from purnet.imaging import open_image
 
@@ -102,7 +102,7 @@ def score(predictor: purnet.Predictor, pairs: list[Pair], change: Change) -> lis
         truth = read_truth(pair.mask)
         mask = fitted(predictor.predict(change(open_image(pair.image))), truth)
         one = score_image(mask, truth)
-        part = float((truth >= FOUND_LEVEL).mean())
+        part = float((truth > TRUTH_ABOVE).mean())
         rows.append(Scored(one.mae, one.weighted_f, one.s_measure, is_found(mask), part))
     return rows
 
