@@ -1,9 +1,10 @@
 """How well masks hold for photos as people send them: `python -m benchmarks.robustness DUTS-TR`.
 
 Takes the held-out pairs of a data set that training used (`is_held_out`), changes each photo in
-one way and scores its mask, brought to the truth's size, by MAE, weighted F and S; photos as they
-are also by the size of their object. Then it cuts from the same photos parts in which nothing is
-salient and counts in how many something is found. Prints a Markdown table.
+one way and scores its mask, brought to the truth's size, by MAE, weighted F, S and, cut at
+`FOUND_LEVEL`, intersection over union; photos as they are also by the size of their object. Then
+it cuts from the same photos parts in which nothing is salient and counts in how many something is
+found. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ import purnet
 from purnet.data.copy_paste import LEAST_BACKGROUND, find_background
 from purnet.data.pairs import Pair, find_pairs, is_held_out, read_truth
 from purnet.errors import ModelError
-from purnet.evaluation.metrics import TRUTH_ABOVE, score_image
+from purnet.evaluation.metrics import TRUTH_ABOVE, ImageScore, score_image
 from purnet.evaluation.scoring import fitted
-from purnet.imaging import open_image
+from purnet.imaging import UInt8Array, open_image
 
 Change = Callable[[Image.Image], bytes | Image.Image]
 
 FOUND_LEVEL = 128
 FOUND_PART = 0.01
-"""Something is found where this part of the pixels is at or above `FOUND_LEVEL`."""
+"""Something is found where this part of the pixels is at or above `FOUND_LEVEL`, of 255."""
 SEED = 1
 OBJECT_PARTS = (0.0, 0.05, 0.15, 0.3, 0.5, 1.0)
 """Bounds of the classes of objects, as parts of the photo."""
@@ -72,24 +73,31 @@ CHANGES: dict[str, Change] = {
 }
 
 
-def background(photo: Image.Image, truth: np.ndarray) -> Image.Image | None:
+def background(photo: Image.Image, truth: UInt8Array) -> Image.Image | None:
     """A part of a photo where nothing is salient; None where a few tries find none."""
     box = find_background(Image.fromarray(truth))
     return None if box is None else photo.crop(box)
 
 
-def is_found(mask: np.ndarray) -> bool:
+def is_found(mask: UInt8Array) -> bool:
     """Whether a mask shows anything."""
     return bool((mask >= FOUND_LEVEL).mean() >= FOUND_PART)
+
+
+def iou(mask: UInt8Array, truth: UInt8Array) -> float:
+    """Intersection over union of mask and truth, both cut; 1 where both are empty."""
+    cut, salient = mask >= FOUND_LEVEL, truth > TRUTH_ABOVE
+    union = np.count_nonzero(cut | salient)
+    return float(np.count_nonzero(cut & salient) / union) if union else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
     """What came of one photo."""
 
-    mae: float
-    weighted_f: float
-    s_measure: float
+    score: ImageScore
+    iou: float
+    """Of the mask, cut at `FOUND_LEVEL`, with the truth."""
     found: bool
     object_part: float
     """Of the photo, that the object of the truth takes."""
@@ -101,15 +109,15 @@ def score(predictor: purnet.Predictor, pairs: list[Pair], change: Change) -> lis
     for pair in pairs:
         truth = read_truth(pair.mask)
         mask = fitted(predictor.predict(change(open_image(pair.image))), truth)
-        one = score_image(mask, truth)
         part = float((truth > TRUTH_ABOVE).mean())
-        rows.append(Scored(one.mae, one.weighted_f, one.s_measure, is_found(mask), part))
+        rows.append(Scored(score_image(mask, truth), iou(mask, truth), is_found(mask), part))
     return rows
 
 
 def mean_scores(rows: list[Scored]) -> tuple[float, float, float]:
     """MAE, weighted F and S."""
-    means = np.mean([(row.mae, row.weighted_f, row.s_measure) for row in rows], axis=0)
+    scores = [row.score for row in rows]
+    means = np.mean([(one.mae, one.weighted_f, one.s_measure) for one in scores], axis=0)
     mae, weighted_f, s_measure = means.tolist()
     return mae, weighted_f, s_measure
 
@@ -126,10 +134,12 @@ def by_object(rows: list[Scored]) -> dict[str, list[Scored]]:
 def table_row(name: str, rows: list[Scored]) -> str:
     """A line of the table; empty cells where no photo is."""
     if not rows:
-        return f"| {name} | | | | |"
+        return f"| {name} | | | | | |"
     mae, weighted_f, s_measure = mean_scores(rows)
+    overlap = sum(row.iou for row in rows) / len(rows)
     found = sum(row.found for row in rows) / len(rows)
-    return f"| {name} | {mae:.4f} | {weighted_f:.4f} | {s_measure:.4f} | {found:.1%} |"
+    numbers = " | ".join(f"{value:.4f}" for value in (mae, weighted_f, s_measure, overlap))
+    return f"| {name} | {numbers} | {found:.1%} |"
 
 
 def score_backgrounds(predictor: purnet.Predictor, pairs: list[Pair]) -> tuple[int, float, float]:
@@ -159,7 +169,7 @@ def main() -> None:
     except ModelError as error:
         raise SystemExit(str(error)) from None
     print(f"{len(pairs)} photos, {predictor.variant}, sha256 {predictor.sha256[:16]}\n")
-    print("| photo | MAE | weighted F | S | something found |\n|---|---|---|---|---|")
+    print("| photo | MAE | weighted F | S | IoU | something found |\n|---|---|---|---|---|---|")
     rows = score(predictor, pairs, lambda photo: photo)
     print(table_row("as it is", rows), flush=True)
     for name, those in by_object(rows).items():
@@ -168,7 +178,7 @@ def main() -> None:
         print(table_row(name, score(predictor, pairs, change)), flush=True)
     count, mean, found = score_backgrounds(predictor, pairs)
     name = f"a part of it without an object ({count}, sides from {LEAST_BACKGROUND:.0%})"
-    print(f"| {name} | {mean:.4f} | | | {found:.1%} |")
+    print(f"| {name} | {mean:.4f} | | | | {found:.1%} |")
 
 
 if __name__ == "__main__":

@@ -2,16 +2,27 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from benchmarks.robustness import CHANGES, Scored, by_object, is_found, mean_scores, table_row
+from benchmarks.robustness import (
+    CHANGES,
+    Scored,
+    by_object,
+    iou,
+    is_found,
+    mean_scores,
+    table_row,
+)
 from photos import scene
 
+from purnet.evaluation.metrics import score_image
 from purnet.imaging import read_pixels
 
 pytestmark = pytest.mark.needs_torch
 
 
 def scored(part: float, mae: float = 0.1) -> Scored:
-    return Scored(mae, 0.5, 0.25, True, part)
+    truth = np.zeros((8, 8), np.uint8)
+    score = score_image(truth, truth)._replace(mae=mae, weighted_f=0.5, s_measure=0.25)
+    return Scored(score, iou=0.75, found=True, object_part=part)
 
 
 def test_each_photo_is_in_one_class_of_object_sizes() -> None:
@@ -25,8 +36,18 @@ def test_each_photo_is_in_one_class_of_object_sizes() -> None:
 def test_a_row_has_means_or_nothing() -> None:
     rows = [scored(0.1, 0.1), scored(0.1, 0.2)]
     assert mean_scores(rows) == (np.mean([0.1, 0.2]), 0.5, 0.25)
-    assert table_row("two", rows) == "| two | 0.1500 | 0.5000 | 0.2500 | 100.0% |"
-    assert table_row("none", []) == "| none | | | | |"
+    assert table_row("two", rows) == "| two | 0.1500 | 0.5000 | 0.2500 | 0.7500 | 100.0% |"
+    assert table_row("none", []) == "| none | | | | | |"
+
+
+def test_masks_are_cut_before_they_overlap_the_truth() -> None:
+    truth = np.zeros((2, 4), np.uint8)
+    truth[:, :2] = 255
+    mask = np.array([[255, 127, 128, 0], [200, 0, 0, 0]], np.uint8)
+    assert iou(mask, truth) == 2 / 5
+    assert iou(truth, truth) == 1
+    assert iou(mask * 0, truth) == 0
+    assert iou(mask * 0, truth * 0) == 1
 
 
 def test_something_is_found_from_a_hundredth_of_the_pixels_on() -> None:

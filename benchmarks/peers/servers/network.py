@@ -1,30 +1,23 @@
 """The shipped network on OpenVINO, in float32 as the service runs it."""
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from benchmarks.peers.servers.codec import INPUT_SIZE
 from benchmarks.peers.servers.options import MAX_BATCH
 
-import purnet
 from purnet.imaging import UInt8Array
-
-EXPORT = Path(purnet.__file__).parent / "weights" / "purnet-lite0-s2-openvino" / "model.xml"
+from purnet.inference.openvino_engine import DEFAULT_EXPORT, NETWORK, runtime
 
 
 def compiled(*, threads: int, hint: str) -> Any:
     """The network compiled for the CPU; `hint` is OpenVINO's `PERFORMANCE_HINT`."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it reports use
-    import openvino
-
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": hint,
         "INFERENCE_NUM_THREADS": threads,
     }
-    return openvino.Core().compile_model(EXPORT, "CPU", options)
+    return runtime().Core().compile_model(DEFAULT_EXPORT / NETWORK, "CPU", options)
 
 
 class Network:
