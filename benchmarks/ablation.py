@@ -1,7 +1,8 @@
 """What each part of PurNet is worth: `python -m benchmarks.ablation DATA OUT`.
 
 Trains the same network from ImageNet weights several times at a small size, each time with other
-parts, and scores the held-out pairs: MAE, weighted F and S. A difference that is not larger than
+parts, and scores the held-out pairs: MAE, weighted F and S of those of the recipe's first source,
+and MAE of the others, whose masks may be grey. A difference that is not larger than
 that between seeds says nothing. Every run lies in a folder below OUT; the same command goes on
 where it was stopped, and prints a Markdown table of the runs that are done.
 """
@@ -37,6 +38,8 @@ class Ablation:
     attention: bool
     losses: Mapping[str, float]
     """Beside `MAP_LOSSES`, with their weights."""
+    one_source: bool = False
+    """Train on the recipe's first source alone; every source's held-out pairs are scored."""
 
 
 ABLATIONS = {
@@ -47,6 +50,9 @@ ABLATIONS = {
     "both": Ablation("both with their losses", True, PROMOTION | RECTIFICATION),
     "structure": Ablation(
         "the same and the structure loss", True, PROMOTION | RECTIFICATION | {"structure": 0.5}
+    ),
+    "alone": Ablation(
+        "both with their losses, on the first source alone", True, PROMOTION | RECTIFICATION, True
     ),
 }
 
@@ -64,17 +70,24 @@ def recipe_of(base: Recipe, ablation: Ablation, seed: int, iterations: int, size
         "warmup": iterations // 20,
         "weights": MAP_LOSSES | ablation.losses,
     }
+    if ablation.one_source:
+        first, *others = values["sources"]
+        values["sources"] = [first, *(source | {"share": 0.0} for source in others)]
     # Averages of a short run, and one validation, at its end.
     changed = {"seed": seed, "ema": 0.99, "epoch_samples": 16 * iterations, "stages": [stage]}
     return Recipe.model_validate(values | changed)
 
 
-def score(checkpoint: Path, pairs: list[Pair], size: int) -> tuple[float, float, float]:
-    """Mean MAE, weighted F and S of the pairs' maps, computed at the size of the training."""
+def load_sized(checkpoint: Path, size: int) -> purnet.Predictor:
+    """A checkpoint that predicts at the size it was trained at."""
     info, tensors = read(checkpoint)
     sized = checkpoint.with_name("scored.safetensors")
     save(tensors, sized, replace(info, input_size=size), half=False)
-    predictor = purnet.load(sized, device="cpu")
+    return purnet.load(sized, device="cpu")
+
+
+def score(predictor: purnet.Predictor, pairs: list[Pair]) -> tuple[float, float, float]:
+    """Mean MAE, weighted F and S of the pairs' maps."""
     return robustness.mean_scores(robustness.score(predictor, pairs, lambda photo: photo))
 
 
@@ -99,14 +112,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
     options = parser.parse_args()
     base = load_recipe(options.recipe)
-    print("| parts | seed | MAE | weighted F | S |\n|---|---|---|---|---|", flush=True)
+    print(
+        "| parts | seed | MAE | weighted F | S | MAE of other sources |\n|---|---|---|---|---|---|"
+    )
+    first = options.data / base.sources[0].folder
     for seed in options.seeds:
         for key in options.only:
             ablation = ABLATIONS[key]
             recipe = recipe_of(base, ablation, seed, options.iterations, options.size)
             out = options.out / f"{key}-{seed}"
             held_out = train(recipe, options.data, options.out / "superpixels", out)
-            scores = score(out / "stage1.safetensors", held_out, options.size)
+            predictor = load_sized(out / "stage1.safetensors", options.size)
+            of_first = [pair for pair in held_out if pair.image.is_relative_to(first)]
+            others = [pair for pair in held_out if not pair.image.is_relative_to(first)]
+            scores = list(score(predictor, of_first))
+            if others:
+                scores.append(score(predictor, others)[0])
             numbers = " | ".join(f"{value:.4f}" for value in scores)
             print(f"| {ablation.name} | {seed} | {numbers} |", flush=True)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.ablation import ABLATIONS, recipe_of, score, train
+from benchmarks.ablation import ABLATIONS, load_sized, recipe_of, score, train
 from PIL import Image
 
 from purnet.training.recipe import Recipe, load_recipe
@@ -20,6 +20,13 @@ def test_every_ablation_is_a_recipe_of_its_own() -> None:
     assert {recipe.stages[0].image_size for recipe in recipes} == {128}
 
 
+def test_a_run_on_the_first_source_alone_keeps_the_others_for_scores_alone() -> None:
+    base = load_recipe("lite0")
+    alone = recipe_of(base, ABLATIONS["alone"], 1, 400, 128)
+    assert [source.folder for source in alone.sources] == [one.folder for one in base.sources]
+    assert [source.share for source in alone.sources] == [base.sources[0].share, 0, 0, 0]
+
+
 def test_a_run_that_is_done_is_scored_and_not_trained_again(tmp_path: Path) -> None:
     for folder in ("image", "mask"):
         (tmp_path / "data" / folder).mkdir(parents=True)
@@ -33,7 +40,7 @@ def test_a_run_that_is_done_is_scored_and_not_trained_again(tmp_path: Path) -> N
     recipe = recipe_of(Recipe.model_validate(base), ABLATIONS["both"], 1, 1, 64)
     out = tmp_path / "run"
     held_out = train(recipe, tmp_path / "data", tmp_path / "superpixels", out)
-    mae, weighted_f, s_measure = score(out / "stage1.safetensors", held_out, 64)
+    mae, weighted_f, s_measure = score(load_sized(out / "stage1.safetensors", 64), held_out)
     assert min(mae, weighted_f, s_measure) >= 0
     log = (out / "run.jsonl").read_text()
     assert train(recipe, tmp_path / "data", tmp_path / "superpixels", out) == held_out
