@@ -56,6 +56,8 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default()
     if value is None or value in ("", ()):
         return "—"
+    if isinstance(value, tuple):
+        return f"`{','.join(value)}`"
     return f"`{value:_}`" if type(value) is int and value >= 10_000 else f"`{value}`"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from manifests import KUBERNETES, ROOT, Build, quantity_bytes, selects, settings_of
+from manifests import KUBERNETES, ROOT, Build, selects, settings_of
 
 from purnet_serve.observability.http_metrics import Metrics
 
@@ -57,15 +57,6 @@ def test_rules_and_alerts_are_those_of_compose(manifests: Build) -> None:
     for name in ("recording", "alerts"):
         spec = manifests("cpu").one("PrometheusRule", f"purnet-{name}")["spec"]
         assert spec == yaml.safe_load((ROOT / "docker" / f"{name}.yml").read_text())
-
-
-@pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_memory_alert_knows_the_limit(manifests: Build, overlay: str) -> None:
-    built = manifests(overlay)
-    (group,) = built.one("PrometheusRule", "purnet-alerts")["spec"]["groups"]
-    (expr,) = (rule["expr"] for rule in group["rules"] if rule["alert"] == "PurnetMemory")
-    limit = quantity_bytes(built.server()[1]["resources"]["limits"]["memory"])
-    assert expr.endswith(f"> 0.9 * {limit >> 30} * 1024 * 1024 * 1024")
 
 
 def test_the_dashboard_is_that_of_compose(manifests: Build) -> None:

@@ -7,11 +7,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUPS = Path("/sys/fs/cgroup")
-_OWN_CGROUP = Path("/proc/self/cgroup")
+from purnet_serve.observability.cgroups import CGROUPS, OWN_CGROUP, Cgroup, enclosing
 
 
-def available_cpus(cgroups: Path = _CGROUPS, own_cgroup: Path = _OWN_CGROUP) -> int:
+def available_cpus(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> int:
     """Smaller of the CPU affinity and the cgroup quota (rounded up), at least 1.
 
     `os.cpu_count()` counts the host's processors: a container limited to two on a host of
@@ -30,39 +29,20 @@ def engine_threads(workers: int, cpus: int) -> int:
 
 
 def _quotas(cgroups: Path, own_cgroup: Path) -> Iterator[int]:
-    """Whole processors each enclosing cgroup grants; a parent's quota binds its children too."""
-    for line in _read(own_cgroup).splitlines():
-        _, controllers, path = line.split(":", 2)
-        names = controllers.split(",")
-        if controllers == "":
-            root, unified = cgroups, True
-        elif "cpu" in names:
-            root, unified = cgroups / "cpu", False
-        else:
-            continue
-        own = root / path.lstrip("/")
-        for folder in (own, *own.parents):
-            if not folder.is_relative_to(root):
-                break
-            quota = _quota(folder, unified=unified)
-            if quota is not None:
-                yield max(1, math.ceil(quota))
+    """Whole processors each enclosing cgroup grants."""
+    for group in enclosing("cpu", cgroups, own_cgroup):
+        quota = _quota(group)
+        if quota is not None:
+            yield max(1, math.ceil(quota))
 
 
-def _quota(folder: Path, *, unified: bool) -> float | None:
+def _quota(group: Cgroup) -> float | None:
     """Processors one cgroup grants; None where it sets no limit."""
-    if unified:
-        fields = _read(folder / "cpu.max").split()
+    if group.unified:
+        fields = group.read("cpu.max").split()
     else:
-        fields = [_read(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
+        fields = [group.read(f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")]
     # Without a limit the first field is `max`, or -1.
     if len(fields) != 2 or not all(field.isdecimal() for field in fields):
         return None
     return int(fields[0]) / int(fields[1])
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

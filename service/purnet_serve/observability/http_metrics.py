@@ -14,13 +14,13 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
 )
 
 from purnet_serve.errors import tree
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import Stage
+from purnet_serve.observability.process_metrics import watch_process
 
 OTHER = "other"
 """Label of every path and method the service does not have, so that no client can make a series."""
@@ -160,7 +160,7 @@ class Metrics:
         # Otherwise each counter and histogram has a second series with the time it was made.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry(auto_describe=True)
-        # Processor time, memory and descriptors of this process; workers report their own.
-        ProcessCollector(registry=self.registry)
+        # Of this process; workers report their own.
+        watch_process(self.registry)
         self.http = HttpMetrics(self.registry)
         self.inference = InferenceMetrics(self.registry)

@@ -16,10 +16,11 @@ import threading
 from collections.abc import Callable
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, disable_created_metrics
 from ray.util.metrics import Gauge
 
 from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.process_metrics import watch_process
 
 log = logging.getLogger("purnet_serve.inference")
 
@@ -55,7 +56,7 @@ class ReplicaMetrics:
         # Otherwise each counter and histogram has a second series with the time it was made.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry(auto_describe=True)
-        ProcessCollector(registry=self._registry)
+        watch_process(self._registry)
         self.inference = InferenceMetrics(self._registry)
         self._replica = replica
         self._make_gauge = make_gauge
