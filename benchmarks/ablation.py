@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ import torch
 from benchmarks import robustness
 
 import purnet
-from purnet.data.pairs import Pair
+from purnet.data.pairs import Pair, find_pairs, is_held_out
+from purnet.errors import ModelError
 from purnet.network.checkpoint import read, save
 from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.sources import initial_weights, load_data
@@ -44,7 +46,7 @@ class Ablation:
 
 ABLATIONS = {
     "pyramid": Ablation("no attention", False, {}),
-    "untaught": Ablation("both attentions, without losses of their own", True, {}),
+    "no-attention-losses": Ablation("both attentions, without losses of their own", True, {}),
     "promotion": Ablation("both, promotion with its loss", True, PROMOTION),
     "rectification": Ablation("both, rectification with its losses", True, RECTIFICATION),
     "both": Ablation("both with their losses", True, PROMOTION | RECTIFICATION),
@@ -100,6 +102,26 @@ def train(recipe: Recipe, data: Path, cache: Path, out: Path) -> list[Pair]:
     return pairs.validation
 
 
+def report(base: Recipe, options: argparse.Namespace) -> None:
+    """Train, score and print a row for each seed and ablation. Raises `ModelError`."""
+    held_out = partial(is_held_out, percent=base.held_out_percent)
+    of_first = find_pairs(options.data / base.sources[0].folder, keep=held_out).pairs
+    print(
+        "| parts | seed | MAE | weighted F | S | MAE of other sources |\n|---|---|---|---|---|---|"
+    )
+    for seed in options.seeds:
+        for key in options.only:
+            ablation = ABLATIONS[key]
+            recipe = recipe_of(base, ablation, seed, options.iterations, options.size)
+            out = options.out / f"{key}-{seed}"
+            scored = train(recipe, options.data, options.out / "superpixels", out)
+            others = [pair for pair in scored if pair not in of_first]
+            predictor = load_sized(out / "stage1.safetensors", options.size)
+            numbers = " | ".join(f"{value:.4f}" for value in score(predictor, of_first))
+            elsewhere = f"{score(predictor, others)[0]:.4f}" if others else ""
+            print(f"| {ablation.name} | {seed} | {numbers} | {elsewhere} |", flush=True)
+
+
 def main() -> None:
     """Train and score by options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -111,25 +133,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", choices=ABLATIONS, default=list(ABLATIONS))
     options = parser.parse_args()
-    base = load_recipe(options.recipe)
-    print(
-        "| parts | seed | MAE | weighted F | S | MAE of other sources |\n|---|---|---|---|---|---|"
-    )
-    first = options.data / base.sources[0].folder
-    for seed in options.seeds:
-        for key in options.only:
-            ablation = ABLATIONS[key]
-            recipe = recipe_of(base, ablation, seed, options.iterations, options.size)
-            out = options.out / f"{key}-{seed}"
-            held_out = train(recipe, options.data, options.out / "superpixels", out)
-            predictor = load_sized(out / "stage1.safetensors", options.size)
-            of_first = [pair for pair in held_out if pair.image.is_relative_to(first)]
-            others = [pair for pair in held_out if not pair.image.is_relative_to(first)]
-            scores = list(score(predictor, of_first))
-            if others:
-                scores.append(score(predictor, others)[0])
-            numbers = " | ".join(f"{value:.4f}" for value in scores)
-            print(f"| {ablation.name} | {seed} | {numbers} |", flush=True)
+    try:
+        base = load_recipe(options.recipe)
+        report(base, options)
+    except ModelError as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

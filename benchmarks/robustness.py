@@ -23,9 +23,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 import purnet
 from purnet.data.copy_paste import LEAST_BACKGROUND, find_background
-from purnet.data.pairs import Pair, find_pairs, is_held_out, read_truth
+from purnet.data.pairs import TRUTH_ABOVE, Pair, find_pairs, is_held_out, read_truth
 from purnet.errors import ModelError
-from purnet.evaluation.metrics import TRUTH_ABOVE, ImageScore, score_image
+from purnet.evaluation.metrics import ImageScore, score_image
 from purnet.evaluation.scoring import fitted
 from purnet.imaging import UInt8Array, open_image
 

@@ -13,6 +13,22 @@ from pathlib import Path
 from purnet.errors import WriteError
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file. `Path.is_file` raises where a path cannot be looked at."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder. `Path.is_dir` raises where a path cannot be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write(part)` and move its file to `path`: a kill at any moment leaves old or new.
 

@@ -18,6 +18,7 @@ import typer
 
 from purnet.cli.errors import reported_errors
 from purnet.errors import ModelError
+from purnet.io import is_folder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -272,9 +273,9 @@ def _names_a_file(inputs: Sequence[Path], out: Path) -> bool:
     from purnet.imaging import IMAGE_SUFFIXES
 
     suffix = out.suffix.lower()
-    if out != STANDARD and (suffix not in IMAGE_SUFFIXES or out.is_dir()):
+    if out != STANDARD and (suffix not in IMAGE_SUFFIXES or is_folder(out)):
         return False
-    if len(inputs) > 1 or inputs[0].is_dir():
+    if len(inputs) > 1 or is_folder(inputs[0]):
         raise ModelError(f"{out} is one file, for one photo; name a folder by --out")
     if out != STANDARD and suffix != ".png":
         raise ModelError(f"{out}: masks are written as PNG; name a .png file or a folder")

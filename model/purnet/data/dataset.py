@@ -33,6 +33,7 @@ class SampleKey(NamedTuple):
     """Which sample: what a sampler gives and a data set is asked for."""
 
     epoch: int
+    """Of all stages: one number for each epoch of each stage."""
     position: int
     """In the epoch. A pair that comes again in an epoch is varied anew."""
     number: int

@@ -203,6 +203,10 @@ def opened(path: Path) -> Iterator[Image.Image]:
         raise UnreadableError(path, f"cannot be read: {error}") from error
 
 
+TRUTH_ABOVE = 128
+"""A pixel of a truth is salient above this grey level, as in PySODMetrics; so for every metric."""
+
+
 def read_truth(path: Path) -> UInt8Array:
     """`read_map` for ground truth, whose objects may be marked by other levels than white.
 

@@ -10,6 +10,7 @@ import numpy as np
 import py_sod_metrics
 from numpy.typing import NDArray
 
+from purnet.data.pairs import TRUTH_ABOVE
 from purnet.imaging import UInt8Array
 
 BoolArray = NDArray[np.bool_]
@@ -18,11 +19,8 @@ FloatArray = NDArray[np.float64]
 BETA2 = 0.3
 """β² of every F-measure but the weighted one: precision counts more than recall."""
 
-TRUTH_ABOVE = 128
-"""A truth pixel is salient above this grey level, as in PySODMetrics; so for every metric here."""
-
 SOFT = (26, 229)
-"""Grey levels, of 0..255, from which to which a pixel is neither salient nor not."""
+"""Pixels of these grey levels and between, of 0..255, are soft: neither bright nor dark."""
 
 
 @dataclass(frozen=True, slots=True)

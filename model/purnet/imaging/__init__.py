@@ -30,7 +30,6 @@ from purnet.imaging.decode import (
     open_image,
     orientation,
     stored_samples,
-    to_rgb,
     to_rgba,
     turned,
 )
@@ -86,7 +85,6 @@ __all__ = [
     "resize_mask",
     "stored_samples",
     "to_pixels",
-    "to_rgb",
     "to_rgba",
     "turned",
 ]

@@ -101,11 +101,6 @@ def as_displayed(image: Image.Image, *, keep_alpha: bool = False) -> Image.Image
     return upright.copy() if upright is image else upright
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened image of any Pillow mode -> RGB as stored, transparency on white."""
-    return on_white(to_rgba(image))
-
-
 def to_rgba(image: Image.Image) -> Image.Image:
     """An opened image of any Pillow mode, as stored -> RGBA if it has transparency, else RGB."""
     image.load()  # Pillow turns a TIFF upright while it loads, and drops the tag

@@ -28,7 +28,7 @@ from pydantic.dataclasses import dataclass
 from purnet.errors import CheckpointError, OutOfMemoryError
 from purnet.imaging import UInt8Array
 from purnet.inference.engine import EngineOutput
-from purnet.io import sha256_of
+from purnet.io import is_file, sha256_of
 
 FORMAT = "purnet-openvino-1"
 INFO = "export.json"
@@ -60,7 +60,7 @@ class ExportInfo:
 
 def is_export(path: Path) -> bool:
     """Whether a path is a folder that describes itself as an export."""
-    return (path / INFO).is_file()
+    return is_file(path / INFO)
 
 
 def write_info(folder: Path, info: ExportInfo) -> None:

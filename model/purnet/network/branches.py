@@ -134,7 +134,7 @@ class EdgeRefinement(nn.Module):
         nn.init.zeros_(self.logits.bias)  # type: ignore[arg-type]  # it has one
 
     def forward(self, stem: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Stem features (N, C', 2h, 2w), level-1 features (N, C, h, w) and logits (N, 1, h, w).
+        """Stem features (N, C', 2h, 2w), finest-level features (N, C, h, w), logits (N, 1, h, w).
 
         Returns logits (N, 1, 2h, 2w).
         """

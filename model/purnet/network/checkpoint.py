@@ -2,7 +2,8 @@
 
 A checkpoint of ours is a safetensors file: the tensors of one network and, as metadata, what it
 is: variant, input size, whether it has attentions. Weights of two or more dimensions may be stored
-in half precision; statistics and biases stay float32, where a small number matters.
+in half precision; statistics, biases and the constants that photos are normalised by stay float32,
+where a small number matters.
 
 Read besides: the authors' `stage1.pth`, `stage2.pth` and `stage3.pth` (`purnet.network.released`)
 and the `resume.pt` of a training run. Those are pickles, of which PyTorch's restricted reader takes
@@ -57,7 +58,7 @@ def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bo
     """
     tensors = {
         name: tensor.detach()
-        .to("cpu", torch.half if half and tensor.ndim > 1 else None)
+        .to("cpu", torch.half if half and _is_weight(name, tensor) else None)
         .contiguous()
         for name, tensor in state.items()
     }
@@ -71,6 +72,10 @@ def save(state: dict[str, Tensor], path: Path, info: CheckpointInfo, *, half: bo
     }
     # Not `save_file`, which makes files that no other user may read.
     write_atomically(path, lambda part: part.write_bytes(to_bytes(tensors, metadata)))
+
+
+def _is_weight(name: str, tensor: Tensor) -> bool:
+    return tensor.ndim > 1 and not name.startswith("normalize.")
 
 
 def read(path: Path) -> tuple[CheckpointInfo, dict[str, Tensor]]:

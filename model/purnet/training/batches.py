@@ -81,7 +81,7 @@ class Batches:
             number = index * 100_000 + epoch
             order = epoch_order(
                 self.data.sizes,
-                [source.share for source in self.recipe.sources],
+                [source.share for source in self.recipe.sources if source.share],
                 samples=per_epoch * stage.batch_size,
                 seed=seed,
                 epoch=number,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from purnet.data.dataset import Sample
+from purnet.data.pairs import TRUTH_ABOVE
 from purnet.data.superpixels import IGNORE
 from purnet.network.purnet import PurNet, PurNetOutput
 from purnet.training.recipe import LossWeights
@@ -205,8 +206,6 @@ class Criterion:
 # --- validation --------------------------------------------------------------------------------
 
 
-TRUTH_ABOVE = 128
-"""Grey level above which a pixel of a mask is salient to the F-measure, as in PySODMetrics."""
 BETA2 = 0.3
 """β² of the F-measure: precision counts more than recall."""
 

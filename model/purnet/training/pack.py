@@ -119,7 +119,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder the sources lie in")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pieces")
     parser.add_argument("--recipe", default="lite0", help="whose sources; a name or a file")
-    parser.add_argument("--quality", type=int, default=90, help="of the photos, 0 to 100")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        default=90,
+        choices=range(101),
+        metavar="0..100",
+        help="of the photos [%(default)s]",
+    )
     options = parser.parse_args()
     try:
         recipe = load_recipe(options.recipe)

@@ -82,9 +82,9 @@ class Stage(Settings):
     power: NotNegative = 0.9
     """Of the `poly` schedule."""
     final: Fraction = 0.0
-    """Part of the learning rate that is left at the stage's last iteration."""
+    """Part of the learning rate that it falls to at the stage's end."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Iterations over which the learning rate rises from 0."""
+    """Iterations over which the learning rate rises to its full value."""
     factors: dict[Part, NotNegative] = Field(default_factory=dict)
     """Learning rates of parts, relative to the stage's."""
     augmentation: Augmentation | None = None
@@ -130,7 +130,8 @@ class Source(Settings):
     folder: str
     """Below the data root; `.` is the root itself."""
     share: NotNegative = 1.0
-    """How much of every epoch comes from it, relative to the others' shares."""
+    """How much of every epoch comes from it, relative to the others' shares; 0 takes its held-out
+    pairs alone."""
 
 
 class Optimizer(Settings):
@@ -156,7 +157,7 @@ class Recipe(Settings):
     variant: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     epoch_samples: Annotated[int, Field(ge=0)]
-    """Samples between two validations; 0 is every pair once."""
+    """Samples between two validations; 0 is as many as there are pairs, shared out as ever."""
     sources: list[Source]
     stages: Annotated[list[Stage], Field(min_length=1)]
     optimizer: Optimizer = Optimizer()

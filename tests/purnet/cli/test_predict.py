@@ -175,6 +175,11 @@ def test_a_folder_that_cannot_be_read_is_told_before_any_work(
         plan([tmp_path], tmp_path / "out")
 
 
+def test_a_photo_that_cannot_be_looked_at_is_reported_with_the_others(tmp_path: Path) -> None:
+    hidden = tmp_path / ("x" * 300 + ".png")
+    assert list(plan([hidden], tmp_path / "mask.png").targets) == [hidden]
+
+
 def test_what_is_no_regular_file_is_no_photo_of_a_folder(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "folder.png").mkdir()

@@ -149,6 +149,11 @@ def test_without_torch_a_checkpoint_is_refused_with_the_command_that_converts_it
         factory.load(tmp_path / "none", device="auto")
 
 
+def test_a_path_that_cannot_be_looked_at_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read: File name too long"):
+        factory.load(tmp_path / ("x" * 300), device="cpu")
+
+
 TORN = DEFAULT_CHECKPOINT.read_bytes()[:100_000]
 
 

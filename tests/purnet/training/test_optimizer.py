@@ -4,18 +4,21 @@ import pytest
 import torch
 
 from purnet.network.variants import build
-from purnet.training.optimizer import AveragedNetwork, make_optimizer
+from purnet.training.optimizer import AveragedNetwork, make_optimizer, set_rates
 from purnet.training.recipe import Optimizer, Recipe
 
 pytestmark = pytest.mark.needs_torch
 
 
-def test_learning_rates_follow_the_schedule_in_every_group(recipe: Recipe) -> None:
+@pytest.mark.parametrize("iteration", [0, 3])
+def test_learning_rates_follow_the_schedule_in_every_group(recipe: Recipe, iteration: int) -> None:
     slow = Optimizer(backbone_factor=0.1, bias_factor=2)
     network = build(recipe.variant, attention=False)
-    optimizer = make_optimizer(
-        network, recipe.model_copy(update={"optimizer": slow}), recipe.stages[0]
-    )
+    stage = recipe.stages[0].model_copy(update={"warmup": 2, "iterations": 5})
+    optimizer = make_optimizer(network, recipe.model_copy(update={"optimizer": slow}), stage)
+    set_rates(optimizer, stage, iteration)
+    rate = stage.learning_rate * stage.rate(iteration)
+    assert rate < stage.learning_rate
     named = {id(p): name for name, p in network.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -23,7 +26,7 @@ def test_learning_rates_follow_the_schedule_in_every_group(recipe: Recipe) -> No
             expected = (0.1 if name.startswith("backbone.") else 1) * (
                 2 if name.endswith(".bias") else 1
             )
-            assert group["factor"] == pytest.approx(expected), name
+            assert group["lr"] == pytest.approx(rate * expected), name
     assert not named
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 from training_runs import make_trainer
@@ -18,8 +19,13 @@ from purnet.io import sha256_of
 from purnet.network import checkpoint, variants
 from purnet.network.backbones import EfficientNetLite0, load_imagenet_lite0
 from purnet.network.checkpoint import CheckpointInfo
-from purnet.training.recipe import Recipe
-from purnet.training.sources import TrainingData, initial_weights, with_imagenet_backbone
+from purnet.training.recipe import Recipe, Source
+from purnet.training.sources import (
+    TrainingData,
+    initial_weights,
+    load_data,
+    with_imagenet_backbone,
+)
 
 pytestmark = pytest.mark.needs_torch
 
@@ -46,6 +52,30 @@ def test_another_backbone_takes_its_classifiers_weights(
     found = with_imagenet_backbone("timm/test_resnet", tmp_path / "imagenet")
 
     assert torch.equal(found["backbone.net.layer1.0.conv1.weight"], whole.layer1[0].conv1.weight)
+
+
+def test_the_default_backbone_takes_no_other_weights(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="leave --backbone-weights out"):
+        with_imagenet_backbone("purnet-lite0", tmp_path / "imagenet.pth")
+
+
+def test_a_source_without_a_share_gives_held_out_pairs_alone(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    for source in ("one", "other"):
+        for folder in ("image", "mask"):
+            (tmp_path / source / folder).mkdir(parents=True)
+        for number in range(20):
+            name = f"{source}{number}"
+            Image.new("RGB", (4, 4)).save(tmp_path / source / "image" / f"{name}.jpg")
+            Image.new("L", (4, 4), 255).save(tmp_path / source / "mask" / f"{name}.png")
+    sources = [Source(folder="one"), Source(folder="other", share=0)]
+    data = load_data(
+        recipe.model_copy(update={"sources": sources, "held_out_percent": 50.0}), tmp_path, tmp_path
+    )
+    assert data.sizes == [len(data.train)]
+    assert {pair.stem.rstrip("0123456789") for pair in data.train} == {"one"}
+    assert {pair.stem.rstrip("0123456789") for pair in data.validation} == {"one", "other"}
 
 
 def test_without_weights_the_option_is_named() -> None:

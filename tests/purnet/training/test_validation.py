@@ -11,7 +11,8 @@ from py_sod_metrics import FmeasureHandler, FmeasureV2
 from torch import Tensor, nn
 
 from purnet.data.dataset import Sample
-from purnet.training.losses import TRUTH_ABOVE, Scores, f_curve, validate
+from purnet.data.pairs import TRUTH_ABOVE
+from purnet.training.losses import Scores, f_curve, validate
 
 pytestmark = pytest.mark.needs_torch
 
