@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from purnet.data.settings import Settings
 from purnet.imaging import open_image
 from purnet.io import make_folder, write_atomically, writing
 
@@ -25,10 +26,8 @@ IGNORE = -1
 """Label of pixels that belong to no region, such as those a rotation fills in."""
 
 
-class Superpixels(BaseModel):
+class Superpixels(Settings):
     """How photos are divided; part of every cache key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     count: int = Field(default=200, ge=1, lt=65535)
     """Regions asked of SLIC for one photo; it returns roughly as many."""

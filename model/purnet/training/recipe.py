@@ -19,7 +19,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool, ValidationError, ValidationInfo, field_validator
 
-from purnet.data.augment import Augmentation, Count, Fraction, NotNegative, Positive, Settings
+from purnet.data.augment import Augmentation
+from purnet.data.settings import Count, Fraction, NotNegative, Positive, Settings
 from purnet.data.superpixels import Superpixels
 from purnet.errors import ModelError, TrainingError
 from purnet.network import variants
