@@ -41,8 +41,8 @@ class Harness:
         call.set_result(answer(pixels))
         self.loop.settle()
 
-    def value(self, name: str) -> float:
-        found = self.registry.get_sample_value(name)
+    def value(self, name: str, **labels: str) -> float:
+        found = self.registry.get_sample_value(name, labels)
         assert found is not None
         return found
 

@@ -17,7 +17,7 @@ from purnet_serve.inference.batcher import Batch, Batcher, Ticket
 from purnet_serve.inference.protocol import Done, OutOfMemory
 from purnet_serve.inference.shared_memory import copied
 from purnet_serve.inference.spawn import WorkerEndError
-from purnet_serve.inference.worker_handle import Worker, WorkerSpec, load
+from purnet_serve.inference.worker_handle import Worker, WorkerSpec, check_version, load
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import DispatchReason, FailureKind, Outcome
 
@@ -126,8 +126,8 @@ class DeviceSupervisor:
         """Run a batch."""
         if self.worker is None:
             raise RuntimeError("A batch was submitted to a device without a worker.")
-        self.idle.clear()
         self.worker.run(batch)
+        self.idle.clear()
 
     # --- what the backend does with it
 
@@ -161,6 +161,7 @@ class DeviceSupervisor:
             self._end_lifecycle()
             self.state = DeviceState.FAILED
             self.unready_reason = f"The device was given up: {fault!r}"
+            self.idle.set()
             self._on_change()
 
     def _end_lifecycle(self) -> None:
@@ -181,6 +182,7 @@ class DeviceSupervisor:
                 if worker is None:
                     self._enter(DeviceState.LOADING)
                     worker = await load(self.spec, expected=self.expected)
+                    self._check_version(worker)
                     self._begin_serving(worker)
                 end = await worker.serve(self._on_answer)
             except WorkerEndError as error:
@@ -194,6 +196,18 @@ class DeviceSupervisor:
                 self._clean_up_after(worker, end)
             worker = None
             await self._back_off()
+
+    def _check_version(self, worker: Worker) -> None:
+        """Send off a worker that read another model than the one that answers meanwhile.
+
+        Another device may have set that one while this worker was being loaded. Raises
+        `WorkerEndError`.
+        """
+        try:
+            check_version(worker.info, self.expected)
+        except WorkerEndError:
+            self._exits.add(worker.dismiss())
+            raise
 
     def _begin_serving(self, worker: Worker) -> None:
         self.worker = worker
@@ -220,13 +234,19 @@ class DeviceSupervisor:
         self._grace_timer = self._loop.call_later(RESTART_GRACE_S, self._on_long_restart)
         begun = worker.begun
         images_fault = bool(begun) and all(batch.alone for batch in begun)
-        for batch in worker.unanswered:
-            if batch.canary:
-                self._metrics.canary(ok=False)
-            elif batch in begun:
-                self._retry(batch, end)
-            else:
-                self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
+        try:
+            for batch in worker.unanswered:
+                if batch.canary:
+                    self._metrics.canary(ok=False)
+                elif batch in begun:
+                    self._retry(batch, end)
+                else:
+                    self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
+        except Exception as error:
+            # A fault of ours. Whoever was not queued again has no answer yet.
+            for ticket in (ticket for batch in worker.unanswered for ticket in batch.tickets):
+                ticket.resolve(WorkerError(f"The worker's end was mishandled: {error!r}"))
+            raise
         self.idle.set()
         self._metrics.failed(end.failure)
         if images_fault:

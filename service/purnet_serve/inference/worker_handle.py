@@ -108,9 +108,10 @@ class Worker:
 
     def run(self, batch: Batch) -> None:
         """Send a batch; needs `accepts`."""
-        buffer = self._free_buffers.pop()
+        buffer = self._free_buffers[-1]
         for slot, ticket in enumerate(batch.tickets):
             self._shared.put(buffer, slot, ticket.pixels)
+        self._free_buffers.pop()
         self._last_number += 1
         self._unanswered[self._last_number] = _Sent(buffer, batch)
         self._begin_next()
@@ -230,6 +231,16 @@ async def load(spec: WorkerSpec, *, expected: ModelInfo | None = None) -> Worker
             raise WorkerEndError(kind, detail) from error
 
 
+def check_version(found: ModelInfo, expected: ModelInfo | None) -> None:
+    """Raise `WorkerEndError` for a model other than `expected`; None takes any."""
+    if expected is not None and found.sha256 != expected.sha256:
+        detail = (
+            f"The checkpoint file is no longer {expected.version} but {found.version}: reload to "
+            "take it."
+        )
+        raise WorkerEndError(FailureKind.REFUSED, detail)
+
+
 async def _load_and_warm_up(
     spec: WorkerSpec, connection: WorkerConnection, segment_fd: int, expected: ModelInfo | None
 ) -> Worker:
@@ -243,10 +254,7 @@ async def _load_and_warm_up(
         detail = f"The model was asked onto {spec.device} and came up on {loaded.device}."
         raise WorkerEndError(FailureKind.REFUSED, detail)
     info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
-    if expected is not None and info.sha256 != expected.sha256:
-        was, found = expected.version, info.version
-        detail = f"The checkpoint file is no longer {was} but {found}: reload to take it."
-        raise WorkerEndError(FailureKind.REFUSED, detail)
+    check_version(info, expected)
     # A second batch in flight hides the round trip from a fast device. On a CPU it would only
     # commit tickets early: the device is the processor that would prepare them.
     buffers, most = 2 if _kind(loaded.device) == "cuda" else 1, settings.max_batch

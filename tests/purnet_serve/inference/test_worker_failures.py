@@ -323,3 +323,23 @@ def test_a_fault_of_ours_in_a_restart_is_logged_and_makes_the_device_unready(
     assert harness.numbers([call]) == [NotReadyError]
     assert "a fault" in harness.backend.unready_reason()
     assert [record.levelname for record in caplog.records if "given up" in record.message]
+
+
+def test_a_fault_of_ours_after_a_workers_end_leaves_no_image_without_an_answer(
+    harness, monkeypatch, tmp_path
+):
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault")
+
+    call = harness.send(1)
+    harness.loop.settle()
+    monkeypatch.setattr(harness.backend._devices[0]._metrics, "executed", fail)
+    harness.workers.last.die(-signal.SIGKILL)
+    harness.loop.settle()
+    assert harness.numbers([call]) == [WorkerError]
+    assert "a fault" in harness.backend.unready_reason()
+    monkeypatch.undo()
+    reload = harness.reload(Behaviour(name="other").save(tmp_path / "other.json"))
+    harness.work()
+    assert reload.result().name == "other", "the reload waits for no batch of that worker"
+    assert harness.backend.unready_reason() is None

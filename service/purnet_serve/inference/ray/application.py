@@ -61,6 +61,8 @@ def replica_settings(settings: Settings) -> dict[str, Any]:
         values["device"] = "cuda" if settings.ray_gpus else "cpu"
     if settings.checkpoint is not None:
         values["checkpoint"] = str(settings.checkpoint.absolute())
+    # Ray Serve admits, and sends it no more.
+    values["max_requests_in_flight"] = settings.ray_max_in_flight
     values["engine_threads"] = settings.engine_threads or max(1, math.floor(settings.ray_cpus))
     return values
 

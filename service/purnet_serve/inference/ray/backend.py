@@ -36,6 +36,7 @@ from purnet_serve.inference.ray.tier import (
     UnreachableError,
 )
 from purnet_serve.observability.inference_metrics import InferenceMetrics
+from purnet_serve.observability.labels import TicketLocation
 from purnet_serve.observability.loop_lag import LoopLag
 from purnet_serve.settings import Settings
 
@@ -164,6 +165,7 @@ class RayBackend:
             raise NotReadyError("The model now takes images of another size.")
         now = asyncio.get_running_loop().time()
         if deadline_s <= now:
+            self._metrics.expired(TicketLocation.QUEUE)
             raise DeadlineError("The deadline passed before the image was sent to a replica.")
         limit = asyncio.timeout_at(deadline_s)
         try:
@@ -173,6 +175,7 @@ class RayBackend:
         except TimeoutError:
             if self._stopping:
                 raise DrainingError(STOPPING) from None
+            self._metrics.expired(TicketLocation.DEVICE)
             raise DeadlineError("The deadline passed while the image was at a replica.") from None
         finally:
             self._open.pop(limit, None)
@@ -202,6 +205,7 @@ class RayBackend:
     async def _try(self, pixels: bytes, deadline_s: float) -> Prediction:
         """Send it to one replica after another until one answers."""
         loop = asyncio.get_running_loop()
+        lost_with_it = 0
         for number in range(1, MOST_TRIES + 1):
             last = number == MOST_TRIES
             try:
@@ -210,8 +214,11 @@ class RayBackend:
             except ReplicaLostError as lost:
                 self._refresh_now.set()
                 log.warning("replica lost", extra={"reason": str(lost), "tries": number})
-                if last:
+                lost_with_it += 1
+                if lost_with_it == MOST_TRIES:
                     raise WorkerError(f"{MOST_TRIES} replicas were lost with this image.") from lost
+                if last:
+                    raise NotReadyError("Replicas end faster than they take this image.") from lost
                 continue
             except TierFullError as full:
                 raise self._busy() from full

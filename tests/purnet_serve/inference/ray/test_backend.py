@@ -74,11 +74,13 @@ def test_the_deadline_is_on_time_and_cancels_the_far_side(ready: Harness) -> Non
     ready.loop.advance(0.1)
     assert isinstance(call.exception(), DeadlineError)
     assert ready.tier.calls[0][2].cancelled()
+    assert ready.value("purnet_expired_total", place="device") == 1
 
 
 def test_a_deadline_that_has_passed_sends_nothing(ready: Harness) -> None:
     assert isinstance(ready.send(deadline_s=0).exception(), DeadlineError)
     assert not ready.tier.calls
+    assert ready.value("purnet_expired_total", place="queue") == 1
 
 
 def test_a_client_that_leaves_cancels_the_far_side(ready: Harness) -> None:
@@ -105,6 +107,17 @@ def test_an_image_that_takes_replicas_down_with_it_fails_alone(ready: Harness) -
     assert error.detail == f"{MOST_TRIES} replicas were lost with this image."
     ready.answer(0)
     assert (other.result().mask == 1).all()
+
+
+def test_an_image_that_was_given_back_before_a_replica_was_lost_is_not_blamed(
+    ready: Harness,
+) -> None:
+    given_back = [pack_error(DrainingError("stops"))] * (MOST_TRIES - 1)
+    ready.tier.outcomes += [*given_back, ReplicaLostError("died")]
+    call = ready.send()
+    ready.loop.advance(1)
+    assert len(ready.tier.calls) == MOST_TRIES
+    assert type(call.exception()) is NotReadyError
 
 
 @pytest.mark.parametrize("reason", [DrainingError("stops"), NotReadyError("no worker")])

@@ -1,6 +1,7 @@
-"""What a cluster loses when parts of it are killed or replaced under load: nothing.
+"""What a cluster loses when parts of it are replaced under load: nothing; or killed: no answer.
 
-The images carry numbers, and each mask must carry its own image's. Run with `-rP` to read what was
+The images carry numbers, and each mask must carry its own image's; what was under way when a part
+was killed may get an error that says so. Run with `-rP` to read what was
 lost.
 """
 
