@@ -58,11 +58,11 @@ stretch() { # WORK OUT [OPTION...]
 
 case ${1:-} in
   stretch | join)
-    [ $# -ge 3 ] || { sed -n '2,14p' "$0" >&2; exit 2; }
+    [ $# -ge 3 ] || { sed -n '2,11p' "$0" >&2; exit 2; }
     "$@"
     ;;
   *)
-    sed -n '2,14p' "$0" >&2
+    sed -n '2,11p' "$0" >&2
     exit 2
     ;;
 esac

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
+from benchmarks.peers.results import percentile
 from benchmarks.service_under_test import Memory, memory, processors, started
 
 FACTORS = (0.2, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0)
@@ -69,10 +70,8 @@ class Step:
 
     def percentile_s(self, percent: float) -> float:
         """Nearest-rank percentile of the latency of requests that got a mask."""
-        ordered = sorted(self.latencies_s)
-        if not ordered:
-            return float("nan")
-        return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
+        found = percentile(sorted(self.latencies_s), percent)
+        return float("nan") if found is None else found
 
 
 async def post(client: httpx.AsyncClient, photo: Photo) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from purnet.imaging import UInt8Array
 
-AT_ONCE = 5
+AT_ONCE = 10
 MAX_MEAN = 1.0
 """Levels of 255 that a mask may differ from ours on average, each mask by itself."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,7 @@ def sent_late_p99_ms(outcome: Outcome) -> float:
 
 
 def percentile(ascending: Sequence[float], percent: float) -> float | None:
-    """Nearest rank; None of nothing."""
+    """Nearest rank: the least value that so many per cent do not exceed; None of nothing."""
     if not ascending:
         return None
-    return ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))]
+    return ascending[max(0, math.ceil(len(ascending) * percent / 100) - 1)]

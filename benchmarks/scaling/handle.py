@@ -63,16 +63,16 @@ class Sender:
         return self._loop.time() - self._began_s
 
     async def one(self, due_s: float) -> None:
-        """Send one image."""
+        """Send one image, which counts if it is due in the counted part."""
+        counts = self._offer.ramp_s <= due_s < self._offer.ramp_s + self._offer.seconds
         try:
             await self._backend.predict(self._pixels, deadline_s=self._loop.time() + TIMEOUT_S)
         except ServiceError:
-            self.failed += 1
+            self.failed += counts
             return
         self.images += 1
-        now_s = self.now_s()
-        if self._offer.ramp_s <= now_s < self._offer.ramp_s + self._offer.seconds:
-            self.latencies_ms.append((now_s - due_s) * 1000)
+        if counts:
+            self.latencies_ms.append((self.now_s() - due_s) * 1000)
 
     async def closed_loop(self, clients: int) -> None:
         """Clients that never pause."""

@@ -40,7 +40,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Offered:
-    """What came of it in the counted part."""
+    """What came of the images that were due in the counted part."""
 
     latencies_ms: list[float]
     """Ascending; of a rate, from when the image was due."""

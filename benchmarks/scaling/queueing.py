@@ -15,6 +15,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.peers.results import percentile
+
 REQUESTS = 40_000
 """Of a simulation; the first tenth fills the queue and does not count."""
 _MOST_FULL = 0.995
@@ -83,14 +85,8 @@ def simulate(
     taken.sort()
     if not taken:
         raise ValueError(f"nothing is answered within {target_s} s")
-    return Predicted(
-        statistics.fmean(taken), *(percentile(taken, p) for p in (50, 95, 99)), refused / counted
-    )
-
-
-def percentile(ascending: Sequence[float], percent: float) -> float:
-    """Nearest rank."""
-    return ascending[min(len(ascending) - 1, int(len(ascending) * percent / 100))]
+    p50_s, p95_s, p99_s = (percentile(taken, percent) or 0.0 for percent in (50, 95, 99))
+    return Predicted(statistics.fmean(taken), p50_s, p95_s, p99_s, refused / counted)
 
 
 def most_full(places: int, service_s: Sequence[float], times: float) -> float:

@@ -77,6 +77,7 @@ class Load:
     factor: float
     """Of the capacity."""
     offered_rps: float
+    """As many as were due in these seconds."""
     seconds: float
     latencies_ms: list[float]
     """Ascending, of requests that were answered, from when they were due."""

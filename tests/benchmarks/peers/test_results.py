@@ -33,7 +33,8 @@ def test_latencies_are_of_masks_alone_and_ascend():
 
 
 @pytest.mark.parametrize(
-    ("percent", "value"), [(0, 1.0), (50, 51.0), (95, 96.0), (99, 100.0), (100, 100.0)]
+    ("percent", "value"),
+    [(0, 1.0), (50, 50.0), (95, 95.0), (99, 99.0), (99.5, 100.0), (100, 100.0)],
 )
 def test_percentiles_by_nearest_rank(percent, value):
     assert percentile([float(number) for number in range(1, 101)], percent) == value
