@@ -32,6 +32,7 @@ ServiceError
 └── DeadlineError               504  deadline
 
 OperatorError, for the person who runs the service; no client sees it
+├── ApiKeysError                the file of API keys cannot be used
 ├── ReloadError                 the new checkpoint was refused; the old one stays in use
 └── StartupError                the service cannot start at all
 
@@ -95,7 +96,7 @@ class EmptyBodyError(BadRequestError):
 
 
 class MalformedBodyError(BadRequestError):
-    """The body does not parse as the multipart form its Content-Type announces."""
+    """The body, or its length, is not what its headers announce: a form, JSON, so many bytes."""
 
     code, title = "malformed_body", "Malformed body"
 
@@ -255,6 +256,10 @@ class DeadlineError(ServiceError):
 
 class OperatorError(Exception):
     """Base of the errors for the person who runs the service; the text is one sentence."""
+
+
+class ApiKeysError(OperatorError):
+    """The file of API keys cannot be used; the keys read before stay valid."""
 
 
 class ReloadError(OperatorError):

@@ -146,6 +146,16 @@ def test_health_asks_a_service_and_reports_why_it_is_not_ready() -> None:
     assert service.wait() != 0
 
 
+def test_health_of_this_machine_s_service_asks_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    with fake_service() as (_, url):
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("PURNET_PORT", url.rpartition(":")[2])
+        monkeypatch.setenv("PURNET_HOST", "127.0.0.1")
+        result = run(app, ["health"])
+    assert (result.exit_code, result.output) == (0, "ready\n")
+
+
 def test_health_of_a_service_that_drains() -> None:
     import signal
 

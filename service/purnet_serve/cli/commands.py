@@ -127,7 +127,10 @@ def health(
     import urllib.error
     import urllib.request
 
+    opener = urllib.request.build_opener()
     if url is None:
+        # The service of this machine, whatever proxy its environment names.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         from purnet_serve.urls import local_url
 
         settings = _settings({}, None)
@@ -136,7 +139,7 @@ def health(
         _fail("the address must begin with http:// or https://", code=2)
     ready = f"{url.rstrip('/')}/readyz"
     try:
-        with urllib.request.urlopen(ready, timeout=HEALTH_TIMEOUT_S) as answer:  # noqa: S310
+        with opener.open(ready, timeout=HEALTH_TIMEOUT_S) as answer:
             typer.echo(json.load(answer)["status"])
     except urllib.error.HTTPError as error:
         with error:
@@ -149,7 +152,7 @@ def health(
 
 @app.command()
 def config(more: Set = None) -> None:
-    """Show every setting as it is in effect, as lines for a shell or an env file."""
+    """Show every setting as it is in effect, as lines of an env file."""
     import json
 
     from purnet_serve.http.context import memory_ceiling_bytes

@@ -48,8 +48,14 @@ class _Client:
         parts = urlsplit(url)  # `port` raises ValueError for one that is no number
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
             raise ValueError(f"{url!r} is no address; write http://HOST:PORT")
+        try:
+            httpx.URL(url)
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ValueError(f"{url!r} is no address: {error}") from None
+        if api_key is not None and not api_key.isprintable():
+            raise ValueError("the API key has characters that no header may have")
         self._url = url.rstrip("/")
-        self._key = {} if api_key is None else {"X-Api-Key": api_key}
+        self._key = {} if api_key is None else {"X-Api-Key": api_key.encode()}
         self._retries = retries or RetryPolicy()
 
     def _arguments(self, request: Request, step: Send) -> dict[str, Any]:
@@ -70,7 +76,7 @@ class PurNetClient(_Client):
     `url` is where the service listens, with its path prefix if it has one. `http` is a client of
     httpx of your own, for certificates or proxies; it is not closed here. Photos are paths, bytes
     of image files, files opened in binary mode, or Pillow images. Raises `ValueError` for a bad
-    address; everything else that goes wrong is a `PurNetError`.
+    address or key; everything else that goes wrong is a `PurNetError`.
     """
 
     def __init__(

@@ -93,7 +93,7 @@ def from_answer(status: int, headers: Mapping[str, str], problem: Any) -> PurNet
     kind: type[PurNetError] = ServerError if status >= 500 else RequestError
     if status in BUSY_STATUSES:
         kind = BusyError
-    elif status == 504:
+    elif status in (408, 504):
         kind = DeadlineError
     elif status in (401, 403):
         kind = ApiKeyError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -62,6 +63,9 @@ class Outcome:
     error: PurNetError | None
 
 
+_TIMING = re.compile(r"(?:^|,)\s*([\w-]+);dur=(\d+(?:\.\d+)?)\s*(?=,|$)")
+
+
 def read_result(answer: httpx.Response) -> Result:
     """Read a 200. Raises `ServerError` for one that PurNet Serve did not give."""
     headers, media_type = answer.headers, answer.headers.get("content-type", "")
@@ -95,5 +99,5 @@ def _box(text: str) -> Box:
 
 
 def _timings(text: str) -> dict[str, float]:
-    entries = (entry.strip().partition(";dur=") for entry in text.split(",") if entry.strip())
-    return {stage: float(ms) for stage, _, ms in entries}
+    # A proxy may have added entries of its own, of any form that `Server-Timing` allows.
+    return {stage: float(ms) for stage, ms in _TIMING.findall(text)}

@@ -10,13 +10,9 @@ from pathlib import Path
 
 from starlette.datastructures import Headers
 
-from purnet_serve.errors import KeyMissingError, KeyUnknownError, OperatorError
+from purnet_serve.errors import ApiKeysError, KeyMissingError, KeyUnknownError
 
 _SHA256_HEX = re.compile(r"[0-9a-f]{64}")
-
-
-class ApiKeysError(OperatorError):
-    """The file of API keys cannot be used; the keys read before stay valid."""
 
 
 class ApiKeys:

@@ -91,6 +91,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
         if isinstance(route, APIRoute):
             methods.setdefault(route.path, set()).update(route.methods or ())
     metrics.http.register(methods)
+    app.state.methods = methods
     return app
 
 
@@ -114,7 +115,9 @@ def _handle_errors(app: FastAPI) -> None:
         if raised.status_code == 404:
             error = NotFoundError(NOTHING_HERE)
         elif raised.status_code == 405:
-            allowed = set(headers["Allow"].split(", "))
+            # Of a path with several routes FastAPI names the methods of one.
+            path = request.state.context.path
+            allowed = request.app.state.methods.get(path) or set(headers["Allow"].split(", "))
             methods = sorted(allowed | {"HEAD"} if "GET" in allowed else allowed)
             headers["Allow"] = ", ".join(methods)
             error = MethodNotAllowedError(f"This path takes {' or '.join(methods)}.")

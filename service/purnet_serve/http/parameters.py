@@ -17,6 +17,8 @@ TIMEOUT_HEADER = "X-Timeout-Ms"
 MIN_TIMEOUT_MS = 100
 """With less, no request could be answered in time."""
 MAX_THRESHOLD = 255
+MOST_PARAMETERS = 64
+"""Twice as many as any route has: what a client repeats or makes up costs next to nothing."""
 _LONGEST_QUOTED = 40
 
 
@@ -100,12 +102,16 @@ def parse_timeout_s(values: Sequence[str], default_s: float, most_s: float) -> f
 
 
 def require_single(items: Sequence[tuple[str, str]]) -> None:
-    """Raises `ParameterError` for a parameter that is given more than once."""
-    names = [name for name, _ in items]
-    for name in names:
-        if names.count(name) > 1:
+    """Raises `ParameterError` for a parameter that is given more than once, and for too many."""
+    if len(items) > MOST_PARAMETERS:
+        name = quoted(items[MOST_PARAMETERS][0])
+        raise ParameterError(name, f"There are more than {MOST_PARAMETERS} parameters.")
+    seen: set[str] = set()
+    for name, _ in items:
+        if name in seen:
             name = quoted(name)
             raise ParameterError(name, f"The parameter {name!r} is given more than once.")
+        seen.add(name)
 
 
 def bad_parameter(problem: Mapping[str, Any], known: Iterable[str]) -> ParameterError:
@@ -116,7 +122,8 @@ def bad_parameter(problem: Mapping[str, Any], known: Iterable[str]) -> Parameter
             name, f"There is no parameter {name!r}; there are {', '.join(known)}."
         )
     reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return ParameterError(name, f"{name!r} {reason}.", actual=quoted(str(problem["input"])))
+    actual = None if problem.get("type") == "missing" else quoted(str(problem["input"]))
+    return ParameterError(name, f"{name!r} {reason}.", actual=actual)
 
 
 def quoted(text: str) -> str:

@@ -116,6 +116,10 @@ def _json_fields(text: bytes) -> list[tuple[str, str]]:
         raise MalformedBodyError("The body is not JSON.") from error
     if not text.lstrip().startswith(b"{") or len(members) > MAX_FIELDS:
         raise MalformedBodyError(f"The body must be an object of at most {MAX_FIELDS} members.")
+    try:
+        "".join(name for name, _ in members).encode()
+    except UnicodeEncodeError as error:
+        raise MalformedBodyError("A name in the body is half of a surrogate pair.") from error
     return [(name, _text(name, value)) for name, value in members if value is not None]
 
 

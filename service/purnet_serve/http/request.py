@@ -94,9 +94,9 @@ class RequestContext:
         """Await `work` in the current task.
 
         Raises what it raises, the error of `abort`, `UploadTimeoutError` while the body
-        arrives after `upload_until`, or `DeadlineError` while a photo is fetched, decoded or
-        encoded after `deadline`. The backend holds the deadline itself, and an answer is sent
-        within its own time.
+        arrives after `upload_until`, or `DeadlineError` while it arrives, or a photo is fetched,
+        decoded or encoded, after `deadline`. The backend holds the deadline itself, and an answer
+        is sent within its own time.
         """
         task = self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
@@ -140,7 +140,8 @@ class RequestContext:
             self.abort(self._too_late())
 
     def _too_late(self) -> ServiceError:
-        error = UploadTimeoutError if self._uploads() else DeadlineError
+        is_slow_upload = self._uploads() and self.upload_until <= self.deadline
+        error = UploadTimeoutError if is_slow_upload else DeadlineError
         allowed = round(self._until() - self.arrived, 3)
         detail = f"The request's {allowed} s were over at stage '{self.stage}'."
         return error(detail, limit=allowed)

@@ -1,4 +1,4 @@
-"""Upload -> pixels, mask -> PNG or WebP. Everything here is synchronous and runs in a pool thread.
+"""Upload -> pixels, mask -> PNG, WebP or JPEG. All of it is synchronous, for threads of a pool.
 
 Limits are read from the header before any pixel is decoded. Decoding itself is `purnet.imaging`,
 which the command line shares, so both give the same mask for a photo.
@@ -46,6 +46,8 @@ MASK_BYTES_PER_PIXEL = 4
 # copies the picture into planes or ARGB and works on both.
 ENCODER_BYTES_PER_PIXEL = {"png": 4, "webp": 28, "jpeg": 8}
 WIDENED_BYTES_PER_PIXEL = 12  # three arrays of float32
+MOST_SIDE = {"webp": WEBP_MAX_SIDE, "jpeg": 65_500}
+"""Pixels; PNG has no such limit."""
 
 # Our own limit is checked first, but it is a setting; above 89 megapixels Pillow only warns.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -123,11 +125,11 @@ def decode(
 
 
 def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Options) -> Answer:
-    """Mask of the network -> the PNG or WebP that was asked for.
+    """Mask of the network -> the PNG, WebP or JPEG that was asked for.
 
-    `upload` may be None unless `options.needs_upload`. Mode `L` for masks, `RGBA` for cutouts, at
-    the photo's displayed size or the model's. Raises `SideTooLongError` where that is more than
-    WebP can hold.
+    `upload` may be None unless `options.needs_upload`. Mode `L` for masks, `RGBA` for cutouts (as
+    JPEG `RGB`), at the photo's displayed size or the model's. Raises `SideTooLongError` where that
+    is more than the format can hold.
     """
     check_answer_size(decoded, options)
     full = resize_mask(mask, (decoded.width, decoded.height))
@@ -160,13 +162,17 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
 
 
 def check_answer_size(decoded: Decoded, options: Options) -> None:
-    """Raise `SideTooLongError` for a photo whose answer WebP cannot hold."""
-    side = max(decoded.width, decoded.height)
-    if options.format == "webp" and options.size == "original" and side > WEBP_MAX_SIDE:
+    """Raise `SideTooLongError` for a photo whose answer its format cannot hold."""
+    most = MOST_SIDE.get(options.format)
+    if most is None or options.size == "model":
+        return
+    size = decoded.width, decoded.height
+    side = max(size if options.finish is None else options.finish.size_of(*size))
+    if side > most:
         raise SideTooLongError(
-            f"The image is {decoded.width} by {decoded.height} pixels; no side of a WebP answer "
-            f"may exceed {WEBP_MAX_SIDE}. Ask for PNG.",
-            limit=WEBP_MAX_SIDE,
+            f"The answer to an image of {decoded.width} by {decoded.height} pixels would have a "
+            f"side of {side}; in {options.format.upper()} none may exceed {most}. Ask for PNG.",
+            limit=most,
             actual=side,
         )
 

@@ -54,6 +54,13 @@ class Finish:
     background: Colour | None = None
     """Lay a cutout on this colour."""
 
+    def size_of(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture of this size, finished, if nothing of it is cut off."""
+        if self.most_pixels is None or width * height <= self.most_pixels:
+            return width, height
+        scale = sqrt(self.most_pixels / (width * height))
+        return max(1, int(width * scale)), max(1, int(height * scale))
+
 
 def smoothed(mask: Image.Image) -> Image.Image:
     """Mode `L` -> the same with levels 0 and 255 alone: opened, blurred, cut in the middle."""
@@ -66,9 +73,8 @@ def finished(picture: Image.Image, mask: Image.Image, finish: Finish) -> Image.I
     """Mode `L` or `RGBA` picture and its soft mask, of one size -> the same mode, finished."""
     if finish.crop is not None:
         picture = picture.crop(_crop_box(mask, finish.crop))
-    if finish.most_pixels is not None and picture.width * picture.height > finish.most_pixels:
-        scale = sqrt(finish.most_pixels / (picture.width * picture.height))
-        size = max(1, int(picture.width * scale)), max(1, int(picture.height * scale))
+    size = finish.size_of(*picture.size)
+    if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
     if finish.background is not None and picture.mode == "RGBA":
         canvas = Image.new("RGBA", picture.size, finish.background)

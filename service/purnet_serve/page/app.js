@@ -164,7 +164,7 @@ function whyNot(error, { file }) {
 
 function askForKey({ refusal, file }) {
   const form = find("#key-form");
-  if (refusal.status === 403) forgetKey();
+  if (refusal.code === "key_unknown") forgetKey();
   form.querySelector("label").textContent = `${inPlainWords(refusal, file).title}.`;
   if (form.hidden) {
     form.hidden = false;

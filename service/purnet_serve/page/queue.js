@@ -12,11 +12,14 @@ import { canShow } from "./pictures.js";
 
 const AT_ONCE = 2; // one is sent while the network works on the other
 const MOST_TRIES = 20;
+const KEY_CODES = ["key_missing", "key_unknown"];
 const SECOND_MS = 1000;
 
 /** One photo: what was chosen, how far it is, and its result or its refusal. */
 class Photo {
   state = "waiting";
+  /** The API key it was sent with last. */
+  key = "";
   /** Part that is sent, 0 to 1. */
   progress = 0;
   /** Whole seconds until it is sent again, while `pausing`. */
@@ -114,9 +117,12 @@ export class Queue {
         if (!(refusal instanceof Refusal)) throw refusal;
         photo.refusal = refusal;
         photo.tries += 1;
+        const isKey = KEY_CODES.includes(refusal.code);
+        // Another one may have been entered since this photo was sent.
+        if (isKey && photo.key !== this.#getKey() && photo.tries < MOST_TRIES) continue;
         const comesAgain = [429, 503].includes(refusal.status) && refusal.retryAfterS > 0;
         if (!comesAgain || photo.tries >= MOST_TRIES || photo.cancel.signal.aborted) {
-          this.#move(photo, [401, 403].includes(refusal.status) ? "locked" : "failed");
+          this.#move(photo, isKey ? "locked" : "failed");
           return;
         }
         await this.#pause(photo, refusal.retryAfterS);
@@ -126,7 +132,8 @@ export class Queue {
   }
 
   async #send(photo) {
-    const request = { key: this.#getKey(), signal: photo.cancel.signal };
+    photo.key = this.#getKey();
+    const request = { key: photo.key, signal: photo.cancel.signal };
     photo.progress = 0;
     this.#move(photo, "sending");
     const onProgress = (part) => {

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from purnet_serve.errors import (
+    ApiKeysError,
     BodyTooLargeError,
     BusyError,
     DrainingError,
@@ -20,7 +21,7 @@ from purnet_serve.errors import (
     TooManyBytesError,
 )
 from purnet_serve.http.admission import Admission
-from purnet_serve.http.api_keys import ApiKeys, ApiKeysError, offered_key
+from purnet_serve.http.api_keys import ApiKeys, offered_key
 from purnet_serve.http.request import RequestContext
 from purnet_serve.settings import Settings
 

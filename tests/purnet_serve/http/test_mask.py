@@ -227,6 +227,13 @@ async def test_form_fields_are_checked_like_parameters(live: Live) -> None:
     assert (problem["parameter"], problem["actual"]) == ("threshold", "+1")
 
 
+async def test_more_parameters_than_any_route_has_are_refused_unread(live: Live) -> None:
+    names = "&".join(f"p{number}" for number in range(8000))
+    answer = await live.client.post(f"/v1/mask?{names}", content=PHOTO)
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "There are more than 64 parameters."
+
+
 async def test_a_parameter_in_query_and_form_is_given_twice(live: Live) -> None:
     answer = await live.client.post(
         "/v1/mask?threshold=1", files={"image": PHOTO}, data={"threshold": "1"}

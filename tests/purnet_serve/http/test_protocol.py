@@ -98,6 +98,8 @@ async def test_405_names_the_methods(live: Live) -> None:
     for ask, allow, detail in (
         (live.client.get("/v1/mask"), "POST", "This path takes POST."),
         (live.client.post("/livez"), "GET, HEAD", "This path takes GET or HEAD."),
+        (live.client.put("/api/remove"), "GET, HEAD, POST", "This path takes GET or HEAD or POST."),
+        (live.client.post("/docs"), "GET, HEAD", "This path takes GET or HEAD."),
     ):
         answer = await ask
         assert (answer.status_code, answer.headers["allow"]) == (405, allow)

@@ -279,6 +279,7 @@ async def test_photos_that_cannot_be_answered(live: Live, body: bytes, code: str
     [
         ("application/json", b"{", "malformed_body"),
         ("application/json", b"[1]", "malformed_body"),
+        ("application/json", b'{"\\ud800": "1"}', "malformed_body"),
         ("application/json", b"\xff", "malformed_body"),
         ("application/json", b"[" * 100_000, "malformed_body"),
         ("application/json", b"{}", "missing_source"),

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +18,7 @@ from purnet.imaging import open_image, resize_mask, to_pixels
 from purnet_serve.errors import ImageError, SideTooLongError, TooManyPixelsError
 from purnet_serve.images import codec
 from purnet_serve.images.codec import Decoded, Options, encode, encoding_bytes
+from purnet_serve.images.finish import Finish
 from purnet_serve.images.header import Limits, check_header
 
 LIMITS = Limits(40_000_000, 16_384)
@@ -105,6 +108,12 @@ def test_a_wide_and_thin_answer_counts_the_rows_of_the_network() -> None:
     assert encoding_bytes(thin, Options()) >= 60_000_000
 
 
+def peak_bytes() -> int:
+    """The most memory this process had in RAM."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+
 @pytest.mark.parametrize("kind", ["zTXt", "iTXt", "iCCP", "late zTXt"])
 def test_bombs_in_metadata_do_not_go_off(kind: str) -> None:
     bomb = zlib.compress(bytes(100_000_000), 9)
@@ -118,8 +127,11 @@ def test_bombs_in_metadata_do_not_go_off(kind: str) -> None:
         data = whole[:-12] + chunks["zTXt"] + whole[-12:]
     else:
         data = png_with(chunks[kind])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = peak_bytes()
     with suppress(ImageError):  # refusing the photo is as right as ignoring the text
         assert decode(data, SIZE, LIMITS).width == 96
+    assert peak_bytes() - before < 50_000_000
 
 
 @pytest.mark.parametrize("output", ["original", "model"])
@@ -162,6 +174,18 @@ def test_webp_holds_no_side_of_16384_pixels() -> None:
     assert opened(encode(mask, decoded, None, Options()).body).size == (16_384, 1)
     small = Options(size="model", format="webp")
     assert opened(encode(mask, decoded, None, small).body).size == (SIZE, SIZE)
+
+
+def test_the_longest_side_is_that_of_the_answer() -> None:
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    wide = Decoded(np.zeros((SIZE, SIZE, 3), np.uint8), 16_384, 100, "PNG")
+    smaller = Options(format="webp", finish=Finish(most_pixels=250_000))
+    size = opened(encode(mask, wide, None, smaller).body).size
+    assert 200_000 < size[0] * size[1] <= 250_000
+    wider = Decoded(np.zeros((SIZE, SIZE, 3), np.uint8), 66_000, 1, "PNG")
+    with pytest.raises(SideTooLongError) as caught:
+        encode(mask, wider, None, Options(format="jpeg"))
+    assert (caught.value.limit, caught.value.actual) == (65_500, 66_000)
 
 
 def test_the_first_frame_of_an_animation_need_not_be_the_default_image() -> None:

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from page_driver import OpenPage, await_failure, await_result, masks_asked_for, pick
 from photos import encoded, scene
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 from service_process import fake_service
 
 KEY = "a-key-of-ours"
@@ -77,6 +77,34 @@ def test_a_key_is_asked_for_only_where_one_is_needed_and_kept_for_the_tab(
     page.reload()
     pick(page, PHOTO)
     await_result(page)
+
+
+def test_a_late_refusal_of_an_old_key_forgets_no_new_one(open_page: OpenPage, strict: str) -> None:
+    page = open_page(strict)
+    old: list[Route] = []
+
+    def hold_the_first(route: Route) -> None:
+        old.append(route) if not old else route.continue_()
+
+    page.route("**/v1/mask", hold_the_first)
+    with page.expect_request("**/v1/mask"):
+        pick(page, PHOTO)
+    page.evaluate(f"sessionStorage.setItem('purnet-api-key', '{KEY}')")
+    old[0].fulfill(status=403, json={"code": "key_unknown", "status": 403, "detail": "No."})
+    await_result(page)
+    expect(page.locator("#key-form")).to_be_hidden()
+
+
+def test_a_refusal_that_is_not_of_the_service_asks_for_no_key(
+    open_page: OpenPage, strict: str
+) -> None:
+    page = open_page(strict, with_key)
+    page.route("**/v1/mask", lambda route: route.fulfill(status=403, body="<h1>Forbidden</h1>"))
+    pick(page, PHOTO)
+    failure = await_failure(page, "An answer this page does not know")
+    expect(failure.get_by_role("button", name="Try again")).to_be_visible()
+    expect(page.locator("#key-form")).to_be_hidden()
+    assert page.evaluate("sessionStorage.length") == 1
 
 
 def test_a_key_that_no_header_can_hold_is_unknown(open_page: OpenPage, strict: str) -> None:
