@@ -15,6 +15,7 @@ pytest.importorskip("ray")
 from purnet_serve.inference.ray.metrics import REPLICA, ReplicaMetrics
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import DispatchReason, FailureKind
+from purnet_serve.observability.process_metrics import watch_process
 
 CONFIGURATION = Path(__file__).parents[4] / "docker" / "prometheus.yml"
 WAIT_S = 30
@@ -55,6 +56,7 @@ def metrics(ray):
 def test_every_series_of_a_local_service_is_published_with_its_labels(metrics, ray):
     registry = CollectorRegistry()
     InferenceMetrics(registry)
+    watch_process(registry)
     local = {
         (sample.name, frozenset(sample.labels.items()))
         for family in text_string_to_metric_families(generate_latest(registry).decode())
@@ -65,10 +67,7 @@ def test_every_series_of_a_local_service_is_published_with_its_labels(metrics, r
         (name, frozenset(pair for pair in labels if pair[0] != REPLICA))
         for name, labels in ray.values
     }
-    assert published - local == {
-        (sample, frozenset()) for sample, _ in published if sample.startswith("process_")
-    }
-    assert local <= published
+    assert published == local
     assert not any(name.endswith("_created") for name, _ in published)
 
 
