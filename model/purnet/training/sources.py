@@ -36,8 +36,8 @@ class TrainingData:
 
 def check_sources(recipe: Recipe, root: Path) -> None:
     """Raise `DatasetError` that names every source of a recipe that is no folder below `root`."""
-    missing = [str(root / source.folder) for source in recipe.sources]
-    missing = [folder for folder in missing if not is_folder(Path(folder))]
+    folders = [root / source.folder for source in recipe.sources]
+    missing = [str(folder) for folder in folders if not is_folder(folder)]
     if missing:
         raise DatasetError(
             f"the recipe takes photos from {', '.join(missing)}, not there or no folder; "

@@ -243,7 +243,7 @@ class DeviceSupervisor:
                 else:
                     self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
         except Exception as error:
-            # A fault of ours. Whoever was not queued again has no answer yet.
+            # A fault of ours. How far this came is not known, so nobody is left to wait.
             for ticket in (ticket for batch in worker.unanswered for ticket in batch.tickets):
                 ticket.resolve(WorkerError(f"The worker's end was mishandled: {error!r}"))
             raise
