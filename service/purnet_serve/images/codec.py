@@ -167,7 +167,10 @@ def check_answer_size(decoded: Decoded, options: Options) -> None:
     if most is None or options.size == "model":
         return
     size = decoded.width, decoded.height
-    side = max(size if options.finish is None else options.finish.size_of(*size))
+    # What is cropped may be a strip as long as the photo, and few enough pixels to stay so.
+    if options.finish is not None and options.finish.crop is None:
+        size = options.finish.size_of(*size)
+    side = max(size)
     if side > most:
         raise SideTooLongError(
             f"The answer to an image of {decoded.width} by {decoded.height} pixels would have a "

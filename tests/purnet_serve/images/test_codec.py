@@ -18,7 +18,7 @@ from purnet.imaging import open_image, resize_mask, to_pixels
 from purnet_serve.errors import ImageError, SideTooLongError, TooManyPixelsError
 from purnet_serve.images import codec
 from purnet_serve.images.codec import Decoded, Options, encode, encoding_bytes
-from purnet_serve.images.finish import Finish
+from purnet_serve.images.finish import Finish, Margin
 from purnet_serve.images.header import Limits, check_header
 
 LIMITS = Limits(40_000_000, 16_384)
@@ -182,6 +182,12 @@ def test_the_longest_side_is_that_of_the_answer() -> None:
     smaller = Options(format="webp", finish=Finish(most_pixels=250_000))
     size = opened(encode(mask, wide, None, smaller).body).size
     assert 200_000 < size[0] * size[1] <= 250_000
+    none = Margin(0, "px")
+    strip = Options(
+        format="webp", finish=Finish(crop=(none, none, none, none), most_pixels=250_000)
+    )
+    with pytest.raises(SideTooLongError):
+        encode(mask, wide, None, strip)
     wider = Decoded(np.zeros((SIZE, SIZE, 3), np.uint8), 66_000, 1, "PNG")
     with pytest.raises(SideTooLongError) as caught:
         encode(mask, wider, None, Options(format="jpeg"))
