@@ -55,7 +55,7 @@ class Finish:
     """Lay a cutout on this colour."""
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of a picture of this size once it was made smaller, if it is too large."""
+        """Width and height of such a picture, made smaller where it has too many pixels."""
         if self.most_pixels is None or width * height <= self.most_pixels:
             return width, height
         scale = sqrt(self.most_pixels / (width * height))
