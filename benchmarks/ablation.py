@@ -53,6 +53,11 @@ ABLATIONS = {
     "structure": Ablation(
         "the same and the structure loss", True, PROMOTION | RECTIFICATION | {"structure": 0.5}
     ),
+    "s-measure": Ablation(
+        "both with their losses, and S-measure",
+        True,
+        PROMOTION | RECTIFICATION | {"s_measure": 1.0},
+    ),
     "alone": Ablation(
         "both with their losses, on the first source alone", True, PROMOTION | RECTIFICATION, True
     ),

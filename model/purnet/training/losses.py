@@ -29,6 +29,10 @@ LOG_FLOOR = 1e-6
 BOUNDARY_REACH = 0.09
 """Side of the square that a pixel's boundary weight looks at, relative to the map's side."""
 
+SMALL = 1e-8
+"""Added where the S-measure takes a root or divides, which keeps gradients finite; an empty part of
+a map costs something until it is darker than 1e-3."""
+
 
 def region_means(values: Tensor, regions: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Mean value of each region, by scatter-add.
@@ -80,6 +84,69 @@ def iou_loss(saliency: Tensor, truth: Tensor) -> Tensor:
     return (1 - (both + 1) / (either + 1)).mean()
 
 
+def s_measure_loss(saliency: Tensor, truth: Tensor) -> Tensor:
+    """1 - S-measure of soft maps (N, 1, H, W) in [0, 1], averaged over images.
+
+    S is the mean of two similarities: of the object and of its background, each by mean and spread;
+    and of the four regions around the object's centre, each by its structural similarity, weighted
+    by area. The truth counts as salient from 0.5 on. Cross-entropy and IoU make a map decide where
+    it cannot know; S costs less for a grey object than for one that is missed. Source: Fan et al.,
+    "Structure-measure", ICCV 2017, alpha = 0.5; as PySODMetrics computes it.
+    """
+    saliency, salient = saliency.squeeze(1), (truth >= 0.5).to(saliency.dtype).squeeze(1)
+    part = salient.mean(dim=(1, 2))
+    of_object = part * _object_similarity(saliency, salient)
+    of_background = (1 - part) * _object_similarity(1 - saliency, 1 - salient)
+    score = (of_object + of_background + _region_similarity(saliency, salient)) / 2
+    bright = saliency.mean(dim=(1, 2))
+    score = torch.where(part == 0, 1 - bright, torch.where(part == 1, bright, score))
+    return (1 - score).mean()
+
+
+def _object_similarity(values: Tensor, inside: Tensor) -> Tensor:
+    """How bright and even the values are inside; both (N, H, W), inside 0 or 1 -> (N,)."""
+    count = inside.sum(dim=(1, 2))
+    mean = (values * inside).sum(dim=(1, 2)) / count.clamp(min=1)
+    deviations = (values - mean[:, None, None]).square() * inside
+    spread = (deviations.sum(dim=(1, 2)) / (count - 1).clamp(min=1) + SMALL).sqrt()
+    return 2 * mean / (mean.square() + 1 + spread)
+
+
+def _region_similarity(saliency: Tensor, salient: Tensor) -> Tensor:
+    """Structural similarity of the regions around the object's centre; (N, H, W) each -> (N,)."""
+    rows, columns = (
+        _halves(salient.sum(dim=dim), side)
+        for dim, side in ((2, salient.shape[1]), (1, salient.shape[2]))
+    )
+
+    def sums(values: Tensor) -> Tensor:
+        """Over each region; (N, H, W) -> (N, 2, 2)."""
+        return rows @ values @ columns.transpose(1, 2)
+
+    area = sums(torch.ones_like(salient))
+    s, g, square, product = (
+        sums(values) / area.clamp(min=1)
+        for values in (saliency, salient, saliency.square(), saliency * salient)
+    )
+    # Truths are 0 or 1, so their mean square is their mean.
+    variances = (square - s.square()).clamp(min=0) + (g - g.square())
+    likeness = (4 * s * g * (product - s * g) + SMALL) / (
+        (s.square() + g.square()) * variances + SMALL
+    )
+    return (area * likeness).sum(dim=(1, 2)) / salient[0].numel()
+
+
+def _halves(counts: Tensor, side: int) -> Tensor:
+    """Which positions lie before and after the centre of mass; counts (N, side) -> (N, 2, side).
+
+    The centre itself counts to those before it.
+    """
+    at = torch.arange(side, dtype=counts.dtype, device=counts.device)
+    centre = (counts * at).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+    before = (at <= centre.round().unsqueeze(1)).to(counts.dtype)
+    return torch.stack([before, 1 - before], dim=1)
+
+
 def boundary_weights(truth: Tensor, boundary: float) -> Tensor:
     """How much each pixel counts: more near the object's boundary, 1 on average.
 
@@ -99,10 +166,10 @@ class Criterion:
     """The training losses of one stage.
 
     Each term is the sum over levels, weighted by `levels` (finest first). Where the network refines
-    edges, its refined map counts in saliency and IoU as much as that of the finest level. Targets
-    are brought to each map's own size: the truth by averaging, regions by nearest neighbour.
-    `boundary` is how much more the saliency term counts pixels near the object's boundary. Without
-    `single_sigmoid` the structure term sees the sigmoid of saliency, as released.
+    edges, its refined map counts in saliency, IoU and S-measure as much as that of the finest
+    level. Targets are brought to each map's own size: the truth by averaging, regions by nearest
+    neighbour. `boundary` is how much more the saliency term counts pixels near the object's
+    boundary. Without `single_sigmoid` the structure term sees the sigmoid of saliency, as released.
     """
 
     def __init__(
@@ -168,6 +235,8 @@ class Criterion:
             )
         if weights.iou:
             losses["iou"] = iou_loss(saliency, truth)
+        if weights.s_measure:
+            losses["s_measure"] = s_measure_loss(saliency, truth)
         if weights.promotion:
             losses["promotion"] = F.binary_cross_entropy_with_logits(
                 output.promotion[level].float(), truth
@@ -192,6 +261,8 @@ class Criterion:
             losses["saliency"] = self._saliency(logits, truth, None)
         if self.weights.iou:
             losses["iou"] = iou_loss(logits.sigmoid(), truth)
+        if self.weights.s_measure:
+            losses["s_measure"] = s_measure_loss(logits.sigmoid(), truth)
         return losses
 
     def _saliency(self, logits: Tensor, truth: Tensor, error: Tensor | None) -> Tensor:

@@ -37,6 +37,7 @@ class LossWeights(Settings):
     saliency: NotNegative = 1.0
     structure: NotNegative = 0.0
     iou: NotNegative = 0.0
+    s_measure: NotNegative = 0.0
     promotion: NotNegative = 0.0
     object: NotNegative = 0.0
     error: NotNegative = 0.0

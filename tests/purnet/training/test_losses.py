@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
+import numpy as np
+import py_sod_metrics
 import pytest
 import torch
 from torch import Tensor
@@ -15,9 +18,12 @@ from purnet.training.losses import (
     boundary_weights,
     iou_loss,
     region_means,
+    s_measure_loss,
     structural_similarity_loss,
 )
-from purnet.training.recipe import LossWeights
+from purnet.training.recipe import ATTENTION_LOSSES, LossWeights
+
+EVERY_LOSS = LossWeights.model_validate(dict.fromkeys(LossWeights.model_fields, 1.0))
 
 
 def random_case(seed: int, regions: int = 7) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,6 +121,56 @@ def test_iou_loss_of_empty_maps_is_zero_and_of_disjoint_ones_near_one() -> None:
     assert iou_loss(empty, full) > 0.99
 
 
+@pytest.mark.parametrize("size", [(12, 10), (40, 40), (33, 57)])
+@pytest.mark.parametrize("seed", range(3))
+def test_s_measure_loss_is_what_scoring_says(size: tuple[int, int], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    truth = torch.zeros(3, 1, *size)
+    truth[0, :, 2:9, 1:6] = 1
+    truth[1, :, 8:, 7:] = 1
+    truth[2, :, :2, 3:] = 1
+    saliency = 0.7 * truth + 0.3 * torch.rand(truth.shape, generator=generator)
+    losses = []
+    for s_map, g_map in zip(saliency, truth, strict=True):
+        measure = py_sod_metrics.Smeasure(alpha=0.5)
+        measure.step(s_map[0].double().numpy(), g_map[0].numpy() > 0.5, normalize=False)
+        losses.append(1 - measure.get_results()["sm"])
+    assert s_measure_loss(saliency, truth).item() == pytest.approx(np.mean(losses), abs=2e-4)
+
+
+def test_s_measure_loss_of_empty_and_full_truths_is_how_bright_and_dark_maps_are() -> None:
+    saliency = torch.full((1, 1, 8, 8), 0.3)
+    assert s_measure_loss(saliency, torch.zeros(1, 1, 8, 8)).item() == pytest.approx(0.3)
+    assert s_measure_loss(saliency, torch.ones(1, 1, 8, 8)).item() == pytest.approx(0.7)
+
+
+@pytest.mark.parametrize("salient", [0, 1, 5, 64])
+def test_s_measure_loss_has_finite_gradients_at_its_ends(salient: int) -> None:
+    truth = torch.zeros(64)
+    truth[:salient] = 1
+    for logits in (torch.full((64,), 200.0), torch.full((64,), -200.0), 200 * (2 * truth - 1)):
+        leaf = logits.view(1, 1, 8, 8).clone().requires_grad_()
+        loss = s_measure_loss(leaf.sigmoid(), truth.view(1, 1, 8, 8))
+        loss.backward()
+        assert leaf.grad is not None
+        assert leaf.grad.isfinite().all()
+    assert loss.item() == pytest.approx(0, abs=1e-3)
+
+
+def test_an_object_that_is_grey_costs_less_than_one_missed_every_other_time() -> None:
+    truth = torch.zeros(1, 1, 20, 20)
+    truth[..., 5:15, 5:15] = 1
+
+    def costs(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+        found, missed, grey = (loss(level * truth, truth).item() for level in (1.0, 0.0, 0.5))
+        return grey, (found + missed) / 2
+
+    grey, gambled = costs(s_measure_loss)
+    assert grey < gambled - 0.1
+    grey, gambled = costs(iou_loss)
+    assert grey == pytest.approx(gambled, abs=0.01)
+
+
 def output_of(size: int, *, attention: bool) -> PurNetOutput:
     generator = torch.Generator().manual_seed(5)
 
@@ -142,11 +198,10 @@ def test_criterion_returns_just_the_terms_that_have_weight() -> None:
 
 
 def test_every_level_counts_by_its_weight() -> None:
-    weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     output = output_of(8, attention=True)
 
     def losses(*levels: float) -> dict[str, Tensor]:
-        return Criterion(weights=weights, levels=levels)(output, *targets(), 5)
+        return Criterion(weights=EVERY_LOSS, levels=levels)(output, *targets(), 5)
 
     fine, coarse, mixed = losses(1, 0), losses(0, 1), losses(2, 0.25)
     for name, loss in mixed.items():
@@ -155,7 +210,7 @@ def test_every_level_counts_by_its_weight() -> None:
 
 
 def test_a_refined_map_counts_as_the_finest_level_does() -> None:
-    weights = LossWeights(saliency=1, iou=1)
+    weights = LossWeights(saliency=1, iou=1, s_measure=1)
     output = output_of(8, attention=False)
     criterion = Criterion(weights=weights, levels=[0.7, 0.25])
     plain = criterion(output, *targets(), 5)
@@ -166,13 +221,11 @@ def test_a_refined_map_counts_as_the_finest_level_does() -> None:
 
 
 def test_every_term_reaches_its_own_head() -> None:
-    weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
     output = output_of(8, attention=True)
-    criterion = Criterion(weights=weights, levels=[1, 1])
+    criterion = Criterion(weights=EVERY_LOSS, levels=[1, 1])
     losses = criterion(output, *targets(), 5)
-    heads = {"saliency": "saliency", "structure": "saliency", "iou": "saliency"}
-    for name in ("saliency", "structure", "iou", "promotion", "object", "error"):
-        own = heads.get(name, name)
+    for name in LossWeights.model_fields:
+        own = name if name in ATTENTION_LOSSES else "saliency"
         for head in ("saliency", "promotion", "object", "error"):
             for logits in getattr(output, head):
                 (gradient,) = torch.autograd.grad(
@@ -244,8 +297,7 @@ def test_a_fault_at_the_boundary_costs_more_by_the_boundary_weight() -> None:
 @pytest.mark.parametrize("variant", ["purnet-lite0", "purnet-lite0-s2"])
 def test_a_step_reads_nothing_back_from_the_device(variant: str) -> None:
     """Tensors on the meta device have no values: reading one raises."""
-    weights = LossWeights(saliency=1, structure=1, iou=1, promotion=1, object=1, error=1)
-    criterion = Criterion(weights=weights, levels=[1] * 4, boundary=4.0)
+    criterion = Criterion(weights=EVERY_LOSS, levels=[1] * 4, boundary=4.0)
     with torch.device("meta"):
         network = build(variant)
         images, truth = torch.empty(2, 3, 64, 64), torch.empty(2, 1, 64, 64)
