@@ -14,6 +14,7 @@ import numpy as np
 from purnet_serve.errors import NonFiniteError, WorkerError
 from purnet_serve.inference.backend import Mask, ModelInfo, Prediction
 from purnet_serve.inference.batcher import Batch, Batcher, Ticket
+from purnet_serve.inference.limits import DeviceLimits
 from purnet_serve.inference.protocol import Done, OutOfMemory
 from purnet_serve.inference.shared_memory import copied
 from purnet_serve.inference.spawn import WorkerEndError
@@ -30,8 +31,6 @@ FAILED_AFTER = 5
 """Consecutive failures after which the device is reported as failed."""
 RESTART_GRACE_S = 30.0
 """Longest restart during which the device still counts as ready: about what clients wait."""
-RECOVERY_BATCHES = 100
-"""Full batches after which one image or stream more is tried again after out of memory."""
 
 
 def backoff_s(failures: int) -> float:
@@ -85,12 +84,7 @@ class DeviceSupervisor:
         self._consecutive_failures = 0
         """Ends of workers with no answer in between, without those an image alone caused."""
         self._has_served = False
-        self._max_batch = spec.settings.max_batch
-        """Images of the largest batch in use: what pays, less after out of memory."""
-        self._streams = 1
-        """Streams in use: those of the worker, fewer after out of memory."""
-        self._full_batches = 0
-        """Since out of memory last changed one of the two."""
+        self._limits = DeviceLimits(spec.settings.max_batch, streams=1)
         self._lifecycle: asyncio.Task[None] | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
         self._canary_timer: asyncio.TimerHandle | None = None
@@ -112,10 +106,10 @@ class DeviceSupervisor:
         if worker is None or not worker.accepts:
             return 0
         on_device = worker.unanswered
-        streams_are_busy = worker.has_streams and len(on_device) >= self._streams
+        streams_are_busy = worker.has_streams and len(on_device) >= self._limits.streams
         if streams_are_busy or any(batch.alone for batch in on_device):
             return 0
-        return self._max_batch
+        return self._limits.max_batch
 
     @property
     def batches(self) -> int:
@@ -223,7 +217,8 @@ class DeviceSupervisor:
         self.idle.set()
         self._log(logging.INFO, "worker up")
         self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
-        self._set_limits(worker.max_batch, worker.streams)
+        self._limits = DeviceLimits(worker.max_batch, worker.streams)
+        self._report_limits()
         self._batcher.wake()
         self._on_change()
 
@@ -302,7 +297,9 @@ class DeviceSupervisor:
             raise RuntimeError("A worker answered that serves no more.")
         if isinstance(answer, OutOfMemory):
             self._metrics.failed(FailureKind.OUT_OF_MEMORY)
-            self._lower_limits(worker, batch)
+            # The batch is no longer among those that run.
+            self._limits.lower(images=len(batch), running=len(worker.begun) + 1)
+            self._report_limits()
             if not batch.canary:
                 self._retry(batch, None)
         elif batch.canary:
@@ -317,7 +314,8 @@ class DeviceSupervisor:
     def _on_masks(self, worker: Worker, batch: Batch, answer: Done, masks: Mask) -> None:
         """Give every ticket its own mask, copied out before the buffer is used again."""
         self._consecutive_failures = 0
-        self._recover_limits(worker, batch)
+        if self._limits.recover(images=len(batch), running=len(worker.begun) + 1):
+            self._report_limits()
         # Answered first, counted then: a batch whose answers fail half-way is counted when the
         # worker's end is handled.
         outcomes = [self._answer(slot, worker, batch, answer, masks) for slot in range(len(batch))]
@@ -363,32 +361,8 @@ class DeviceSupervisor:
             self._metrics.outcome(outcome)
         self._batcher.requeue(again)
 
-    def _lower_limits(self, worker: Worker, batch: Batch) -> None:
-        """Half of what did not fit may fit: send smaller batches, or to fewer streams.
-
-        `batch` is no longer among those that run.
-        """
-        if len(batch) > 1:
-            self._set_limits(min(self._max_batch, len(batch) // 2), self._streams)
-        else:
-            running = len(worker.begun) + 1
-            self._set_limits(self._max_batch, max(1, min(self._streams, running // 2)))
-
-    def _recover_limits(self, worker: Worker, batch: Batch) -> None:
-        """Out of memory may have been another process's doing: try a little more after a while."""
-        fewer_images = self._max_batch < worker.max_batch
-        fewer_streams = self._streams < worker.streams
-        full = len(batch) >= self._max_batch and len(worker.begun) + 1 >= self._streams
-        if not full or not (fewer_images or fewer_streams):
-            return
-        self._full_batches += 1
-        if self._full_batches == RECOVERY_BATCHES:
-            self._set_limits(self._max_batch + fewer_images, self._streams + fewer_streams)
-
-    def _set_limits(self, max_batch: int, streams: int) -> None:
-        self._max_batch, self._streams = max_batch, streams
-        self._full_batches = 0
-        self._metrics.limits(self.spec.device, max_batch, streams)
+    def _report_limits(self) -> None:
+        self._metrics.limits(self.spec.device, self._limits.max_batch, self._limits.streams)
 
     def _count_execution(self, batch: Batch, infer_s: float | None) -> None:
         waits_s = [batch.started_s - ticket.queued_s for ticket in batch.tickets]

@@ -10,7 +10,7 @@ from fake_workers import FakeProcess
 from harness import BackendHarness
 
 from purnet_serve.errors import WorkerError
-from purnet_serve.inference.supervisor import RECOVERY_BATCHES
+from purnet_serve.inference.limits import RECOVERY_BATCHES
 from purnet_serve.observability.labels import FailureKind
 
 STREAMS = 3

@@ -10,10 +10,10 @@ from purnet_serve.errors import (
     NonFiniteError,
     WorkerError,
 )
+from purnet_serve.inference.limits import RECOVERY_BATCHES
 from purnet_serve.inference.supervisor import (
     FIRST_BACKOFF_S,
     MAX_BACKOFF_S,
-    RECOVERY_BATCHES,
     DeviceState,
     backoff_s,
 )

@@ -9,12 +9,12 @@ from fake_predictor import CROWD, Act, Behaviour, image
 
 from purnet_serve.errors import NotReadyError, WorkerError
 from purnet_serve.inference import shared_memory as shared
+from purnet_serve.inference.limits import RECOVERY_BATCHES
 from purnet_serve.inference.protocol import Done, Loaded, encode
 from purnet_serve.inference.spawn import EXIT_TIMEOUT_S, REAP_TIMEOUT_S
 from purnet_serve.inference.supervisor import (
     FIRST_BACKOFF_S,
     MAX_BACKOFF_S,
-    RECOVERY_BATCHES,
     DeviceSupervisor,
 )
 from purnet_serve.observability.inference_metrics import InferenceMetrics
