@@ -143,8 +143,7 @@ class Benchmark:
 
     def _note_start(self, server: Server, round_: int) -> float:
         idle = idle_processors(server.tree, 2.0)
-        start = Start(server.peer.name, round_, server.start_s, idle, server.tree.pss_mib())
-        self.run.starts.append(start)
+        self.run.starts.append(Start(server.peer.name, round_, server.start_s, idle))
         self._save()
         return idle
 

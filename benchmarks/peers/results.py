@@ -47,8 +47,6 @@ class Start:
     """Until the first mask."""
     idle_processors: float
     """In use while nothing is asked."""
-    idle_pss_mib: float
-    """Memory after the start, shared pages counted once."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from purnet_serve.errors import DeadlineError, ReloadError
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction
+from purnet_serve.inference.backend import ModelInfo, Pixels, Prediction, Throughput
 
 INPUT_SIZE = 32
 WAIT_S = 10.0
@@ -31,7 +31,7 @@ class FakeBackend:
         self.cancelled = 0
         self.upstream = 0
         self.queued = 0
-        self.pace: Pace | None = None
+        self.throughput: Throughput | None = None
         self.started = False
         self.became_ready = asyncio.Event()
         self.became_ready.set()

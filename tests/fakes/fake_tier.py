@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from purnet_serve.errors import StartupError
-from purnet_serve.inference.backend import ModelInfo, Pace, Prediction
+from purnet_serve.inference.backend import ModelInfo, Prediction, Throughput
 from purnet_serve.inference.ray.messages import (
     Message,
     ReplicaState,
@@ -29,7 +29,7 @@ def model(digit: str = "a", size: int = SIZE) -> ModelInfo:
 
 
 def state(digit: str = "a", deployed: str | None = DIGEST, **fields: Any) -> ReplicaState:
-    return replace(ReplicaState(deployed, model(digit), Pace(0.2, 0.1, 2), None), **fields)
+    return replace(ReplicaState(deployed, model(digit), Throughput(0.2, 0.1, 2), None), **fields)
 
 
 def answer(pixels: bytes, digit: str = "a") -> Message:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from purnet_serve.inference.schedule import AnswerRate, Booking, Schedule, TooLateError
+from purnet_serve.inference.schedule import Schedule, ScheduledRequest, ServiceRate, TooLateError
 
 
 @dataclass
@@ -34,19 +34,19 @@ class Seen:
 
 @dataclass
 class SimulatedService:
-    """`streams` images at the same time, each `image_s(now)` seconds; `places` in all."""
+    """`streams` images at the same time, each `image_s(now)` seconds; `slots` in all."""
 
     image_s: Callable[[float], float]
     streams: int = 2
-    places: int = 6
+    slots: int = 6
     target_s: float = 5.0
-    rate: AnswerRate | None = None
+    rate: ServiceRate | None = None
     schedule: Schedule = field(init=False)
 
     def __post_init__(self) -> None:
         self.schedule = Schedule(self.target_s)
         self.schedule.rate = self.rate
-        self.schedule.places = self.places
+        self.schedule.slots = self.slots
         self.stopped_until_s = 0.0
         """Nothing that is in the pipeline gets on before."""
 
@@ -54,8 +54,8 @@ class SimulatedService:
         """Serve (time of arrival, seconds allowed) until all have been."""
         numbers = itertools.count()
         events: list[tuple[float, int, Callable[[float], None]]] = []
-        queue: deque[tuple[Booking, Seen]] = deque()
-        asked: dict[Booking, Seen] = {}
+        queue: deque[tuple[ScheduledRequest, Seen]] = deque()
+        waiting: dict[ScheduledRequest, Seen] = {}
         busy = 0
         seen: list[Seen] = []
 
@@ -66,41 +66,41 @@ class SimulatedService:
             request = Seen(now, allowed_s)
             seen.append(request)
             try:
-                booking = self.schedule.book(now, now + allowed_s, now + allowed_s)
+                scheduled = self.schedule.accept(now, now + allowed_s, now + allowed_s)
             except TooLateError:
                 request.refused = True
                 return
-            asked[booking] = request
-            self.schedule.ask(now, booking)
+            waiting[scheduled] = request
+            self.schedule.mark_ready(now, scheduled)
             give(now)
 
         def give(now: float) -> None:
-            while (booking := self.schedule.next(now)) is not None:
-                request = asked.pop(booking)
-                if self.schedule.cannot_finish(now, booking):
+            while (scheduled := self.schedule.start_next(now)) is not None:
+                request = waiting.pop(scheduled)
+                if self.schedule.cannot_finish(now, scheduled):
                     request.dropped = True
-                    self.schedule.end(now, booking, answered=False)
+                    self.schedule.end(now, scheduled, answered=False)
                     continue
-                queue.append((booking, request))
+                queue.append((scheduled, request))
             work(now)
 
         def work(now: float) -> None:
             nonlocal busy
             while queue and busy < self.streams:
                 busy += 1
-                booking, request = queue.popleft()
+                scheduled, request = queue.popleft()
                 ends_s = max(now, self.stopped_until_s) + self.image_s(now)
-                at(ends_s, lambda now, b=booking, r=request: finish(now, b, r))
+                at(ends_s, lambda now, s=scheduled, r=request: finish(now, s, r))
 
-        def finish(now: float, booking: Booking, request: Seen) -> None:
+        def finish(now: float, scheduled: ScheduledRequest, request: Seen) -> None:
             nonlocal busy
             if now < self.stopped_until_s:  # the worker ended meanwhile: once more
                 ends_s = self.stopped_until_s + self.image_s(now)
-                at(ends_s, lambda now: finish(now, booking, request))
+                at(ends_s, lambda now: finish(now, scheduled, request))
                 return
             busy -= 1
             request.answered_s = now
-            self.schedule.end(now, booking, answered=True)
+            self.schedule.end(now, scheduled, answered=True)
             give(now)
 
         for time_s, allowed_s in arrivals:

@@ -32,7 +32,7 @@ class PhotoAnswer:
 async def answer_photo(
     service: ServiceContext, context: RequestContext, image: bytes, options: codec.Options
 ) -> PhotoAnswer:
-    """Answer an encoded image of an admitted request when it is its turn.
+    """Answer an encoded image of an admitted request when it has a slot.
 
     What it took is added to `context`.
 
@@ -46,7 +46,7 @@ async def answer_photo(
     if not service.admission.holds(context):
         raise RuntimeError(f"{context.method} {context.path!r} was not admitted")
     service.admission.resize(context, len(image))
-    async with service.turns.turn(context):
+    async with service.scheduler.slot(context):
         decoded = await _decode(service, context, image)
         codec.check_answer_size(decoded, options)
         upload = image if options.needs_upload else None
@@ -54,7 +54,7 @@ async def answer_photo(
         service.admission.resize(context, len(upload or b""))
         context.stage = Stage.QUEUE
         prediction = await service.backend.predict(decoded.pixels, deadline_s=context.deadline)
-        queue_s = context.turn_s + prediction.queue_s
+        queue_s = context.slot_wait_s + prediction.queue_s
         context.timings |= {Stage.QUEUE: queue_s, Stage.INFER: prediction.infer_s}
         context.batch_size = prediction.batch_size
         with context.enter_stage(Stage.ENCODE):

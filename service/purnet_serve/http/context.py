@@ -11,7 +11,7 @@ from purnet_serve.http.api_keys import ApiKeys
 from purnet_serve.http.fetch import Fetcher
 from purnet_serve.http.photo_route import PhotoHandler
 from purnet_serve.http.removebg_body import PARSED_BYTES
-from purnet_serve.http.turns import Turns
+from purnet_serve.http.scheduler import RequestScheduler
 from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PIXEL
 from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
@@ -47,7 +47,9 @@ class ServiceContext:
         self.metrics = metrics
         self.keys = ApiKeys(settings.api_keys_file)
         self.admission = Admission(settings, backend.unready_reason)
-        self.turns = Turns(settings.target_latency_s, lambda: backend.pace, decode_threads)
+        self.scheduler = RequestScheduler(
+            settings.target_latency_s, lambda: backend.throughput, decode_threads
+        )
         self.answer_memory = MemoryBudget(settings.max_answer_bytes)
         self.pixel_memory = MemoryBudget(settings.max_pixel_bytes)
         self.decode_pool = BoundedThreadPool(decode_threads, "decode", self.pixel_memory)
@@ -61,8 +63,8 @@ class ServiceContext:
         self.limits = Limits(settings.max_pixels, settings.max_side, formats)
         metrics.watch(
             requests=lambda: self.admission.requests,
-            waiting=lambda: self.turns.schedule.waiting,
-            wait_s=self.turns.schedule.estimate_s,
+            waiting=lambda: self.scheduler.schedule.waiting,
+            wait_s=self.scheduler.schedule.estimate_s,
             upload_bytes=lambda: self.admission.bytes,
             answer_bytes=lambda: self.answer_memory.reserved_bytes,
             pixel_bytes=lambda: self.pixel_memory.reserved_bytes,

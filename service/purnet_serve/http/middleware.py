@@ -186,11 +186,11 @@ class RequestMiddleware:
             context.deadline = context.arrived + timeout_s
             if headers.get("content-encoding", "identity").strip().lower() != "identity":
                 raise ContentEncodingError("Send the image as it is, without Content-Encoding.")
-            service.turns.book(context, timeout_s if wanted else None)
+            service.scheduler.accept(context, timeout_s if wanted else None)
             await context.run(_answer(handler, scope, upload.next, send))
         finally:
             upload.close()
-            service.turns.release(context)
+            service.scheduler.release(context)
             service.admission.release(context)
 
     def _lingers(self, scope: Scope, context: RequestContext) -> bool:

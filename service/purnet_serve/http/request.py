@@ -19,7 +19,7 @@ from purnet_serve.errors import (
     UploadTimeoutError,
 )
 from purnet_serve.images.thread_pool import Reservation
-from purnet_serve.inference.schedule import Booking
+from purnet_serve.inference.schedule import ScheduledRequest
 from purnet_serve.observability.labels import Stage
 
 _TRACEPARENT = re.compile(
@@ -51,8 +51,8 @@ class RequestContext:
     traceparent: str | None = None  # what is answered: the client's trace, with an id of our part
     upload_bytes: int = 0  # that admission counts for the upload
     answer_memory: Reservation | None = None  # from before it is encoded until it is sent
-    booking: Booking | None = None  # from its admission until its turn
-    turn_s: float = 0.0  # that it waited for its turn
+    scheduled: ScheduledRequest | None = None  # from its acceptance until it has a slot
+    slot_wait_s: float = 0.0  # that it waited for a slot
     stage: Stage = Stage.RECEIVE
     timings: dict[Stage, float] = field(default_factory=dict)  # of the stages that have ended
     status: int = 0  # sent; 0 while none was
@@ -129,8 +129,8 @@ class RequestContext:
     def _on_time(self) -> None:
         """End a stage that takes too long, or wait for its end anew if it has more time.
 
-        While the request is queued or its answer is sent, the timer is given up: `Turns` and the
-        backend hold the deadline of a queued request, and the error of a stage that is entered
+        While the request is queued or its answer is sent, the timer is given up: the scheduler and
+        the backend hold the deadline of a queued request, and the error of a stage that is entered
         after it comes from `enter_stage`; an answer has a time of its own (`ResponseStream`).
         """
         loop = asyncio.get_running_loop()

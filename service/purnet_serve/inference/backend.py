@@ -59,23 +59,23 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast the devices are by their own measure, all together, before requests tell better."""
+class Throughput:
+    """How fast the devices are together, as their workers measured it when they started."""
 
-    image_s: float
+    latency_s: float
     """Seconds that one image takes."""
     interval_s: float
     """Seconds from one mask to the next while images wait."""
-    at_once: int
+    concurrency: int
     """Images that the devices hold at the same time, those sent ahead included."""
 
 
-def combined(paces: Sequence[Pace]) -> Pace:
-    """The pace of several devices that share the images; `paces` has at least one."""
-    return Pace(
-        image_s=min(pace.image_s for pace in paces),
-        interval_s=1 / sum(1 / pace.interval_s for pace in paces),
-        at_once=sum(pace.at_once for pace in paces),
+def combine(devices: Sequence[Throughput]) -> Throughput:
+    """The throughput of several devices that share the images; `devices` has at least one."""
+    return Throughput(
+        latency_s=min(throughput.latency_s for throughput in devices),
+        interval_s=1 / sum(1 / throughput.interval_s for throughput in devices),
+        concurrency=sum(throughput.concurrency for throughput in devices),
     )
 
 
@@ -120,7 +120,7 @@ class Backend(Protocol):
         """The model that answers now; None until the first load."""
 
     @property
-    def pace(self) -> Pace | None:
+    def throughput(self) -> Throughput | None:
         """What the devices measured when they came up; None until the first load."""
 
     @property

@@ -6,7 +6,14 @@ import asyncio
 from typing import Any
 
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined, side_of
+from purnet_serve.inference.backend import (
+    ModelInfo,
+    Pixels,
+    Prediction,
+    Throughput,
+    combine,
+    side_of,
+)
 from purnet_serve.inference.batcher import Batcher
 from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
 from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor
@@ -43,7 +50,7 @@ class LocalBackend:
         self._batcher: Batcher | None = None
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
-        self._pace: Pace | None = None
+        self._throughput: Throughput | None = None
         self._stopping = False
         self._changed = asyncio.Event()
         self._reload_lock = asyncio.Lock()
@@ -144,9 +151,9 @@ class LocalBackend:
         return self._model
 
     @property
-    def pace(self) -> Pace | None:
+    def throughput(self) -> Throughput | None:
         """How fast the devices that have a worker are, or were when one had."""
-        return self._pace
+        return self._throughput
 
     def unready_reason(self) -> str | None:
         """None when predictions can be made: some device has a worker, or will in a moment."""
@@ -167,7 +174,7 @@ class LocalBackend:
         """A device came up or went down: tell whoever depends on that."""
         workers = [device.worker for device in self._devices if device.worker is not None]
         if workers:
-            self._pace = combined([worker.pace for worker in workers])
+            self._throughput = combine([worker.throughput for worker in workers])
             if self._model is None:
                 self._set_model(workers[0].info)
         reason = self._devices_unready_reason()

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from purnet_serve.inference import protocol
 from purnet_serve.inference import shared_memory as shared
-from purnet_serve.inference.backend import Mask, ModelInfo, Pace
+from purnet_serve.inference.backend import Mask, ModelInfo, Throughput
 from purnet_serve.inference.batcher import Batch
 from purnet_serve.inference.spawn import Spawn, WorkerConnection, WorkerEndError
 from purnet_serve.observability.labels import FailureKind
@@ -71,10 +71,10 @@ class Worker:
         """Batches that run at the same time."""
         self.max_batch = ready.sizes[-1]
         """Images of the largest batch that pays."""
-        self.pace = Pace(
-            image_s=ready.seconds[0],
+        self.throughput = Throughput(
+            latency_s=ready.seconds[0],
             interval_s=ready.seconds[-1] / (ready.sizes[-1] * ready.streams),
-            at_once=ready.sizes[-1] * (ready.streams if has_streams else batches.buffers),
+            concurrency=ready.sizes[-1] * (ready.streams if has_streams else batches.buffers),
         )
         """As measured by its warm-up."""
         self.resident_bytes = ready.resident_bytes

@@ -78,7 +78,7 @@ class HttpMetrics:
         self._bytes_in_flight = gauge(
             "purnet_bytes_in_flight", "Bytes of uploads held or reserved."
         )
-        text = "Requests that were accepted and wait for their turn to be decoded."
+        text = "Requests that were accepted and wait for a slot of the pipeline."
         self._waiting = gauge("purnet_requests_waiting", text)
         text = "Time after which a request would be answered that came now and was due last."
         self._wait_estimate = gauge("purnet_wait_estimate_seconds", text)

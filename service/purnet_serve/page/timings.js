@@ -5,7 +5,7 @@ import { duration } from "./format.js";
 const STAGES = {
   receive: "Receiving the photo",
   decode: "Reading the photo",
-  queue: "Waiting for a turn",
+  queue: "Waiting in the queue",
   infer: "Finding the object",
   encode: "Writing the mask",
 };

@@ -62,7 +62,7 @@ def recorded() -> Run:
         gate = Gate(masks=20, identical=20, worst_mean=0.0, worst_pixel=0)
         run.peers[peer] = About(f"settings of {peer}", {"numpy": "2.3.4"}, False, gate)
         for number, rate in enumerate(rates):
-            run.starts.append(Start(peer, number, 2.0, 0.0, 200.0))
+            run.starts.append(Start(peer, number, 2.0, 0.0))
             run.steps += [
                 step(peer, number, came_ms=[50.0], clients=1, latencies_ms=[50.0]),
                 step(peer, number, came_ms=[100.0] * 10 * rate, clients=16),

@@ -16,7 +16,7 @@ from photos import encoded, scene
 from purnet_serve.http.answer import answer_photo
 from purnet_serve.http.app import create_app
 from purnet_serve.images.codec import Options
-from purnet_serve.inference.backend import Pace
+from purnet_serve.inference.backend import Throughput
 from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import Settings
 
@@ -158,16 +158,16 @@ async def test_bytes_in_flight_reserve_what_is_announced_or_the_most(
 
 async def test_what_cannot_be_in_time_is_refused_before_a_byte_of_it() -> None:
     backend = FakeBackend()
-    backend.pace = Pace(image_s=2.0, interval_s=1.0, at_once=1)
+    backend.throughput = Throughput(latency_s=2.0, interval_s=1.0, concurrency=1)
     app = build(backend)
-    turns = app.state.service.turns
+    scheduler = app.state.service.scheduler
     first = admit(app.state.service.admission, 10)
     first.deadline = asyncio.get_running_loop().time() + 30
-    turns.book(first, None)
+    scheduler.accept(first, None)
     headers = sized(1000, **{"X-Timeout-Ms": "1500"})
     await check_refused(AsgiRequest(app, headers=headers), 429, "would_be_late")
-    turns.release(first)
-    assert turns.schedule.ahead == 0
+    scheduler.release(first)
+    assert scheduler.schedule.ahead == 0
 
 
 async def test_an_announced_length_over_the_limit_is_413() -> None:

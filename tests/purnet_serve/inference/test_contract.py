@@ -161,8 +161,8 @@ def test_it_says_what_it_is(running: Running) -> None:
     assert backend.unready_reason() is None
     assert backend.model is not None
     assert (backend.model.name, backend.model.input_size) == ("fake", 16)
-    assert backend.pace is not None
-    assert backend.pace.interval_s <= backend.pace.image_s
+    assert backend.throughput is not None
+    assert backend.throughput.interval_s <= backend.throughput.latency_s
     assert backend.queued == 0
     backend.expect(1)
     backend.expect(-1)

@@ -11,7 +11,7 @@ from purnet_serve.errors import (
     NotReadyError,
     StartupError,
 )
-from purnet_serve.inference.backend import Pace
+from purnet_serve.inference.backend import Throughput
 from purnet_serve.inference.protocol import Loaded, encode
 from purnet_serve.inference.spawn import EXIT_TIMEOUT_S
 from purnet_serve.inference.supervisor import FAILED_AFTER, RESTART_GRACE_S
@@ -119,30 +119,34 @@ def test_one_worker_down_leaves_the_service_ready(make_harness, checkpoint):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "devices", "pace"),
+    ("behaviour", "devices", "throughput"),
     [
-        (Behaviour(streams=3), "cpu", Pace(0.013, 0.013 / 3, at_once=3)),
-        (Behaviour(streams=4, most=2), "cpu", Pace(0.012, 0.012 / 2, at_once=2)),
-        (Behaviour(), "cpu", Pace(0.011, 0.026 / 16, at_once=16)),
-        (Behaviour(device="cuda"), "cuda:0,cuda:1", Pace(0.011, 0.026 / 16 / 2, at_once=64)),
+        (Behaviour(streams=3), "cpu", Throughput(0.013, 0.013 / 3, concurrency=3)),
+        (Behaviour(streams=4, most=2), "cpu", Throughput(0.012, 0.012 / 2, concurrency=2)),
+        (Behaviour(), "cpu", Throughput(0.011, 0.026 / 16, concurrency=16)),
+        (
+            Behaviour(device="cuda"),
+            "cuda:0,cuda:1",
+            Throughput(0.011, 0.026 / 16 / 2, concurrency=64),
+        ),
     ],
     ids=["streams", "fewer streams than the engine has", "batches", "two gpus"],
 )
 def test_the_pace_is_that_of_all_devices_as_they_measured_it(
-    make_harness, checkpoint, behaviour, devices, pace
+    make_harness, checkpoint, behaviour, devices, throughput
 ):
     behaviour.save(checkpoint)
     harness = make_harness(device=devices)
-    assert harness.backend.pace is None
+    assert harness.backend.throughput is None
     harness.bring_up()
-    found = harness.backend.pace
-    assert found.image_s == pytest.approx(pace.image_s)
-    assert found.interval_s == pytest.approx(pace.interval_s)
-    assert found.at_once == pace.at_once
+    found = harness.backend.throughput
+    assert found.latency_s == pytest.approx(throughput.latency_s)
+    assert found.interval_s == pytest.approx(throughput.interval_s)
+    assert found.concurrency == throughput.concurrency
     for process in harness.workers.alive:
         process.die(1)
     harness.loop.settle()
-    assert harness.backend.pace.at_once, "while none has a worker, the last one known"
+    assert harness.backend.throughput.concurrency, "while none has a worker, the last one known"
     harness.work()
 
 

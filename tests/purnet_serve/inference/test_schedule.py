@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from simulated_service import Seen, SimulatedService, poisson
 
 from purnet_serve.inference.schedule import (
-    LEAST_LATENCIES,
-    MOST_MARGIN,
-    AnswerRate,
-    Booking,
+    MAX_MARGIN,
+    MIN_TARGET_LATENCIES,
     Schedule,
+    ScheduledRequest,
+    ServiceRate,
     TooLateError,
 )
 
@@ -24,9 +24,9 @@ CAPACITY = 30.0
 """Images a second of two streams."""
 
 
-def known() -> AnswerRate:
+def known() -> ServiceRate:
     """What a warm-up says of that service."""
-    return AnswerRate(1 / CAPACITY, IMAGE_S)
+    return ServiceRate(1 / CAPACITY, IMAGE_S)
 
 
 def steady(_: float) -> float:
@@ -47,23 +47,23 @@ def good_a_second(seen: list[Seen], start_s: float, end_s: float) -> float:
 def exact(latency_s: float = 1.0, interval_s: float = 1.0, target_s: float = 100.0) -> Schedule:
     """One that takes what it is told for exact."""
     schedule = Schedule(target_s)
-    schedule.rate = AnswerRate(interval_s, latency_s, margin=1.0)
-    schedule.places = 1
+    schedule.rate = ServiceRate(interval_s, latency_s, margin=1.0)
+    schedule.slots = 1
     return schedule
 
 
-def book(schedule: Schedule, due_s: float, now: float = 0.0) -> Booking:
-    booking = schedule.book(now, due_s, due_s)
-    schedule.ask(now, booking)
-    return booking
+def accept(schedule: Schedule, due_s: float, now: float = 0.0) -> ScheduledRequest:
+    scheduled = schedule.accept(now, due_s, due_s)
+    schedule.mark_ready(now, scheduled)
+    return scheduled
 
 
-def order(schedule: Schedule) -> list[Booking]:
+def order(schedule: Schedule) -> list[ScheduledRequest]:
     """All that wait, one after the other through the pipeline."""
     found = []
-    while (booking := schedule.next(0.0)) is not None:
-        found.append(booking)
-        schedule.end(0.0, booking, answered=False)
+    while (scheduled := schedule.start_next(0.0)) is not None:
+        found.append(scheduled)
+        schedule.end(0.0, scheduled, answered=False)
     return found
 
 
@@ -72,33 +72,33 @@ def order(schedule: Schedule) -> list[Booking]:
 
 def test_the_earliest_due_comes_first_and_the_first_among_equals():
     schedule = exact()
-    late, early, same = book(schedule, 50), book(schedule, 20), book(schedule, 20)
-    middle = book(schedule, 30)
+    late, early, same = accept(schedule, 50), accept(schedule, 20), accept(schedule, 20)
+    middle = accept(schedule, 30)
     assert order(schedule) == [early, same, middle, late]
 
 
 def test_one_that_is_not_ready_lets_others_pass_and_keeps_its_place():
     schedule = exact()
-    slow = schedule.book(0.0, 10, 10)
-    ready = book(schedule, 20)
-    assert schedule.next(0.0) is ready
-    third = book(schedule, 15)
+    slow = schedule.accept(0.0, 10, 10)
+    ready = accept(schedule, 20)
+    assert schedule.start_next(0.0) is ready
+    third = accept(schedule, 15)
     assert schedule.ahead == 2
-    schedule.ask(1.0, slow)
+    schedule.mark_ready(1.0, slow)
     assert schedule.ahead == 3
     schedule.end(1.0, ready, answered=False)
-    assert schedule.next(1.0) is slow
+    assert schedule.start_next(1.0) is slow
     schedule.end(1.0, slow, answered=False)
-    assert schedule.next(1.0) is third
+    assert schedule.start_next(1.0) is third
 
 
-def test_no_more_begin_than_there_are_places():
+def test_no_more_begin_than_there_are_slots():
     schedule = exact()
-    schedule.places = 2
-    bookings = [book(schedule, 50) for _ in range(3)]
-    assert [schedule.next(0.0) for _ in range(3)] == [bookings[0], bookings[1], None]
-    schedule.end(0.0, bookings[0], answered=False)
-    assert schedule.next(0.0) is bookings[2]
+    schedule.slots = 2
+    requests = [accept(schedule, 50) for _ in range(3)]
+    assert [schedule.start_next(0.0) for _ in range(3)] == [requests[0], requests[1], None]
+    schedule.end(0.0, requests[0], answered=False)
+    assert schedule.start_next(0.0) is requests[2]
 
 
 # --- who is accepted
@@ -123,12 +123,12 @@ def test_no_more_begin_than_there_are_places():
 def test_a_request_is_accepted_if_it_and_all_others_stay_in_time(accepted, new, estimate_s):
     schedule = exact()
     for due_s in accepted:
-        book(schedule, due_s)
+        accept(schedule, due_s)
     if estimate_s is None:
-        book(schedule, new)
+        accept(schedule, new)
         return
     with pytest.raises(TooLateError) as refused:
-        book(schedule, new)
+        accept(schedule, new)
     assert refused.value.estimate_s == pytest.approx(estimate_s)
     assert refused.value.allowed_s == new
     assert schedule.waiting == len(accepted)
@@ -142,7 +142,7 @@ def test_what_is_accepted_is_what_a_single_server_can_do_in_time(dues):
         tried = sorted([*accepted, due_s])
         fits = all(number <= one for number, one in enumerate(tried, start=1))
         try:
-            book(schedule, due_s)
+            accept(schedule, due_s)
         except TooLateError:
             assert not fits
             assert accepted
@@ -155,67 +155,67 @@ def test_what_is_accepted_is_what_a_single_server_can_do_in_time(dues):
 
 def test_one_that_is_late_already_holds_nobody_up():
     schedule = exact(target_s=5.0)
-    patient, lost = book(schedule, 100), book(schedule, 12)
+    patient, lost = accept(schedule, 100), accept(schedule, 12)
     assert patient.order_s < lost.order_s
     schedule.rate.interval_s = 30.0  # so `lost` would be answered after 31 s now, or after 61
-    book(schedule, 4)
+    accept(schedule, 4)
     with pytest.raises(TooLateError):
-        book(schedule, 4.5)  # 31 s
+        accept(schedule, 4.5)  # 31 s
 
 
 def test_nobody_waits_for_an_upload_that_does_not_come():
     schedule = exact()
-    running = book(schedule, 10)
-    assert schedule.next(0.0) is running
+    running = accept(schedule, 10)
+    assert schedule.start_next(0.0) is running
     for _ in range(5):
-        schedule.book(0.0, 6.5, 6.5)
+        schedule.accept(0.0, 6.5, 6.5)
     with pytest.raises(TooLateError):
-        book(schedule, 6.5)  # in 7 s: they count until their turn comes
+        accept(schedule, 6.5)  # in 7 s: they count until a slot is free
     schedule.end(0.0, running, answered=False)
-    assert schedule.next(0.0) is None
-    book(schedule, 1.5)
+    assert schedule.start_next(0.0) is None
+    accept(schedule, 1.5)
     assert schedule.ahead == 1
 
 
 def test_without_a_known_rate_all_are_accepted_and_the_first_answer_makes_it_known():
     schedule = Schedule(5.0)
-    schedule.places = 1
-    first, *_ = [book(schedule, 0.1) for _ in range(20)]
+    schedule.slots = 1
+    first, *_ = [accept(schedule, 0.1) for _ in range(20)]
     assert schedule.estimate_s() == 0
-    assert schedule.next(0.0) is first
+    assert schedule.start_next(0.0) is first
     schedule.end(2.0, first, answered=True)
     assert schedule.rate is not None
     assert (schedule.rate.interval_s, schedule.rate.latency_s) == (2.0, 2.0)
     with pytest.raises(TooLateError):
-        book(schedule, 5.0, now=2.0)
+        accept(schedule, 5.0, now=2.0)
 
 
 def test_the_target_is_never_below_a_few_times_of_a_lone_request():
     schedule = exact(latency_s=4.0, target_s=5.0)
-    assert schedule.target_s == LEAST_LATENCIES * 4.0
+    assert schedule.target_s == MIN_TARGET_LATENCIES * 4.0
     assert exact(latency_s=1.0, target_s=5.0).target_s == 5.0
 
 
 def test_one_with_too_little_time_left_is_lost_unless_it_is_the_only_one():
     schedule = exact()
-    schedule.places = 2
-    first, second = book(schedule, 1.0), book(schedule, 2.0)
-    assert schedule.next(1.5) is first
+    schedule.slots = 2
+    first, second = accept(schedule, 1.0), accept(schedule, 2.0)
+    assert schedule.start_next(1.5) is first
     assert not schedule.cannot_finish(1.5, first), "it shows whether the service has become faster"
-    assert schedule.next(1.5) is second
+    assert schedule.start_next(1.5) is second
     assert schedule.cannot_finish(1.5, second)
     assert not schedule.cannot_finish(0.9, second)
 
 
 def test_those_that_may_wait_get_every_second_answer():
     schedule = exact(target_s=10.0)
-    book(schedule, 1)
-    long = [book(schedule, 30) for _ in range(11)]
-    assert [booking.order_s for booking in long] == [10.0 + 2 * number for number in range(11)]
+    accept(schedule, 1)
+    long = [accept(schedule, 30) for _ in range(11)]
+    assert [scheduled.order_s for scheduled in long] == [10.0 + 2 * number for number in range(11)]
     with pytest.raises(TooLateError) as refused:
-        book(schedule, 31.9)
+        accept(schedule, 31.9)
     assert refused.value.estimate_s == pytest.approx(32.0)
-    short = book(schedule, 9.0)
+    short = accept(schedule, 9.0)
     assert short.order_s == 9.0
 
 
@@ -225,7 +225,7 @@ def test_of_requests_alike_as_many_are_accepted_if_they_allow_more_time(allowed)
         schedule = exact(target_s=5.0)
         for number in range(100):
             try:
-                book(schedule, allowed_s)
+                accept(schedule, allowed_s)
             except TooLateError:
                 return number
         return 100
@@ -235,20 +235,63 @@ def test_of_requests_alike_as_many_are_accepted_if_they_allow_more_time(allowed)
 
 def test_one_that_may_wait_little_longer_than_the_target_is_not_behind_those_that_may_wait_long():
     schedule = exact(target_s=10.0)
-    patient = [book(schedule, 100) for _ in range(4)]
-    hasty = book(schedule, 11)
+    patient = [accept(schedule, 100) for _ in range(4)]
+    hasty = accept(schedule, 11)
     assert order(schedule) == [patient[0], hasty, *patient[1:]]
 
 
 def test_an_upload_that_does_not_come_keeps_nobody_from_waiting_long():
     schedule = exact(target_s=5.0)
-    running = book(schedule, 10)
-    assert schedule.next(0.0) is running
+    running = accept(schedule, 10)
+    assert schedule.start_next(0.0) is running
     for _ in range(10):
-        schedule.book(0.0, 60, 60)
+        schedule.accept(0.0, 60, 60)
     schedule.end(0.0, running, answered=False)
-    assert schedule.next(0.0) is None  # their turn came, and none of them is here
-    assert [book(schedule, 60).order_s for _ in range(2)] == [5.0, 7.0]
+    assert schedule.start_next(0.0) is None  # a slot was free, and none of them is here
+    assert [accept(schedule, 60).order_s for _ in range(2)] == [5.0, 7.0]
+
+
+# --- how long requests are expected to take
+
+
+def expected_s(schedule: Schedule) -> float | None:
+    """Of a request that is accepted now and due last."""
+    return accept(schedule, 90).expected_s
+
+
+def test_who_leaves_or_is_passed_is_no_longer_expected_to_be_ahead():
+    schedule = exact()
+    running, gone = accept(schedule, 10), accept(schedule, 20)
+    slow = schedule.accept(0.0, 30, 30)
+    assert schedule.start_next(0.0) is running
+    last = accept(schedule, 80)
+    assert (slow.expected_s, last.expected_s) == (3.0, 4.0)
+    schedule.end(0.0, gone, answered=False)
+    assert (slow.expected_s, last.expected_s) == (2.0, 3.0)
+    schedule.end(0.0, running, answered=False)
+    assert schedule.start_next(0.0) is last  # past the one whose upload is not complete
+    later = accept(schedule, 40)
+    assert later.expected_s == 2.0
+    schedule.mark_ready(0.0, slow)
+    assert later.expected_s == 3.0
+
+
+def test_an_upload_that_was_passed_and_never_comes_changes_nothing_when_it_leaves():
+    schedule = exact()
+    slow = schedule.accept(0.0, 10, 10)
+    before, running = accept(schedule, 50), accept(schedule, 60)
+    assert schedule.start_next(0.0) is before
+    schedule.end(0.0, slow, answered=False)
+    assert running.expected_s == 2.0
+    assert expected_s(schedule) == 3.0
+
+
+def test_what_was_accepted_before_the_rate_was_known_has_no_expectation():
+    schedule = Schedule(5.0)
+    unknown = accept(schedule, 50)
+    schedule.rate = ServiceRate(1.0, 1.0)
+    accept(schedule, 20)
+    assert unknown.expected_s is None
 
 
 # --- what is learnt
@@ -267,15 +310,15 @@ def test_an_upload_that_does_not_come_keeps_nobody_from_waiting_long():
     ],
 )
 def test_an_answer_bounds_interval_and_latency(pipeline_s, active, interval_s, latency_s):
-    rate = AnswerRate(1.0, 2.0)
-    rate.answered(pipeline_s, active, places=6)
+    rate = ServiceRate(1.0, 2.0)
+    rate.learn(pipeline_s, active, slots=6)
     assert rate.interval_s == pytest.approx(interval_s)
     assert rate.latency_s == pytest.approx(latency_s)
 
 
 def test_the_margin_is_what_all_but_few_requests_keep_to():
     chance = random.Random(1)
-    rate = AnswerRate(1.0, 1.0)
+    rate = ServiceRate(1.0, 1.0)
     later = 0
     for number in range(20_000):
         took_s = chance.uniform(0.5, 1.5)
@@ -288,21 +331,21 @@ def test_the_margin_is_what_all_but_few_requests_keep_to():
 def test_the_margin_is_learnt_from_those_that_waited():
     schedule = exact()
     assert schedule.rate is not None
-    alone, *waited = [book(schedule, 100) for _ in range(9)]
-    assert schedule.next(0.0) is alone
+    alone, *waited = [accept(schedule, 100) for _ in range(9)]
+    assert schedule.start_next(0.0) is alone
     schedule.end(1.3, alone, answered=True)
     assert schedule.rate.margin == 1.0
-    for booking in waited:
-        assert schedule.next(20.0) is booking
-        schedule.end(21.0, booking, answered=True)
+    for scheduled in waited:
+        assert schedule.start_next(20.0) is scheduled
+        schedule.end(21.0, scheduled, answered=True)
     assert schedule.rate.margin > 1.0
 
 
 def test_the_margin_is_bounded():
-    rate = AnswerRate(1.0, 1.0)
+    rate = ServiceRate(1.0, 1.0)
     for _ in range(1000):
         rate.learn_margin(50.0, 1.0)
-    assert rate.margin == MOST_MARGIN
+    assert rate.margin == MAX_MARGIN
     for _ in range(100_000):
         rate.learn_margin(0.1, 1.0)
     assert rate.margin == 1.0

@@ -59,7 +59,7 @@ def test_no_image_is_sent_ahead_where_fewer_run_than_the_engine_has_streams(
     harness.bring_up()
     calls = [harness.send(number) for number in range(4)]
     assert len(harness.workers.last.inbox) == fit
-    assert harness.backend.pace.at_once == fit
+    assert harness.backend.throughput.concurrency == fit
     harness.work()
     assert harness.numbers(calls) == list(range(4))
 

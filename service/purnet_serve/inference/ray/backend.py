@@ -20,7 +20,14 @@ from purnet_serve.errors import (
     StartupError,
     WorkerError,
 )
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction, combined, side_of
+from purnet_serve.inference.backend import (
+    ModelInfo,
+    Pixels,
+    Prediction,
+    Throughput,
+    combine,
+    side_of,
+)
 from purnet_serve.inference.ray.messages import (
     OtherVersionError,
     ReplicaState,
@@ -65,7 +72,7 @@ class RayBackend:
         self._metrics = metrics
         self._tier = tier
         self._model: ModelInfo | None = None
-        self._pace: Pace | None = None
+        self._throughput: Throughput | None = None
         self._reason: str | None = "The service is starting."
         self._message = ""
         """Why nothing may be up yet, during the start."""
@@ -189,14 +196,16 @@ class RayBackend:
         return self._model
 
     @property
-    def pace(self) -> Pace | None:
+    def throughput(self) -> Throughput | None:
         """How fast all replicas are together, or were when there were some."""
-        return self._pace
+        return self._throughput
 
     @property
     def queued(self) -> int:
         """Images of this server beyond those that the devices of all replicas hold."""
-        return max(0, len(self._open) - (0 if self._pace is None else self._pace.at_once))
+        return max(
+            0, len(self._open) - (0 if self._throughput is None else self._throughput.concurrency)
+        )
 
     def unready_reason(self) -> str | None:
         """None when predictions can be made: some replica is there, or will be in a moment."""
@@ -238,7 +247,7 @@ class RayBackend:
         raise AssertionError("every try ends in an answer or an error")
 
     def _busy(self) -> ServiceError:
-        interval_s = 0.0 if self._pace is None else self._pace.interval_s
+        interval_s = 0.0 if self._throughput is None else self._throughput.interval_s
         return BusyError(
             "All model replicas are full, and so is the queue before them.",
             retry_after_s=max(1, math.ceil(len(self._open) * interval_s)),
@@ -369,13 +378,13 @@ class RayBackend:
         """Take over what the replicas say; `reason` is what is wrong when none can predict."""
         ready_states = []
         for state in states:
-            if state.model is not None and state.pace is not None and state.reason is None:
-                ready_states.append((state.model, state.pace))
+            if state.model is not None and state.throughput is not None and state.reason is None:
+                ready_states.append((state.model, state.throughput))
             else:
                 reason = state.reason or LOADING
         now = asyncio.get_running_loop().time()
         if ready_states:
-            self._pace = combined([pace for _, pace in ready_states])
+            self._throughput = combine([throughput for _, throughput in ready_states])
             versions = Counter(model for model, _ in ready_states)
             if len(versions) > 1:
                 found = {model.version: count for model, count in versions.items()}

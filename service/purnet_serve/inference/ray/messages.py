@@ -28,7 +28,7 @@ from purnet_serve.errors import (
     ServiceError,
     WorkerError,
 )
-from purnet_serve.inference.backend import ModelInfo, Pace, Pixels, Prediction
+from purnet_serve.inference.backend import ModelInfo, Pixels, Prediction, Throughput
 
 PROTOCOL = 1
 """Raised when a message changes so that the version before would not understand it."""
@@ -65,7 +65,7 @@ class ReplicaState:
     deployed: str | None
     """Digest of what `purnet serve` deployed; None when a config file did."""
     model: ModelInfo | None
-    pace: Pace | None
+    throughput: Throughput | None
     reason: str | None
     """Why it cannot predict; None when it can."""
 
@@ -129,11 +129,11 @@ def unpack_state(values: Mapping[str, Any]) -> ReplicaState:
     if protocol != PROTOCOL:
         raise OtherVersionError(protocol)
     try:
-        model, pace = values["model"], values["pace"]
+        model, throughput = values["model"], values["throughput"]
         return ReplicaState(
             deployed=values["deployed"],
             model=None if model is None else ModelInfo(**model),
-            pace=None if pace is None else Pace(**pace),
+            throughput=None if throughput is None else Throughput(**throughput),
             reason=values["reason"],
         )
     except (KeyError, TypeError) as error:

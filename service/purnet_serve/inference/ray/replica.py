@@ -114,7 +114,9 @@ class ModelReplica:
     async def describe(self) -> dict[str, Any]:
         """Its `ReplicaState`."""
         backend = self._backend
-        state = ReplicaState(self._deployed, backend.model, backend.pace, backend.unready_reason())
+        state = ReplicaState(
+            self._deployed, backend.model, backend.throughput, backend.unready_reason()
+        )
         return pack_state(state)
 
     async def reload(self, sha256: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from purnet_serve.errors import (
     ReloadError,
     WorkerError,
 )
-from purnet_serve.inference.backend import Pace
+from purnet_serve.inference.backend import Throughput
 from purnet_serve.inference.ray.backend import (
     GRACE_S,
     LEAST_REFRESH_S,
@@ -179,7 +179,7 @@ def test_full_replicas_are_429_with_the_measured_time(ready: Harness) -> None:
 
 def test_what_the_devices_do_not_hold_is_queued(ready: Harness) -> None:
     calls = [ready.send() for _ in range(5)]
-    assert ready.backend.pace == Pace(0.2, 0.1, 2)
+    assert ready.backend.throughput == Throughput(0.2, 0.1, 2)
     assert ready.backend.queued == 3
     assert ready.value("purnet_queue_depth") == 3
     assert ready.value("purnet_queue_in_flight") == 5
@@ -237,10 +237,10 @@ def test_stopping_while_it_starts_leaves_nothing(harness: Harness) -> None:
 def test_the_pace_follows_the_number_of_replicas(ready: Harness) -> None:
     ready.tier.states = [state()] * 4
     ready.loop.advance(REFRESH_S)
-    assert ready.backend.pace == Pace(0.2, pytest.approx(0.025), 8)
-    ready.tier.states = [state(), state(reason="no worker"), state(pace=None)]
+    assert ready.backend.throughput == Throughput(0.2, pytest.approx(0.025), 8)
+    ready.tier.states = [state(), state(reason="no worker"), state(throughput=None)]
     ready.loop.advance(REFRESH_S)
-    assert ready.backend.pace == Pace(0.2, pytest.approx(0.1), 2)
+    assert ready.backend.throughput == Throughput(0.2, pytest.approx(0.1), 2)
 
 
 def test_a_lost_replica_is_looked_for_at_once(ready: Harness) -> None:
@@ -291,7 +291,7 @@ def test_whatever_goes_wrong_in_a_round_the_next_one_follows(
 
 def test_a_state_with_fields_of_another_version_hides_no_other(ready: Harness) -> None:
     newer = pack_state(state("b"))
-    newer["pace"]["measured_on"] = "a device that this version does not know"
+    newer["throughput"]["measured_on"] = "a device that this version does not know"
     ready.tier.states = [newer, state("c")]
     ready.loop.advance(REFRESH_S)
     assert ready.backend.model == model("c")

@@ -11,7 +11,7 @@ from purnet_serve.errors import (
     NotReadyError,
     WorkerError,
 )
-from purnet_serve.inference.backend import ModelInfo, Pace, Prediction
+from purnet_serve.inference.backend import ModelInfo, Prediction, Throughput
 from purnet_serve.inference.ray.messages import (
     PROTOCOL,
     OtherVersionError,
@@ -78,7 +78,7 @@ def test_pixels_know_their_size() -> None:
 @pytest.mark.parametrize(
     "state",
     [
-        ReplicaState("digest", MODEL, Pace(0.1, 0.05, 2), None),
+        ReplicaState("digest", MODEL, Throughput(0.1, 0.05, 2), None),
         ReplicaState(None, None, None, "The model is being loaded."),
     ],
 )
@@ -92,8 +92,8 @@ def test_the_state_of_another_version_is_told_apart() -> None:
 
 
 def test_the_state_of_a_version_with_other_fields_is_told_apart() -> None:
-    more = pack_state(ReplicaState(None, None, Pace(0.1, 0.05, 2), None))
-    more["pace"]["warm"] = True
+    more = pack_state(ReplicaState(None, None, Throughput(0.1, 0.05, 2), None))
+    more["throughput"]["warm"] = True
     less = {"protocol": PROTOCOL}
     for values in (more, less):
         with pytest.raises(OtherVersionError, match="cannot read"):

@@ -75,7 +75,7 @@ async def test_it_answers_images_and_says_what_it_is(checkpoint: Path) -> None:
         state = unpack_state(await replica.describe())
         assert (state.deployed, state.reason) == ("digest", None)
         assert state.model == answers[0].model  # type: ignore[union-attr]
-        assert state.pace is not None
+        assert state.throughput is not None
         await replica.check_health()
     assert unpack_state(await replica.describe()).reason == "The service is shutting down."
 

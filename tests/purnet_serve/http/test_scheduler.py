@@ -1,4 +1,4 @@
-"""Turns on a clock that the test moves, and over HTTP."""
+"""The request scheduler on a clock that the test moves, and over HTTP."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from starlette.datastructures import Headers
 
 from purnet_serve.errors import DeadlineError, WouldBeLateError
 from purnet_serve.http.request import RequestContext
-from purnet_serve.http.turns import Turns
-from purnet_serve.inference.backend import Pace
+from purnet_serve.http.scheduler import RequestScheduler
+from purnet_serve.inference.backend import Throughput
 
 PHOTO = encoded(scene())
-PACE = Pace(image_s=1.0, interval_s=0.5, at_once=2)
+THROUGHPUT = Throughput(latency_s=1.0, interval_s=0.5, concurrency=2)
 TARGET_S = 20.0
 
 
 class Service:
-    """Turns, and requests whose work ends when the test says so."""
+    """A scheduler, and requests whose work ends when the test says so."""
 
-    def __init__(self, loop: FakeClockLoop, pace: Pace | None = PACE) -> None:
+    def __init__(self, loop: FakeClockLoop, throughput: Throughput | None = THROUGHPUT) -> None:
         self.loop = loop
-        self.pace = pace
-        self.turns = Turns(TARGET_S, lambda: self.pace, decode_threads=0)
-        self.begun: list[str] = []
+        self.throughput = throughput
+        self.scheduler = RequestScheduler(TARGET_S, lambda: self.throughput, decode_threads=0)
+        self.started: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
 
     def request(self, name: str, timeout_s: float | None = None) -> RequestContext:
-        """A request that is booked. Raises why it is not."""
+        """A request that is accepted. Raises why it is not."""
         now = self.loop.now
         deadline = now + (30.0 if timeout_s is None else timeout_s)
         request = RequestContext(name, "POST", "/v1/mask", Headers(), now, deadline)
 
-        async def book() -> None:
-            self.turns.book(request, timeout_s)
+        async def accept() -> None:
+            self.scheduler.accept(request, timeout_s)
 
-        self.loop.finish(book())
+        self.loop.finish(accept())
         return request
 
     def begin(self, request: RequestContext) -> asyncio.Task[None]:
@@ -56,8 +56,8 @@ class Service:
         self.loop.settle()
 
     async def _work(self, request: RequestContext) -> None:
-        async with self.turns.turn(request):
-            self.begun.append(request.id)
+        async with self.scheduler.slot(request):
+            self.started.append(request.id)
             await self.ends[request.id].wait()
 
 
@@ -78,26 +78,26 @@ def service(loop: FakeClockLoop) -> Service:
     return Service(loop)
 
 
-def test_as_many_work_as_there_are_places_and_the_earliest_due_is_next(
+def test_as_many_work_as_there_are_slots_and_the_earliest_due_is_next(
     loop: FakeClockLoop, service: Service
 ) -> None:
     service.send("first")
     service.send("second")
     service.send("without a header")
     service.send("urgent", 10.0)
-    assert service.begun == ["first", "second"]
+    assert service.started == ["first", "second"]
     service.end("second")
-    assert service.begun == ["first", "second", "urgent"]
+    assert service.started == ["first", "second", "urgent"]
     service.end("urgent")
-    assert service.begun[3:] == ["without a header"]
+    assert service.started[3:] == ["without a header"]
 
 
 def test_each_thread_that_decodes_is_a_place(loop: FakeClockLoop) -> None:
     service = Service(loop)
-    service.turns = Turns(TARGET_S, lambda: PACE, decode_threads=3)
+    service.scheduler = RequestScheduler(TARGET_S, lambda: THROUGHPUT, decode_threads=3)
     for number in range(6):
         service.send(str(number))
-    assert len(service.begun) == 5
+    assert len(service.started) == 5
 
 
 def test_a_refusal_says_the_estimate_the_time_allowed_and_when_to_come_again(
@@ -136,7 +136,7 @@ def test_a_deadline_that_passes_in_the_queue_is_on_time(
     assert not waits.done()
     loop.advance(0.01)
     assert isinstance(waits.exception(), DeadlineError)
-    assert service.turns.schedule.waiting == 0
+    assert service.scheduler.schedule.waiting == 0
 
 
 def test_a_request_without_enough_time_is_dropped_before_any_work(
@@ -149,29 +149,29 @@ def test_a_request_without_enough_time_is_dropped_before_any_work(
     service.end("second")
     assert isinstance(lost.exception(), DeadlineError)
     assert "Too little" in str(lost.exception())
-    assert service.begun == ["first", "second", "other"], "its place is given on"
+    assert service.started == ["first", "second", "other"], "its place is given on"
     assert not other.done()
 
 
-def test_places_and_bookings_of_clients_that_leave_are_given_on(
+def test_slots_of_clients_that_leave_are_given_to_others(
     loop: FakeClockLoop, service: Service
 ) -> None:
     works, _ = service.send("works"), service.send("second")
     waits, next_one = service.send("waits"), service.send("next")
     uploads = service.request("uploads")
-    assert service.turns.schedule.ahead == 5
+    assert service.scheduler.schedule.ahead == 5
     waits.cancel()
     loop.settle()
 
     async def gone() -> None:
-        service.turns.release(uploads)
-        service.turns.release(uploads)
+        service.scheduler.release(uploads)
+        service.scheduler.release(uploads)
 
     loop.finish(gone())
-    assert service.turns.schedule.ahead == 3
+    assert service.scheduler.schedule.ahead == 3
     works.cancel()
     loop.settle()
-    assert service.begun == ["works", "second", "next"]
+    assert service.started == ["works", "second", "next"]
     assert not next_one.done()
 
 
@@ -182,38 +182,38 @@ def test_a_failure_teaches_nothing_and_an_answer_does(
     loop.advance(30)
     failing.cancel()
     loop.settle()
-    rate = service.turns.schedule.rate
+    rate = service.scheduler.schedule.rate
     assert rate is not None
-    assert rate.latency_s == PACE.image_s
+    assert rate.latency_s == THROUGHPUT.latency_s
     service.send("works")
     loop.advance(3)
     service.end("works")
-    assert rate.latency_s > PACE.image_s
+    assert rate.latency_s > THROUGHPUT.latency_s
 
 
 def test_before_the_first_load_everybody_is_accepted(loop: FakeClockLoop) -> None:
-    service = Service(loop, pace=None)
+    service = Service(loop, throughput=None)
     for number in range(50):
         service.send(str(number), 0.1)
-    assert len(service.begun) == 50
+    assert len(service.started) == 50
     loop.advance(0.05)
     service.end("0")
-    service.pace = PACE
+    service.throughput = THROUGHPUT
     with pytest.raises(WouldBeLateError):
         service.request("more", 0.1)
 
 
-def test_a_device_that_is_gone_takes_its_places_with_it(
+def test_a_device_that_is_gone_takes_its_slots_with_it(
     loop: FakeClockLoop, service: Service
 ) -> None:
     service.send("first")
     service.send("second")
-    service.pace = Pace(1.0, 1.0, at_once=1)
+    service.throughput = Throughput(1.0, 1.0, concurrency=1)
     service.send("third")
     service.end("first")
-    assert service.begun == ["first", "second"]
+    assert service.started == ["first", "second"]
     service.end("second")
-    assert service.begun == ["first", "second", "third"]
+    assert service.started == ["first", "second", "third"]
 
 
 # --- over HTTP
@@ -222,7 +222,7 @@ def test_a_device_that_is_gone_takes_its_places_with_it(
 @pytest.mark.anyio
 async def test_over_http_the_refusal_is_a_problem_and_counted(make_live: MakeLive) -> None:
     backend = FakeBackend()
-    backend.pace = Pace(image_s=1.0, interval_s=0.5, at_once=1)
+    backend.throughput = Throughput(latency_s=1.0, interval_s=0.5, concurrency=1)
     live = await make_live(backend, decode_threads=1, encode_threads=1, target_latency_s=4)
     backend.gate.clear()
     first = asyncio.create_task(live.client.post("/v1/mask", content=PHOTO))
@@ -243,25 +243,25 @@ async def test_over_http_the_refusal_is_a_problem_and_counted(make_live: MakeLiv
     timings = [part.split(";")[0] for part in answer.headers["server-timing"].split(", ")]
     assert timings == ["receive", "decode", "queue", "infer", "encode"]
     await live.idle()
-    assert live.service.turns.schedule.ahead == 0
+    assert live.service.scheduler.schedule.ahead == 0
 
 
 @pytest.mark.anyio
-async def test_what_fails_before_its_turn_leaves_no_booking(make_live: MakeLive) -> None:
+async def test_what_fails_before_it_has_a_slot_leaves_nothing_behind(make_live: MakeLive) -> None:
     backend = FakeBackend()
-    backend.pace = PACE
+    backend.throughput = THROUGHPUT
     live = await make_live(backend)
     for content in (b"", b"no image"):
         answer = await live.client.post("/v1/mask", content=content)
         assert answer.status_code in (400, 415)
-    assert live.service.turns.schedule.ahead == 0
+    assert live.service.scheduler.schedule.ahead == 0
 
 
-def test_a_request_has_one_turn(loop: FakeClockLoop, service: Service) -> None:
+def test_a_request_has_one_slot(loop: FakeClockLoop, service: Service) -> None:
     request = service.request("once")
     service.begin(request)
     service.end("once")
     again = service.begin(request)
     loop.settle()
-    with pytest.raises(RuntimeError, match="was not booked"):
+    with pytest.raises(RuntimeError, match="was not accepted"):
         again.result()
