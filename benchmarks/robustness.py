@@ -22,7 +22,7 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 import purnet
-from purnet.data.copy_paste import LEAST_BACKGROUND, find_background
+from purnet.data.copy_paste import MIN_BACKGROUND, find_background
 from purnet.data.pairs import TRUTH_ABOVE, Pair, find_pairs, is_held_out, read_truth
 from purnet.errors import ModelError
 from purnet.evaluation.metrics import ImageScore, score_image
@@ -177,7 +177,7 @@ def main() -> None:
     for name, change in CHANGES.items():
         print(table_row(name, score(predictor, pairs, change)), flush=True)
     count, mean, found = score_backgrounds(predictor, pairs)
-    name = f"a part of it without an object ({count}, sides from {LEAST_BACKGROUND:.0%})"
+    name = f"a part of it without an object ({count}, sides from {MIN_BACKGROUND:.0%})"
     print(f"| {name} | {mean:.4f} | | | | {found:.1%} |")
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from purnet.cpus import available_cpus
 from purnet.inference.openvino_engine import DEFAULT_EXPORT, OpenVinoEngine, load, read_info
-from purnet_serve.observability.cpus import available_cpus
 
 IMAGES = 16
 SIZE = read_info(DEFAULT_EXPORT).input_size

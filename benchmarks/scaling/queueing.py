@@ -19,7 +19,7 @@ from benchmarks.peers.results import percentile
 
 REQUESTS = 40_000
 """Of a simulation; the first tenth fills the queue and does not count."""
-_MOST_FULL = 0.995
+_MAX_UTILISATION = 0.995
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def most_full(places: int, service_s: Sequence[float], times: float) -> float:
     To one hundredth, by the simulation.
     """
     mean_s = statistics.fmean(service_s)
-    low, high = 0.0, _MOST_FULL
+    low, high = 0.0, _MAX_UTILISATION
     while high - low > 0.01:
         middle = (low + high) / 2
         predicted = simulate(middle * places / mean_s, places, service_s)

@@ -228,7 +228,7 @@ class Settings(BaseSettings):
         description="Seconds of one batch after which its worker counts as hung; by default the "
         "larger of 5 and 20 times the slowest batch of the warm-up.",
     )
-    canary_s: float = Field(
+    health_check_s: float = Field(
         30.0,
         gt=0,
         le=DAY_S,

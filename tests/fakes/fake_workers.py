@@ -54,7 +54,7 @@ class FakeProcess:
         if isinstance(message, Run):
             self.on_batch(self._numbers(message))
 
-    def hang_up(self) -> None:
+    def close_pipe(self) -> None:
         """The service closes its end of the pipe; a worker that runs then exits."""
         if not self.stopped and not self.unkillable and self.returncode is None:
             self.die(os.EX_OK)
@@ -123,7 +123,7 @@ class FakeWorkers:
         process = FakeProcess(1000 + len(self.processes), segment_fd)
         process.on_batch = self.on_batch
         self.processes.append(process)
-        return WorkerConnection(process, process.reader, process.write, process.hang_up)
+        return WorkerConnection(process, process.reader, process.write, process.close_pipe)
 
     @property
     def alive(self) -> list[FakeProcess]:

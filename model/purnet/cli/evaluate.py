@@ -123,7 +123,7 @@ def evaluate(
     elif worst is not None:
         raise typer.BadParameter("--worst goes with --contact-sheet.")
     with reported_errors(extra="torch,evaluate"):
-        from purnet.cpus import usable_cpus
+        from purnet.cpus import available_cpus
         from purnet.evaluation.scoring import saved_maps
 
         predictor: Predictor | None = None
@@ -133,7 +133,7 @@ def evaluate(
             sets = _data_sets(dataset or [], root, held_out)
             maps, predictor = _loaded(checkpoint, device or "auto")
         if processes is None:
-            processes = usable_cpus()
+            processes = available_cpus()
         scored = _score(maps, sets, predictor, processes, Console(stderr=True))
         _write(scored, sets, predictor, json, report)
         if contact_sheet is not None:

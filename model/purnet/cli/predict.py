@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STANDARD = Path("-")
 """Standard input among the photos, standard output as the target."""
 
-_NAMED_AT_MOST = 10
+_MAX_NAMED = 10
 """Entries of folders listed as not taken before the rest is counted."""
 
 Report = Callable[[Path, Exception | None], None]
@@ -85,9 +85,10 @@ def predict(
 ) -> None:
     """Find the salient object in photos: writes OUT/STEM.png for each, of the photo's own size.
 
-    A mask is 8-bit grey, 255 where the object is. An output that is there is an error before any
-    work, unless --resume or --overwrite is given; a photo is never overwritten. What of a folder is
-    no photo is named. Exits 1 when a photo could not be read; it is named and the rest is done.
+    A mask is 8-bit grey, 255 where the object is. Fails before any work where an output exists,
+    unless --resume or --overwrite is given; a photo is never overwritten. Files in a folder that
+    are no photos are listed. Exits 1 when a photo could not be read; it is named and the rest is
+    done.
     """
     answers = answers_here(checkpoint, device=device, with_cutout=with_cutout)
     run(photos, out, answers, recursive=recursive, resume=resume, overwrite=overwrite)
@@ -262,10 +263,10 @@ def _cut_out(photo: bytes | Path, mask: UInt8Array) -> Image.Image:
 
 
 def _print_not_taken(not_taken: list[tuple[Path, str]], console: Console) -> None:
-    for path, reason in not_taken[:_NAMED_AT_MOST]:
+    for path, reason in not_taken[:_MAX_NAMED]:
         console.print(f"not taken: {path}: {reason}", markup=False, soft_wrap=True)
-    if len(not_taken) > _NAMED_AT_MOST:
-        console.print(f"not taken: {len(not_taken) - _NAMED_AT_MOST} more")
+    if len(not_taken) > _MAX_NAMED:
+        console.print(f"not taken: {len(not_taken) - _MAX_NAMED} more")
 
 
 def _names_a_file(inputs: Sequence[Path], out: Path) -> bool:

@@ -54,7 +54,7 @@ def train(
         from rich.console import Console
         from rich.progress import Progress
 
-        from purnet.cpus import usable_cpus
+        from purnet.cpus import available_cpus
         from purnet.errors import TrainingError
         from purnet.inference.torch_engine import resolve_device
         from purnet.io import make_folder
@@ -72,7 +72,7 @@ def train(
         place = resolve_device(device)
         if processes is None:
             # A GPU is faster than one process that decodes; a CPU is busy with training itself.
-            processes = 0 if place.type == "cpu" else max(1, usable_cpus() - 1)
+            processes = 0 if place.type == "cpu" else max(1, available_cpus() - 1)
         weights, weights_sha256 = initial_weights(
             settings, settings.stages[stages[0]], init=init, backbone=backbone_weights
         )
@@ -84,7 +84,7 @@ def train(
                 settings,
                 data,
                 cache_dir,
-                processes=usable_cpus(),
+                processes=available_cpus(),
                 progress=lambda paths, n: progress.track(paths, n, description="superpixels"),
             )
         for path, reason in pairs.skipped:

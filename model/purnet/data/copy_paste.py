@@ -19,15 +19,15 @@ from PIL import Image
 
 SURE = (64, 192)
 """Grey levels of a mask below which a pixel is surely background, above which surely object."""
-LEAST_OBJECT = 0.02
+MIN_OBJECT = 0.02
 """Part of its photo an object must cover to be worth cutting out: less is too few pixels."""
-MOST_UNSURE = 0.3
+MAX_UNSURE = 0.3
 """Most unsure pixels per sure object pixel: a vague mask would cut a vague object."""
-MOST_SALIENT = 0.01
+MAX_SALIENT = 0.01
 """Mean of the mask, in [0, 1], up to which a part of a photo counts as having nothing salient."""
 BACKGROUND_TRIES = 24
 """Parts of one photo that are looked at."""
-LEAST_BACKGROUND = 0.3
+MIN_BACKGROUND = 0.3
 """Least side of a background, relative to its photo's: smaller would be a blur when enlarged."""
 LENGTH = (0.3, 1.0)
 """Longer side of the object's box, relative to the sample's side."""
@@ -76,7 +76,7 @@ def cut_object(layers: Layers) -> Layers | None:
     mask = np.asarray(layers.mask)
     low, high = SURE
     sure = mask >= high
-    if sure.mean() < LEAST_OBJECT or ((mask > low) & ~sure).sum() > MOST_UNSURE * sure.sum():
+    if sure.mean() < MIN_OBJECT or ((mask > low) & ~sure).sum() > MAX_UNSURE * sure.sum():
         return None
     crisp = layers.mask.point(lambda level: round(255 * (level - low) / (high - low)))
     box = crisp.getbbox()
@@ -89,13 +89,13 @@ def find_background(mask: Image.Image) -> Box | None:
     sums = np.pad(np.asarray(mask, dtype=np.int64), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
     width, height = mask.size
     for _ in range(BACKGROUND_TRIES):
-        w = round(width * _uniform(LEAST_BACKGROUND, 1))
-        h = round(height * _uniform(LEAST_BACKGROUND, 1))
+        w = round(width * _uniform(MIN_BACKGROUND, 1))
+        h = round(height * _uniform(MIN_BACKGROUND, 1))
         left = round(_uniform(0, width - w))
         top = round(_uniform(0, height - h))
         right, bottom = left + w, top + h
         total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-        if total <= MOST_SALIENT * 255 * w * h:
+        if total <= MAX_SALIENT * 255 * w * h:
             return left, top, right, bottom
     return None
 

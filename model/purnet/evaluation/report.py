@@ -14,7 +14,7 @@ from rich.table import Table
 
 from purnet.evaluation.metrics import METRICS, PREPARATION, SOFT, Metric
 
-_NAMED_AT_MOST = 10
+_MAX_NAMED = 10
 """Files listed on the terminal; the JSON file has them all."""
 
 SOURCE = (
@@ -250,10 +250,10 @@ def _print_list(title: str, lines: Sequence[str], console: Console) -> None:
     if not lines:
         return
     console.print(f"{title}: {len(lines)}", style="bold red", markup=False)
-    for line in lines[:_NAMED_AT_MOST]:
+    for line in lines[:_MAX_NAMED]:
         console.print(f"  {line}", markup=False, soft_wrap=True)
-    if len(lines) > _NAMED_AT_MOST:
-        console.print(f"  and {len(lines) - _NAMED_AT_MOST} more (--json names them all)")
+    if len(lines) > _MAX_NAMED:
+        console.print(f"  and {len(lines) - _MAX_NAMED} more (--json names them all)")
 
 
 def _markdown_table(heads: list[str], rows: list[list[str]]) -> list[str]:

@@ -39,7 +39,7 @@ from purnet.evaluation.report import (
 )
 from purnet.imaging import UInt8Array, as_displayed, resize_mask
 
-_NAMED_AT_MOST = 5
+_MAX_NAMED = 5
 """Files that an error message lists before it says how many more there are."""
 
 _IMAGES_A_PROCESS = 100
@@ -276,5 +276,5 @@ def _masks_and_photos(
 
 
 def _listed(things: list[str]) -> str:
-    more = len(things) - _NAMED_AT_MOST
-    return "; ".join(things[:_NAMED_AT_MOST]) + (f"; and {more} more" if more > 0 else "")
+    more = len(things) - _MAX_NAMED
+    return "; ".join(things[:_MAX_NAMED]) + (f"; and {more} more" if more > 0 else "")

@@ -15,7 +15,7 @@ from purnet.imaging.heif_boxes import Item, Meta, Span, number_at, read_meta
 
 # Codecs pad their pictures to whole blocks, of 64 pixels and less, and AV1 superblocks to 128.
 _PADDING = 128
-_LEAST_TILE_PIXELS = 1 << 22
+_MIN_TILE_PIXELS = 1 << 22
 """A small picture may be cut from one tile of an encoder's usual size."""
 
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
@@ -123,7 +123,7 @@ def _check_pixels(data: bytes, meta: Meta, item: Item, image_format: Format) -> 
         raise broken(image_format, "its grid is larger than the image")
     tiles = [meta.items[part] for part in item.parts if part in meta.items]
     sizes = [_size(data, meta, tile, image_format) for tile in tiles]
-    if sum(w * h for w, h in sizes) > 2 * width * height + _LEAST_TILE_PIXELS:
+    if sum(w * h for w, h in sizes) > 2 * width * height + _MIN_TILE_PIXELS:
         raise broken(image_format, "its tiles are larger than the image")
     for tile in {id(tile): tile for tile in tiles}.values():
         _check_coded(data, meta, tile, image_format)

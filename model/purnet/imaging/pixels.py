@@ -57,11 +57,10 @@ def read_pixels(
     return PhotoPixels(pixels, width, height, transparent)
 
 
-def _reduce(image: Image.Image, least_side: int) -> tuple[float, float, float, float] | None:
-    """Let a JPEG be decoded at the least scale with both sides of `least_side` pixels.
+def _reduce(image: Image.Image, min_side: int) -> tuple[float, float, float, float] | None:
+    """Have a JPEG decoded at the smallest scale at which both sides are at least `min_side`.
 
-    Returns where the picture lies in what will be decoded: an odd side halved has a column more
-    than half of it.
+    Returns the box of the picture in the decoded pixels, which round sides up to whole numbers.
     """
-    drafted = image.draft(image.mode, (least_side, least_side))
+    drafted = image.draft(image.mode, (min_side, min_side))
     return None if drafted is None else drafted[1]

@@ -195,8 +195,8 @@ class PurNet(nn.Module):
         if self.purification.edges is not None:
             self.purification.edges.scale_logits(factor)
 
-    def misfits(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        """Names that keep another network's tensors from starting this one, sorted.
+    def incompatible_keys(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        """Names of tensors that are missing or do not match this network, sorted.
 
         Empty where `load_state_dict(tensors, strict=False)` leaves out nothing but what a smaller
         network lacks: attentions, what uses them, and the refinement of edges.

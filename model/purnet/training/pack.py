@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from purnet.cpus import usable_cpus
+from purnet.cpus import available_cpus
 from purnet.data.pairs import Pair, find_pairs, read_truth
 from purnet.errors import ModelError
 from purnet.imaging import open_image
@@ -63,7 +63,7 @@ def pack(
             found = find_pairs(root / source.folder)
             skipped += found.skipped
             _shrink(found.pairs, staging / "data" / source.folder, quality)
-        load_data(recipe, staging / "data", staging / "superpixels", processes=usable_cpus())
+        load_data(recipe, staging / "data", staging / "superpixels", processes=available_cpus())
         for earlier in out.glob("pack-*.tar"):
             earlier.unlink()
         return Packed(list(_tar_files(staging, out, piece_bytes)), skipped)

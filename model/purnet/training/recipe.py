@@ -70,7 +70,7 @@ class Stage(Settings):
     """With it, every batch has a side of its own, drawn from here to `image_size` in steps of the
     coarsest stride."""
     learning_rate: Positive
-    """At the stage's first iteration, of what no factor changes."""
+    """The highest of the stage, after its warm-up and before any factor."""
     weights: LossWeights
     boundary: NotNegative = 0.0
     """How much more the saliency loss counts pixels near the object's boundary: their weight is
@@ -159,7 +159,7 @@ class Recipe(Settings):
     variant: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     epoch_samples: Annotated[int, Field(ge=0)]
-    """Samples between two validations; 0 is as many as there are pairs, shared out as ever."""
+    """Samples between two validations; 0 is as many as there are pairs. Shares apply either way."""
     sources: list[Source]
     stages: Annotated[list[Stage], Field(min_length=1)]
     optimizer: Optimizer = Optimizer()

@@ -103,9 +103,10 @@ def initial_weights(
 ) -> tuple[Tensors, str]:
     """The weights `stage`, the first to run, starts from and the SHA-256 of their file, or "".
 
-    From `init`, a checkpoint of the recipe's variant or of one that lacks its optional parts alone,
-    or by `with_imagenet_backbone`. What of `init` the stage's network lacks, such as attentions, is
-    left out. Raises `ModelError` for a file that does not fit, and for both.
+    From `init`, or by `with_imagenet_backbone`. `init` is a checkpoint of the recipe's variant, or
+    of one without its optional parts. Tensors that the stage's network does not have, such as those
+    of attentions, are ignored. Raises `ModelError` for a file that does not fit, and where both
+    `init` and `backbone` are given.
     """
     if init is None:
         torch.manual_seed(recipe.seed)
@@ -115,11 +116,11 @@ def initial_weights(
         raise TrainingError("--init holds a backbone already; leave --backbone-weights out")
     info, weights = read(init)
     if info.variant != recipe.variant:
-        misfits = variants.build(recipe.variant).misfits(weights)
-        if misfits:
+        incompatible_keys = variants.build(recipe.variant).incompatible_keys(weights)
+        if incompatible_keys:
             raise TrainingError(
                 f"{init} is of {info.variant}, but the recipe trains {recipe.variant}, "
-                f"which it does not fit: {misfits[0]}"
+                f"which it does not fit: {incompatible_keys[0]}"
             )
     own = variants.build(recipe.variant, attention=stage.attention).state_dict()
     return {name: tensor for name, tensor in weights.items() if name in own}, sha256_of(init)

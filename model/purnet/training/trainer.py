@@ -240,7 +240,7 @@ class Trainer:
         network = variants.build(self.recipe.variant, attention=stage.attention)
         self.recipe.check_network(network.backbone.strides)
         if init is not None:
-            unfit = network.misfits(init)
+            unfit = network.incompatible_keys(init)
             if unfit:
                 raise TrainingError(
                     f"the initial weights do not fit {self.recipe.variant}: {unfit[0]}"

@@ -55,9 +55,10 @@ def predict(
 ) -> None:
     """Find the salient object in photos: writes OUT/STEM.png for each, of the photo's own size.
 
-    A mask is 8-bit grey, 255 where the object is. An output that is there is an error before any
-    work, unless --resume or --overwrite is given; a photo is never overwritten. What of a folder is
-    no photo is named. Exits 1 when a photo could not be read; it is named and the rest is done.
+    A mask is 8-bit grey, 255 where the object is. Fails before any work where an output exists,
+    unless --resume or --overwrite is given; a photo is never overwritten. Files in a folder that
+    are no photos are listed. Exits 1 when a photo could not be read; it is named and the rest is
+    done.
     Photos are computed here, or with --url by a running service.
     """
     if url is None:

@@ -46,18 +46,18 @@ class Admission:
         """Whether no more requests are admitted, and connections are closed after their answer."""
         return self._draining
 
-    def unavailable(self) -> ServiceError | None:
+    def rejection(self) -> ServiceError | None:
         """Why no image can be taken now; None when it can."""
         if self._draining:
             return DrainingError("The service is shutting down.")
         reason = self._unready_reason()
         return None if reason is None else NotReadyError(f"Not ready: {reason.rstrip('.')}.")
 
-    def unready(self) -> ServiceError | None:
+    def readiness_error(self) -> ServiceError | None:
         """Why a load balancer should send nothing here any more; None when it should."""
         if self._leaving:
             return DrainingError("The service is about to shut down.")
-        return self.unavailable()
+        return self.rejection()
 
     def admit(self, request: RequestContext, content_length: int | None) -> None:
         """Admit a request by the length it announces; None is a body of unknown length.
@@ -131,4 +131,5 @@ class Admission:
 
 def body_too_large(limit: int, actual: int) -> BodyTooLargeError:
     """The error for a body of `actual` bytes, announced or counted."""
-    return BodyTooLargeError(f"The body may have {limit} bytes.", limit=limit, actual=actual)
+    detail = f"The body has more than the {limit} bytes that are allowed."
+    return BodyTooLargeError(detail, limit=limit, actual=actual)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from starlette.responses import Response
 
+from purnet.cpus import available_cpus
 from purnet_serve.http.admission import Admission
 from purnet_serve.http.api_keys import ApiKeys
 from purnet_serve.http.fetch import Fetcher
@@ -16,7 +17,6 @@ from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PI
 from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
-from purnet_serve.observability.cpus import available_cpus
 from purnet_serve.observability.http_metrics import HttpMetrics
 from purnet_serve.settings import MIB, Settings
 

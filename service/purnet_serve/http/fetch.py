@@ -89,12 +89,12 @@ class Fetcher:
             try:
                 url = urljoin(url, location)
             except ValueError as error:
-                raise UrlRefusedError("The URL leads on to what is none.") from error
-        detail = f"The URL leads on more than {MAX_REDIRECTS} times."
+                raise UrlRefusedError("The URL redirects to what is not a valid URL.") from error
+        detail = f"The URL redirects more than {MAX_REDIRECTS} times."
         raise FetchError(detail, limit=MAX_REDIRECTS)
 
     async def _get(self, url: SplitResult) -> tuple[bytes, str | None]:
-        """The body at a URL, or where it leads on."""
+        """The body at a URL, or where it redirects to."""
         pinned = _PinnedNetwork(await self._addresses(url), self._network)
         if self._trust is None:  # made once, and only where something is fetched
             self._trust = httpx.create_ssl_context(trust_env=False)
@@ -173,13 +173,13 @@ def _checked(url: str) -> SplitResult:
         ascii_host = host if ":" in host else host.encode("idna").decode("ascii")
         path, query = quote(parts.path, safe=_ASCII), quote(parts.query, safe=_ASCII)
     except ValueError as error:
-        raise UrlRefusedError("The URL is not one.") from error
+        raise UrlRefusedError("The URL is not valid.") from error
     if parts.scheme != "https":
         raise UrlRefusedError("A URL must begin with https://.")
     if not host or parts.username is not None or len(url) > MAX_URL_CHARS or port == 0:
         raise UrlRefusedError("A URL has a host, no user, and at most 2048 characters.")
     if not url.isprintable() or " " in url:
-        raise UrlRefusedError("The URL is not one.")
+        raise UrlRefusedError("The URL is not valid.")
     host = f"[{host}]" if ":" in host else ascii_host
     netloc = host if port is None else f"{host}:{port}"
     return parts._replace(netloc=netloc, path=path, query=query, fragment="")

@@ -175,8 +175,8 @@ class RequestMiddleware:
         flight, bytes in flight, length of the body, other headers, time until the answer.
         """
         service, settings, headers = self._service, self._service.settings, context.headers
-        if (unavailable := service.admission.unavailable()) is not None:
-            raise unavailable
+        if (rejection := service.admission.rejection()) is not None:
+            raise rejection
         service.keys.check(offered_key(headers))
         service.admission.admit(context, content_length(headers))
         upload = UploadStream(receive, context, settings.max_body_bytes)

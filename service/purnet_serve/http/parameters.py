@@ -17,9 +17,9 @@ TIMEOUT_HEADER = "X-Timeout-Ms"
 MIN_TIMEOUT_MS = 100
 """With less, no request could be answered in time."""
 MAX_THRESHOLD = 255
-MOST_PARAMETERS = 64
+MAX_PARAMETERS = 64
 """Twice as many as any route has: what a client repeats or makes up costs next to nothing."""
-_LONGEST_QUOTED = 40
+_MAX_QUOTED_CHARS = 40
 
 
 class Parameters(BaseModel):
@@ -103,9 +103,9 @@ def parse_timeout_s(values: Sequence[str], default_s: float, most_s: float) -> f
 
 def require_single(items: Sequence[tuple[str, str]]) -> None:
     """Raises `ParameterError` for a parameter that is given more than once, and for too many."""
-    if len(items) > MOST_PARAMETERS:
-        name = quoted(items[MOST_PARAMETERS][0])
-        raise ParameterError(name, f"There are more than {MOST_PARAMETERS} parameters.")
+    if len(items) > MAX_PARAMETERS:
+        name = quoted(items[MAX_PARAMETERS][0])
+        raise ParameterError(name, f"There are more than {MAX_PARAMETERS} parameters.")
     seen: set[str] = set()
     for name, _ in items:
         if name in seen:
@@ -128,8 +128,8 @@ def bad_parameter(problem: Mapping[str, Any], known: Iterable[str]) -> Parameter
 
 def quoted(text: str) -> str:
     """A client's text, short and printable enough to be quoted back."""
-    plain = "".join(char if char.isprintable() else "?" for char in text[: _LONGEST_QUOTED + 1])
-    return plain if len(plain) <= _LONGEST_QUOTED else plain[:_LONGEST_QUOTED] + "…"
+    plain = "".join(char if char.isprintable() else "?" for char in text[: _MAX_QUOTED_CHARS + 1])
+    return plain if len(plain) <= _MAX_QUOTED_CHARS else plain[:_MAX_QUOTED_CHARS] + "…"
 
 
 def _whole_number(value: str, least: int, most: int) -> int:

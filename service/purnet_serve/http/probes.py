@@ -61,8 +61,8 @@ def router(service: ServiceContext) -> APIRouter:
     @routes.get("/readyz", responses=responses_of("internal", "not_ready", "draining"))
     async def readyz() -> Ready:
         """200 when images are being taken, else 503 with the reason."""
-        if (unready := service.admission.unready()) is not None:
-            raise unready
+        if (error := service.admission.readiness_error()) is not None:
+            raise error
         info = service.backend.model
         return Ready(
             model=None if info is None else info.version,

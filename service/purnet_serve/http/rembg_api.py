@@ -22,7 +22,7 @@ from purnet_serve.http.photo_route import PhotoRoute
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import FormFields, Upload, read_upload, receive_from_url
 from purnet_serve.images.codec import Options
-from purnet_serve.images.finish import Colour, Finish
+from purnet_serve.images.postprocess import Colour, Postprocessing
 from purnet_serve.observability.labels import Stage
 
 PATH = "/api/remove"
@@ -69,7 +69,7 @@ class RembgOptions(Parameters):
             raise ParameterError("a", "Alpha matting is not done here; leave `a` out.")
         return Options(
             output="mask" if self.om else "cutout",
-            finish=Finish(smooth=self.ppm, background=self.bgc),
+            postprocessing=Postprocessing(smooth=self.ppm, background=self.bgc),
         )
 
 

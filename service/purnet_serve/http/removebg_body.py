@@ -77,14 +77,14 @@ def decoded_photo(text: bytearray) -> bytes:
 
 
 def _cut_photo(body: bytearray, before: re.Pattern[bytes], after: bytes) -> bytes:
-    """Leave of a body the photo alone, and return the rest, where the photo is empty text."""
+    """Remove all but the base64 photo from `body`; return the removed text, with an empty photo."""
     start = end = 0
     if found := before.search(body, 0, MAX_OTHER_BYTES):
         start = found.end()
         end = body.find(after, start)
         end = len(body) if end < 0 else end
     if len(body) - (end - start) > MAX_OTHER_BYTES:
-        detail = f"Beside {BASE64_FIELD} a body may have {MAX_OTHER_BYTES} bytes."
+        detail = f"Beside {BASE64_FIELD}, a body has at most {MAX_OTHER_BYTES} bytes."
         raise MalformedBodyError(detail, limit=MAX_OTHER_BYTES)
     rest = bytes(body[:start] + body[end:])
     del body[end:], body[:start]

@@ -13,9 +13,9 @@ from pydantic.json_schema import SkipJsonSchema
 from purnet_serve.errors import ParameterError
 from purnet_serve.http.parameters import Parameters
 from purnet_serve.images.codec import Options
-from purnet_serve.images.finish import Colour, Finish, Margin, Margins
+from purnet_serve.images.postprocess import Colour, Margin, Margins, Postprocessing
 
-MOST_PIXELS = {
+MAX_PIXELS = {
     "preview": 250_000, "small": 250_000, "regular": 250_000,
     "medium": 1_500_000, "hd": 4_000_000,
     "full": None, "4k": None, "50MP": None, "auto": None,
@@ -117,9 +117,9 @@ class RemoveBgOptions(Parameters):
         return Options(
             output="mask" if self.channels == "alpha" else "cutout",
             format="jpeg" if kind == "jpg" else kind,
-            finish=Finish(
+            postprocessing=Postprocessing(
                 crop=margins if self.crop else None,
-                most_pixels=MOST_PIXELS[self.size],
+                max_pixels=MAX_PIXELS[self.size],
                 background=background,
             ),
         )

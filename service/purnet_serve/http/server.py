@@ -42,7 +42,7 @@ GRACE_S = 5
 """Seconds uvicorn waits for connections beyond those that accepted requests have to finish."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_MOST_KEPT = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
+_MALLOC_THRESHOLDS = {_M_MMAP_THRESHOLD: 32 << 20, _M_TRIM_THRESHOLD: 64 << 20}
 """Bytes: the most that glibc chooses for both by itself, after a block of 32 MiB was freed."""
 
 log = logging.getLogger("purnet_serve.http.server")
@@ -75,7 +75,7 @@ def keep_freed_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
-        for parameter, most_bytes in _MOST_KEPT.items():
+        for parameter, most_bytes in _MALLOC_THRESHOLDS.items():
             mallopt(parameter, most_bytes)
 
 

@@ -26,27 +26,27 @@ from purnet.imaging import (
     resize_mask,
 )
 from purnet_serve.errors import SideTooLongError
-from purnet_serve.images.finish import (
-    FINISH_BYTES_PER_PIXEL,
-    Finish,
-    encode_jpeg,
-    finished,
-    smoothed,
-)
 from purnet_serve.images.header import (
     BYTES_PER_PIXEL,
     service_errors,
 )
+from purnet_serve.images.postprocess import (
+    POSTPROCESS_BYTES_PER_PIXEL,
+    Postprocessing,
+    encode_jpeg,
+    postprocess,
+    smooth_mask,
+)
 
 FOREGROUND_THRESHOLD = 128
-# While encoding: the mask, where it is foreground, its copy cut at the threshold and the lesser of
-# it and the photo's own transparency.
+# While encoding: the mask, whether each pixel is foreground, the thresholded copy, and its minimum
+# with the photo's own alpha.
 MASK_BYTES_PER_PIXEL = 4
 # What an encoder takes, the picture itself included: PNG is written a few rows at a time, libwebp
 # copies the picture into planes or ARGB and works on both.
 ENCODER_BYTES_PER_PIXEL = {"png": 4, "webp": 28, "jpeg": 8}
 WIDENED_BYTES_PER_PIXEL = 12  # three arrays of float32
-MOST_SIDE = {"webp": WEBP_MAX_SIDE, "jpeg": 65_500}
+MAX_SIDE = {"webp": WEBP_MAX_SIDE, "jpeg": 65_500}
 """Pixels; PNG has no such limit."""
 
 # Our own limit is checked first, but it is a setting; above 89 megapixels Pillow only warns.
@@ -64,7 +64,7 @@ class Options:
     threshold: int | None = None
     """0..255: masks become 0 or 255, from this level up; None keeps them soft."""
     format: Literal["png", "webp", "jpeg"] = "png"
-    finish: Finish | None = None
+    postprocessing: Postprocessing | None = None
     """What else is done to an answer of the original size."""
 
     @property
@@ -98,8 +98,8 @@ class Answer:
 def encoding_bytes(decoded: Decoded, options: Options) -> int:
     """Most bytes that encoding an answer takes beside the answer itself."""
     decoding = BYTES_PER_PIXEL[decoded.format] if options.needs_upload else 0
-    finishing = FINISH_BYTES_PER_PIXEL if options.finish else 0
-    encoding = max(finishing, ENCODER_BYTES_PER_PIXEL[options.format])
+    postprocessing = POSTPROCESS_BYTES_PER_PIXEL if options.postprocessing else 0
+    encoding = max(postprocessing, ENCODER_BYTES_PER_PIXEL[options.format])
     each = MASK_BYTES_PER_PIXEL + max(decoding, encoding)
     # A mask is first widened, which takes as many rows as the network has, however thin the photo.
     rows: int = decoded.pixels.shape[0]
@@ -138,11 +138,11 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
     if options.threshold is not None:
         alpha = (alpha >= options.threshold).view(np.uint8)
         alpha *= np.uint8(255)
-    if options.output == "mask" and options.format == "png" and options.finish is None:
+    if options.output == "mask" and options.format == "png" and options.postprocessing is None:
         return Answer(encode_png(alpha), "image/png", box)
     picture = Image.fromarray(alpha)
-    if options.finish is not None and options.finish.smooth:
-        picture = smoothed(picture)
+    if options.postprocessing is not None and options.postprocessing.smooth:
+        picture = smooth_mask(picture)
     if options.output == "cutout":
         if not options.needs_upload:
             shown = decoded.pixels if decoded.transparent is None else decoded.transparent
@@ -152,8 +152,8 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
         else:
             with service_errors():
                 picture = cutout(open_image(upload, keep_alpha=True), picture)
-    if options.finish is not None:
-        picture = finished(picture, Image.fromarray(full), options.finish)
+    if options.postprocessing is not None:
+        picture = postprocess(picture, Image.fromarray(full), options.postprocessing)
     if options.format == "jpeg":
         return Answer(encode_jpeg(picture), "image/jpeg", box)
     if options.format == "webp":
@@ -163,13 +163,13 @@ def encode(mask: UInt8Array, decoded: Decoded, upload: bytes | None, options: Op
 
 def check_answer_size(decoded: Decoded, options: Options) -> None:
     """Raise `SideTooLongError` for a photo whose answer its format cannot hold."""
-    most = MOST_SIDE.get(options.format)
+    most = MAX_SIDE.get(options.format)
     if most is None or options.size == "model":
         return
     size = decoded.width, decoded.height
     # What is cropped may be a strip as long as the photo, and few enough pixels to stay so.
-    if options.finish is not None and options.finish.crop is None:
-        size = options.finish.size_of(*size)
+    if options.postprocessing is not None and options.postprocessing.crop is None:
+        size = options.postprocessing.size_of(*size)
     side = max(size)
     if side > most:
         raise SideTooLongError(

@@ -57,7 +57,7 @@ class Batch:
     reason: DispatchReason
     started_s: float
     """When its device could begin with it, on the loop's clock."""
-    canary: bool = False
+    health_check: bool = False
     """A check of an idle worker, not a request."""
 
     @property
@@ -207,7 +207,7 @@ class Batcher:
     def _dispatch(self) -> None:
         self._wakeup = None
         while not self._paused and self._waiting:
-            self._drop_dead()
+            self._discard_expired()
             if not self._waiting:
                 return
             first = next(iter(self._waiting))
@@ -230,7 +230,7 @@ class Batcher:
         least = min(free, key=lambda executor: executor.batches, default=None)
         return None if least is None or (idle and least.batches) else least
 
-    def _drop_dead(self) -> None:
+    def _discard_expired(self) -> None:
         """Keep what is cancelled, and what expires at this very moment, off the device."""
         now = self.loop.time()
         for ticket in tuple(self._waiting):

@@ -7,21 +7,22 @@ RECOVERY_BATCHES = 100
 
 
 class DeviceLimits:
-    """Images of the largest batch and streams in use: at first as many as are possible."""
+    """The largest batch and the streams that a device may use now: at first all there are."""
 
     def __init__(self, max_batch: int, streams: int) -> None:
         self.max_batch = max_batch
-        """What pays, less after out of memory."""
+        """Images of the largest batch to send; halved after out of memory."""
         self.streams = streams
-        """Those of the worker, fewer after out of memory."""
+        """Streams in use; halved after out of memory."""
         self._possible = (max_batch, streams)
         self._full_batches = 0
-        """Since one of the two last changed."""
+        """Full batches since one of the two last changed."""
 
     def lower(self, *, images: int, running: int) -> None:
         """Half of what did not fit may fit: smaller batches, or fewer streams.
 
-        A batch of so many images ran out of memory while so many batches ran, itself included.
+        `images` is the size of the batch that failed, `running` the batches that ran at that time,
+        this one included.
         """
         if images > 1:
             self._set(min(self.max_batch, images // 2), self.streams)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from purnet.cpus import available_cpus
 from purnet_serve.errors import NotReadyError, ReloadError, StartupError
 from purnet_serve.inference.backend import (
     ModelInfo,
@@ -18,7 +19,6 @@ from purnet_serve.inference.batcher import Batcher
 from purnet_serve.inference.spawn import Spawn, WorkerEndError, spawn
 from purnet_serve.inference.supervisor import DeviceState, DeviceSupervisor
 from purnet_serve.inference.worker_handle import Worker, WorkerSpec, load
-from purnet_serve.observability.cpus import available_cpus, engine_threads
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.loop_lag import LoopLag
 from purnet_serve.settings import Settings
@@ -45,8 +45,8 @@ class LocalBackend:
         self._factory = factory
         self._spawn = spawn
         self._devices: list[DeviceSupervisor] = []
-        self._exits: set[asyncio.Task[Any]] = set()
-        """Tasks that end when a worker process that was sent off is reaped."""
+        self._reaping: set[asyncio.Task[Any]] = set()
+        """Tasks that end when a worker process that was stopped is reaped."""
         self._batcher: Batcher | None = None
         self._lag: LoopLag | None = None
         self._model: ModelInfo | None = None
@@ -62,11 +62,11 @@ class LocalBackend:
         loop = asyncio.get_running_loop()
         batcher = self._batcher = Batcher(loop, settings.batch_wait_s, metrics)
         names = settings.device.split(",")
-        threads = settings.engine_threads or engine_threads(len(names), available_cpus())
+        threads = settings.engine_threads or max(1, available_cpus() // len(names))
         for name in names:
             spec = WorkerSpec(settings, self._factory, name, threads, self._spawn)
             device = DeviceSupervisor(
-                spec, batcher, metrics, exits=self._exits, on_change=self._on_change
+                spec, batcher, metrics, reaping=self._reaping, on_change=self._on_change
             )
             self._devices.append(device)
             batcher.executors.append(device)
@@ -106,7 +106,7 @@ class LocalBackend:
             await asyncio.wait([self._reloading])
         for device in self._devices:
             device.close()
-        await self._all_exits()
+        await self._all_reaped()
         if self._lag is not None:
             self._lag.stop()
 
@@ -129,7 +129,7 @@ class LocalBackend:
             finally:
                 self._reloading = None
                 # Before another reload may need their memory.
-                await self._all_exits()
+                await self._all_reaped()
 
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Queue one image and wait for its mask. See `Backend.predict`."""
@@ -183,11 +183,11 @@ class LocalBackend:
         self._metrics.ready(self.unready_reason() is None)
         self._changed.set()
 
-    async def _all_exits(self) -> None:
-        """Wait for the workers that were sent off. Cancelling this leaves them to be reaped."""
-        while self._exits:
-            done, _ = await asyncio.wait(self._exits)
-            self._exits -= done
+    async def _all_reaped(self) -> None:
+        """Wait until all workers that were stopped are reaped; they are, if this is cancelled."""
+        while self._reaping:
+            done, _ = await asyncio.wait(self._reaping)
+            self._reaping -= done
 
     def _set_model(self, model: ModelInfo) -> None:
         self._model = model
@@ -204,7 +204,7 @@ class LocalBackend:
             batcher.pause()
             try:
                 await asyncio.gather(*(device.idle.wait() for device in self._devices))
-                if not all(worker.accepts for worker in loaded):
+                if not all(worker.can_accept for worker in loaded):
                     raise ReloadError("The new worker ended before it could take over.")
                 for device, worker in zip(self._devices, loaded, strict=True):
                     device.adopt(worker)
@@ -213,7 +213,7 @@ class LocalBackend:
             finally:
                 batcher.resume()
         finally:
-            self._exits.update(worker.dismiss() for worker in loaded)
+            self._reaping.update(worker.stop() for worker in loaded)
         return model
 
     async def _load_beside(self, loaded: list[Worker]) -> ModelInfo:

@@ -3,7 +3,7 @@
     service                         worker
     Load ─────────────────────────→        reads the checkpoint, checks itself
          ←───────────────────────── Loaded | LoadFailed
-    Warmup ───────────────────────→        maps the shared memory, measures what batches pay
+    Warmup ───────────────────────→        maps the shared memory, measures batch sizes
          ←───────────────────────── Ready  | LoadFailed
     Run ──────────────────────────→
          ←───────────────────────── Done | OutOfMemory | EngineFailed (and then the worker exits)
@@ -113,7 +113,7 @@ class LoadFailed:
     """The load failed for a reason that a person can do something about."""
 
     detail: str
-    trace: str = ""
+    traceback: str = ""
     """Where it was raised, for the log; empty when `detail` is enough."""
 
 
@@ -122,7 +122,7 @@ class EngineFailed:
     """The engine raised something; the device cannot be trusted any more."""
 
     detail: str
-    trace: str = ""
+    traceback: str = ""
 
 
 Message = Load | Loaded | Warmup | Ready | Run | Done | OutOfMemory | LoadFailed | EngineFailed

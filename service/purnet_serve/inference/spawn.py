@@ -26,11 +26,11 @@ the driver returns; its memory is its own, so its successor need not wait for th
 class WorkerEndError(Exception):
     """A worker has ended, or never came up."""
 
-    def __init__(self, failure: FailureKind, detail: str, trace: str = "") -> None:
+    def __init__(self, failure: FailureKind, detail: str, traceback: str = "") -> None:
         super().__init__(detail)
         self.failure = failure
         self.detail = detail
-        self.trace = trace
+        self.traceback = traceback
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class WorkerConnection:
     reader: asyncio.StreamReader
     write: Callable[[bytes], None]
     """Never blocks: the event loop buffers and sends what the pipe does not take now."""
-    hang_up: Callable[[], None]
+    close_pipe: Callable[[], None]
     """Close this end of the pipe, which makes a worker exit by itself."""
 
     @property
@@ -68,7 +68,7 @@ class WorkerConnection:
         """End the process now, and close the pipe."""
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
-        self.hang_up()
+        self.close_pipe()
 
     async def reap(self) -> WorkerEndError:
         """Reap a worker whose pipe is closed; kill it first if it goes on. Returns how it ended."""
@@ -84,7 +84,7 @@ class WorkerConnection:
                 log.error("worker does not end", extra={"pid": self.process.pid})
             detail = "The worker closed its pipe and went on running."
             return WorkerEndError(FailureKind.PIPE, detail)
-        self.hang_up()
+        self.close_pipe()
         if code < 0:
             detail = f"The worker was ended by signal {-code}."
             return WorkerEndError(FailureKind.SIGNAL, detail)

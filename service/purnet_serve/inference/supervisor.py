@@ -63,7 +63,7 @@ class DeviceSupervisor:
         batcher: Batcher,
         metrics: InferenceMetrics,
         *,
-        exits: set[asyncio.Task[Any]],
+        reaping: set[asyncio.Task[Any]],
         on_change: Callable[[], None],
     ) -> None:
         self.spec = spec
@@ -76,9 +76,9 @@ class DeviceSupervisor:
         """The worker that serves now."""
         self._batcher = batcher
         self._metrics = metrics
-        self._exits = exits
-        """Tasks that end when a worker process that was sent off is reaped."""
-        self._canary_s = spec.settings.canary_s
+        self._reaping = reaping
+        """Tasks that end when a worker process that was stopped is reaped."""
+        self._health_check_s = spec.settings.health_check_s
         self._on_change = on_change
         self._loop = batcher.loop
         self._consecutive_failures = 0
@@ -87,7 +87,7 @@ class DeviceSupervisor:
         self._limits = DeviceLimits(spec.settings.max_batch, streams=1)
         self._lifecycle: asyncio.Task[None] | None = None
         self._grace_timer: asyncio.TimerHandle | None = None
-        self._canary_timer: asyncio.TimerHandle | None = None
+        self._health_check_timer: asyncio.TimerHandle | None = None
         self._last_batch_s = 0.0
         """When the device last became idle, on the loop's clock."""
         self.idle = asyncio.Event()
@@ -103,9 +103,9 @@ class DeviceSupervisor:
         Then there is no worker, it has no free buffer or stream, or an image must run alone.
         """
         worker = self.worker
-        if worker is None or not worker.accepts:
+        if worker is None or not worker.can_accept:
             return 0
-        on_device = worker.unanswered
+        on_device = worker.in_flight
         streams_are_busy = worker.has_streams and len(on_device) >= self._limits.streams
         if streams_are_busy or any(batch.alone for batch in on_device):
             return 0
@@ -114,7 +114,7 @@ class DeviceSupervisor:
     @property
     def batches(self) -> int:
         """Batches on the device."""
-        return 0 if self.worker is None else len(self.worker.unanswered)
+        return 0 if self.worker is None else len(self.worker.in_flight)
 
     def submit(self, batch: Batch) -> None:
         """Run a batch."""
@@ -162,9 +162,9 @@ class DeviceSupervisor:
         self._cancel_timers()
         if self._lifecycle is not None:
             self._lifecycle.cancel()
-            self._exits.add(self._lifecycle)
+            self._reaping.add(self._lifecycle)
         if self.worker is not None:
-            self._exits.add(self.worker.dismiss())
+            self._reaping.add(self.worker.stop())
             self.worker = None
 
     # --- lifecycle
@@ -200,7 +200,7 @@ class DeviceSupervisor:
         try:
             check_version(worker.info, self.expected)
         except WorkerEndError:
-            self._exits.add(worker.dismiss())
+            self._reaping.add(worker.stop())
             raise
 
     def _begin_serving(self, worker: Worker) -> None:
@@ -209,11 +209,11 @@ class DeviceSupervisor:
         self._has_served = True
         self.unready_reason = None
         self._cancel_timers()
-        self._canary_timer = self._loop.call_later(self._canary_s, self._check_if_idle)
+        self._health_check_timer = self._loop.call_later(self._health_check_s, self._check_if_idle)
         self._last_batch_s = self._loop.time()
         # From now on exactly this device: `auto` must not end on the CPU when a GPU is lost.
         self.spec = replace(self.spec, device=worker.info.device)
-        # The worker before may have been sent off with a canary that nobody waits for.
+        # The worker before may have been stopped during a health check that nobody waits for.
         self.idle.set()
         self._log(logging.INFO, "worker up")
         self._metrics.worker_memory(self.spec.device, worker.resident_bytes, worker.device_bytes)
@@ -227,19 +227,19 @@ class DeviceSupervisor:
         self.worker = None
         self._cancel_timers()
         self._grace_timer = self._loop.call_later(RESTART_GRACE_S, self._on_long_restart)
-        begun = worker.begun
-        images_fault = bool(begun) and all(batch.alone for batch in begun)
+        running = worker.running
+        images_fault = bool(running) and all(batch.alone for batch in running)
         try:
-            for batch in worker.unanswered:
-                if batch.canary:
-                    self._metrics.canary(ok=False)
-                elif batch in begun:
+            for batch in worker.in_flight:
+                if batch.health_check:
+                    self._metrics.health_check(ok=False)
+                elif batch in running:
                     self._retry(batch, end)
                 else:
                     self._batcher.requeue(ticket for ticket in batch.tickets if ticket.live)
         except Exception as error:
             # A fault of ours. How far this came is not known, so nobody is left to wait.
-            for ticket in (ticket for batch in worker.unanswered for ticket in batch.tickets):
+            for ticket in (ticket for batch in worker.in_flight for ticket in batch.tickets):
                 ticket.resolve(WorkerError(f"The worker's end was mishandled: {error!r}"))
             raise
         self.idle.set()
@@ -277,14 +277,16 @@ class DeviceSupervisor:
             self._on_change()
 
     def _cancel_timers(self) -> None:
-        for timer in (self._grace_timer, self._canary_timer):
+        for timer in (self._grace_timer, self._health_check_timer):
             if timer is not None:
                 timer.cancel()
 
     def _log(self, level: int, event: str, end: WorkerEndError | None = None) -> None:
         fields = {"device": self.spec.device}
         if end is not None:
-            fields |= {"reason": end.detail} | ({"trace": end.trace} if end.trace else {})
+            fields |= {"reason": end.detail} | (
+                {"traceback": end.traceback} if end.traceback else {}
+            )
         if self.worker is not None:
             fields |= {"model": self.worker.info.version, "engine": self.worker.info.engine}
         log.log(level, event, extra=fields)
@@ -298,15 +300,15 @@ class DeviceSupervisor:
         if isinstance(answer, OutOfMemory):
             self._metrics.failed(FailureKind.OUT_OF_MEMORY)
             # The batch is no longer among those that run.
-            self._limits.lower(images=len(batch), running=len(worker.begun) + 1)
+            self._limits.lower(images=len(batch), running=len(worker.running) + 1)
             self._report_limits()
-            if not batch.canary:
+            if not batch.health_check:
                 self._retry(batch, None)
-        elif batch.canary:
-            self._on_canary(worker, answer)
+        elif batch.health_check:
+            self._on_health_check(worker, answer)
         else:
             self._on_masks(worker, batch, answer, masks)
-        if not worker.unanswered:
+        if not worker.in_flight:
             self.idle.set()
             self._last_batch_s = self._loop.time()
         self._batcher.wake()
@@ -314,7 +316,7 @@ class DeviceSupervisor:
     def _on_masks(self, worker: Worker, batch: Batch, answer: Done, masks: Mask) -> None:
         """Give every ticket its own mask, copied out before the buffer is used again."""
         self._consecutive_failures = 0
-        if self._limits.recover(images=len(batch), running=len(worker.begun) + 1):
+        if self._limits.recover(images=len(batch), running=len(worker.running) + 1):
             self._report_limits()
         # Answered first, counted then: a batch whose answers fail half-way is counted when the
         # worker's end is handled.
@@ -368,27 +370,27 @@ class DeviceSupervisor:
         waits_s = [batch.started_s - ticket.queued_s for ticket in batch.tickets]
         self._metrics.executed(batch.reason, waits_s, infer_s)
 
-    # --- canary: a device that fails while idle is noticed before a request needs it
+    # --- health check: a device that fails while idle is noticed before a request needs it
 
     def _check_if_idle(self) -> None:
         now = self._loop.time()
-        due_s = (now if self.batches else self._last_batch_s) + self._canary_s
+        due_s = (now if self.batches else self._last_batch_s) + self._health_check_s
         if now >= due_s:
-            self._send_canary()
-            due_s = now + self._canary_s
-        self._canary_timer = self._loop.call_at(due_s, self._check_if_idle)
+            self._send_health_check()
+            due_s = now + self._health_check_s
+        self._health_check_timer = self._loop.call_at(due_s, self._check_if_idle)
 
-    def _send_canary(self) -> None:
-        if self.worker is None or not self.worker.accepts:
+    def _send_health_check(self) -> None:
+        if self.worker is None or not self.worker.can_accept:
             return
         size = self.worker.info.input_size
         pixels = np.full((size, size, 3), 128, np.uint8)
         now = self._loop.time()
         ticket = Ticket(0, pixels, now, now, self._loop.create_future())
-        self.submit(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, canary=True))
+        self.submit(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, health_check=True))
 
-    def _on_canary(self, worker: Worker, answer: Done) -> None:
+    def _on_health_check(self, worker: Worker, answer: Done) -> None:
         self._consecutive_failures = 0
-        self._metrics.canary(ok=answer.finite[0])
+        self._metrics.health_check(ok=answer.finite[0])
         if not answer.finite[0]:
             worker.kill(FailureKind.NON_FINITE, "A plain grey image gave a non-finite mask.")

@@ -47,12 +47,12 @@ class _Sent:
     batch: Batch
     watchdog: asyncio.TimerHandle | None = None
     """Runs from when the device could begin with it; None before."""
-    had_neighbour: bool = False
+    ran_concurrently: bool = False
     """Whether another batch ran at the same time, on another stream."""
 
 
 class Worker:
-    """A worker that is loaded, checked and warm. Made by `load`, ended by `serve` or `dismiss`."""
+    """A worker that is loaded, checked and warm. Made by `load`, ended by `serve` or `stop`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Worker:
         self.streams = ready.streams
         """Batches that run at the same time."""
         self.max_batch = ready.sizes[-1]
-        """Images of the largest batch that pays."""
+        """Images of the largest batch that is worth its latency."""
         self.throughput = Throughput(
             latency_s=ready.seconds[0],
             interval_s=ready.seconds[-1] / (ready.sizes[-1] * ready.streams),
@@ -82,7 +82,7 @@ class Worker:
         self._watchdog_s = watchdog_s
         self.connection = connection
         self._shared = batches
-        self._unanswered: dict[int, _Sent] = {}
+        self._in_flight: dict[int, _Sent] = {}
         """By number, in the order in which they were sent."""
         self._free_buffers = list(range(batches.buffers))
         self._last_number = 0
@@ -92,42 +92,42 @@ class Worker:
         self._loop = asyncio.get_running_loop()
 
     @property
-    def unanswered(self) -> tuple[Batch, ...]:
+    def in_flight(self) -> tuple[Batch, ...]:
         """Batches sent and not answered, oldest first."""
-        return tuple(sent.batch for sent in self._unanswered.values())
+        return tuple(sent.batch for sent in self._in_flight.values())
 
     @property
-    def begun(self) -> tuple[Batch, ...]:
+    def running(self) -> tuple[Batch, ...]:
         """Those of them that the device works on: at most one a stream."""
-        return tuple(sent.batch for sent in self._unanswered.values() if sent.watchdog is not None)
+        return tuple(sent.batch for sent in self._in_flight.values() if sent.watchdog is not None)
 
     @property
-    def accepts(self) -> bool:
+    def can_accept(self) -> bool:
         """Whether a buffer is free, and the process is there to run what is put into it."""
         return bool(self._free_buffers) and not self._ending and not self.connection.closed
 
     def run(self, batch: Batch) -> None:
-        """Send a batch; needs `accepts`."""
+        """Send a batch; needs `can_accept`."""
         buffer = self._free_buffers[-1]
         for slot, ticket in enumerate(batch.tickets):
             self._shared.put(buffer, slot, ticket.pixels)
         self._free_buffers.pop()
         self._last_number += 1
-        self._unanswered[self._last_number] = _Sent(buffer, batch)
+        self._in_flight[self._last_number] = _Sent(buffer, batch)
         self._begin_next()
         self.connection.send(protocol.Run(self._last_number, buffer, len(batch)))
 
-    def kill(self, failure: FailureKind, detail: str, trace: str = "") -> None:
+    def kill(self, failure: FailureKind, detail: str, traceback: str = "") -> None:
         """End the process now. The first reason given is the one that `serve` returns."""
         self._ending = True
         if self._cause is None:
-            self._cause = WorkerEndError(failure, detail, trace)
+            self._cause = WorkerEndError(failure, detail, traceback)
         self.connection.kill()
 
     async def serve(self, on_answer: OnAnswer) -> WorkerEndError:
         """Give every answer to `on_answer` until the worker ends and is reaped.
 
-        Returns how it ended. Cancelling this does not end the worker: `dismiss` does.
+        Returns how it ended. Cancelling this does not end the worker: `stop` does.
         """
         try:
             while (message := await self.connection.receive()) is not None:
@@ -140,14 +140,14 @@ class Worker:
             self.kill(FailureKind.PROTOCOL, f"An answer was mishandled: {error!r}")
         return await self._end()
 
-    def dismiss(self) -> asyncio.Task[WorkerEndError]:
-        """Send off a worker that is not needed any more; the task ends when it is reaped."""
-        self.connection.hang_up()
+    def stop(self) -> asyncio.Task[WorkerEndError]:
+        """Close the pipe, so that the process exits; the task ends when it is reaped."""
+        self.connection.close_pipe()
         return self._loop.create_task(self._end())
 
     async def _end(self) -> WorkerEndError:
         self._ending = True
-        for sent in self._unanswered.values():
+        for sent in self._in_flight.values():
             if sent.watchdog is not None:
                 sent.watchdog.cancel()
         end = await self.connection.reap()
@@ -156,15 +156,19 @@ class Worker:
 
     def _handle(self, message: protocol.Message, on_answer: OnAnswer) -> None:
         if isinstance(message, protocol.EngineFailed):
-            self.kill(FailureKind.EXCEPTION, message.detail, message.trace)
+            self.kill(FailureKind.EXCEPTION, message.detail, message.traceback)
             return
         if not isinstance(message, protocol.Done | protocol.OutOfMemory):
             raise protocol.ProtocolError(f"unexpected {type(message).__name__}")
-        sent = self._unanswered.get(message.number)
+        sent = self._in_flight.get(message.number)
         if sent is None or sent.watchdog is None:
             raise protocol.ProtocolError(f"batch {message.number} answered, which does not run")
         batch = sent.batch
-        if isinstance(message, protocol.OutOfMemory) and len(batch) == 1 and not sent.had_neighbour:
+        if (
+            isinstance(message, protocol.OutOfMemory)
+            and len(batch) == 1
+            and not sent.ran_concurrently
+        ):
             # Nothing smaller can be tried. A fresh process has all of the device's memory.
             detail = "The device has no room for a single image."
             self.kill(FailureKind.OUT_OF_MEMORY, detail)
@@ -175,21 +179,21 @@ class Worker:
             self.resident_bytes = message.resident_bytes
             self.device_bytes = message.device_bytes
         sent.watchdog.cancel()
-        del self._unanswered[message.number]
+        del self._in_flight[message.number]
         self._free_buffers.append(sent.buffer)
         self._begin_next()
         try:
             on_answer(batch, message, self._shared.masks[sent.buffer, : len(batch)])
         except Exception:
             # Whoever in it has no answer yet still needs one.
-            self._unanswered[message.number] = sent
+            self._in_flight[message.number] = sent
             raise
 
     def _begin_next(self) -> None:
         """The oldest batches, one a stream, are those the device works on: their time starts."""
-        running = list(islice(self._unanswered.values(), self.streams))
+        running = list(islice(self._in_flight.values(), self.streams))
         for sent in running:
-            sent.had_neighbour |= len(running) > 1
+            sent.ran_concurrently |= len(running) > 1
             if sent.watchdog is None:
                 sent.batch.started_s = self._loop.time()
                 detail = f"No answer for {self._watchdog_s:.1f} s."
@@ -214,21 +218,19 @@ async def load(spec: WorkerSpec, *, expected: ModelInfo | None = None) -> Worker
             raise WorkerEndError(FailureKind.EXIT, detail) from error
         try:
             async with asyncio.timeout(spec.settings.load_timeout_s):
-                return await _load_and_warm_up(spec, connection, segment_fd, expected)
-        except BaseException as error:
-            connection.kill()
-            await connection.reap()
-            if isinstance(error, WorkerEndError) or not isinstance(error, Exception):
-                raise
-            kind, detail = FailureKind.PROTOCOL, str(error)
-            if isinstance(error, TimeoutError):
-                kind = FailureKind.HANG
-                detail = f"The model did not load within {spec.settings.load_timeout_s:.0f} s."
-            elif not isinstance(error, protocol.ProtocolError | OSError):
-                # Whatever it is, it ends this attempt and not the supervisor.
-                log.exception("loading mishandled", extra={"device": spec.device})
-                detail = f"Loading went wrong: {error!r}"
-            raise WorkerEndError(kind, detail) from error
+                return await _load_or_kill(spec, connection, segment_fd, expected)
+        except WorkerEndError:
+            raise
+        except TimeoutError as error:
+            detail = f"The model did not load within {spec.settings.load_timeout_s:.0f} s."
+            raise WorkerEndError(FailureKind.HANG, detail) from error
+        except (protocol.ProtocolError, OSError) as error:
+            raise WorkerEndError(FailureKind.PROTOCOL, str(error)) from error
+        except Exception as error:
+            # A fault of ours: it ends this attempt and not the supervisor.
+            log.exception("loading mishandled", extra={"device": spec.device})
+            detail = f"Loading went wrong: {error!r}"
+            raise WorkerEndError(FailureKind.PROTOCOL, detail) from error
 
 
 def check_version(found: ModelInfo, expected: ModelInfo | None) -> None:
@@ -241,6 +243,18 @@ def check_version(found: ModelInfo, expected: ModelInfo | None) -> None:
         raise WorkerEndError(FailureKind.REFUSED, detail)
 
 
+async def _load_or_kill(
+    spec: WorkerSpec, connection: WorkerConnection, segment_fd: int, expected: ModelInfo | None
+) -> Worker:
+    """`_load_and_warm_up`, and no process is left where it fails or is cancelled."""
+    try:
+        return await _load_and_warm_up(spec, connection, segment_fd, expected)
+    except BaseException:
+        connection.kill()
+        await connection.reap()
+        raise
+
+
 async def _load_and_warm_up(
     spec: WorkerSpec, connection: WorkerConnection, segment_fd: int, expected: ModelInfo | None
 ) -> Worker:
@@ -249,8 +263,7 @@ async def _load_and_warm_up(
     connection.send(protocol.Load(spec.factory, checkpoint, spec.device, spec.threads))
     loaded = await _receive(protocol.Loaded, connection)
     # `cuda` is any GPU, and `auto` any device; one with a number is that one.
-    asked = spec.device if ":" in spec.device else _kind(spec.device)
-    if asked not in ("auto", loaded.device, _kind(loaded.device)):
+    if spec.device not in ("auto", loaded.device, _kind(loaded.device)):
         detail = f"The model was asked onto {spec.device} and came up on {loaded.device}."
         raise WorkerEndError(FailureKind.REFUSED, detail)
     info = ModelInfo(loaded.name, loaded.sha256, loaded.input_size, loaded.device, loaded.engine)
@@ -281,7 +294,7 @@ async def _receive(kind: type[M], connection: WorkerConnection) -> M:
     if message is None:
         raise await connection.reap()
     if isinstance(message, protocol.LoadFailed):
-        raise WorkerEndError(FailureKind.REFUSED, message.detail, message.trace)
+        raise WorkerEndError(FailureKind.REFUSED, message.detail, message.traceback)
     raise protocol.ProtocolError(f"unexpected {type(message).__name__}")
 
 

@@ -29,10 +29,10 @@ from purnet.inference.predictor import Predictor
 from purnet_serve.inference import protocol
 from purnet_serve.inference.shared_memory import SharedBatches
 
-GAIN_OF_TWICE = 0.1
+MIN_DOUBLING_GAIN = 0.1
 """Part of an image's time that a batch of twice the size must save to be worth its latency."""
 
-MAX_TRACE = 8000
+MAX_TRACEBACK_CHARS = 8000
 """Characters of a traceback that are sent for the log."""
 
 _PR_SET_PDEATHSIG = 1
@@ -62,7 +62,7 @@ class WorkerLoop:
         except ModelError as error:
             return protocol.LoadFailed(str(error))
         except Exception as error:
-            return protocol.LoadFailed(f"{type(error).__name__}: {error}", _trace())
+            return protocol.LoadFailed(f"{type(error).__name__}: {error}", _traceback())
 
     def _load(self, message: protocol.Load) -> protocol.Loaded:
         module, _, path = message.factory.partition(":")
@@ -94,10 +94,10 @@ class WorkerLoop:
         streams = predictor.engine.streams
         try:
             if streams > 1:
-                streams, seconds = streams_that_fit(predictor, pixels[:streams])
+                streams, seconds = measure_streams(predictor, pixels[:streams])
                 curve = {1: seconds}
             else:
-                curve = batches_that_pay(predictor, pixels[: message.max_batch])
+                curve = measure_batches(predictor, pixels[: message.max_batch])
         except OutOfMemoryError:
             return protocol.LoadFailed("The device has no room for a single image.")
         return protocol.Ready(
@@ -115,7 +115,7 @@ class WorkerLoop:
         except OutOfMemoryError:
             return protocol.OutOfMemory(message.number)
         except Exception as error:
-            return protocol.EngineFailed(f"{type(error).__name__}: {error}", _trace())
+            return protocol.EngineFailed(f"{type(error).__name__}: {error}", _traceback())
         infer_s = time.perf_counter() - began_s
         finite = [bool(flag) for flag in output.finite]
         return protocol.Done(
@@ -133,8 +133,8 @@ class WorkerLoop:
         return 0 if memory_bytes is None else int(memory_bytes())
 
 
-def streams_that_fit(predictor: Predictor, pixels: UInt8Array) -> tuple[int, float]:
-    """How many of the images fit into memory at the same time, and the seconds that they take.
+def measure_streams(predictor: Predictor, pixels: UInt8Array) -> tuple[int, float]:
+    """How many of the images fit into memory on streams of their own, and their seconds.
 
     Raises `OutOfMemoryError` when not even one does.
     """
@@ -147,8 +147,8 @@ def streams_that_fit(predictor: Predictor, pixels: UInt8Array) -> tuple[int, flo
     return 1, predictor.measure(pixels[:1])
 
 
-def batches_that_pay(predictor: Predictor, pixels: UInt8Array) -> dict[int, float]:
-    """Seconds of batches of 1, 2, 4, ... of the images, as far as larger ones pay and fit.
+def measure_batches(predictor: Predictor, pixels: UInt8Array) -> dict[int, float]:
+    """Seconds of batches of 1, 2, 4, ... of the images, as long as larger ones are faster and fit.
 
     Raises `OutOfMemoryError` when not even one image does.
     """
@@ -159,7 +159,7 @@ def batches_that_pay(predictor: Predictor, pixels: UInt8Array) -> dict[int, floa
             seconds = predictor.measure(pixels[:larger])
         except OutOfMemoryError:
             break
-        allowed = 1 - GAIN_OF_TWICE * (larger / images - 1)
+        allowed = 1 - MIN_DOUBLING_GAIN * (larger / images - 1)
         if seconds / larger > allowed * curve[images] / images:
             break
         images, curve[larger] = larger, seconds
@@ -216,9 +216,9 @@ def _exit_with_parent(parent_pid: int) -> None:
         os._exit(os.EX_OK)
 
 
-def _trace() -> str:
+def _traceback() -> str:
     """The end of the current traceback, for the log of the service."""
-    return traceback.format_exc()[-MAX_TRACE:]
+    return traceback.format_exc()[-MAX_TRACEBACK_CHARS:]
 
 
 def _resident_bytes() -> int:

@@ -69,7 +69,7 @@ class InferenceMetrics:
         text = "Workers started after another's end."
         self._restarts = Counter("purnet_worker_restarts", text, registry=registry)
         text = "Checks of idle workers, by result."
-        self._canaries = counter("purnet_canaries", text, "result", CheckResult)
+        self._health_checks = counter("purnet_health_checks", text, "result", CheckResult)
         text = "Attempts to change the model, by result."
         self._reloads = counter("purnet_reloads", text, "result", CheckResult)
         self._ready = gauge("purnet_ready", "1 while predictions can be made.")
@@ -138,9 +138,9 @@ class InferenceMetrics:
         """A worker is started after another's end."""
         self._restarts.inc()
 
-    def canary(self, *, ok: bool) -> None:
+    def health_check(self, *, ok: bool) -> None:
         """An idle worker was checked."""
-        self._canaries.labels(CheckResult.OK if ok else CheckResult.FAILED).inc()
+        self._health_checks.labels(CheckResult.OK if ok else CheckResult.FAILED).inc()
 
     def reloaded(self, *, ok: bool) -> None:
         """A reload ended."""

@@ -63,7 +63,7 @@ class FailureKind(StrEnum):
 
 
 class CheckResult(StrEnum):
-    """How a canary or a reload ended."""
+    """How a health check or a reload ended."""
 
     OK = "ok"
     FAILED = "failed"

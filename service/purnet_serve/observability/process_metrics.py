@@ -7,7 +7,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
 
-from purnet_serve.observability.cgroups import CGROUPS, OWN_CGROUP, enclosing
+from purnet.cgroups import CGROUPS, OWN_CGROUP, enclosing
 
 
 def watch_process(registry: CollectorRegistry) -> None:

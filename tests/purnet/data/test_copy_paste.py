@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from purnet.data.augment import Augmentation
 from purnet.data.copy_paste import (
     LENGTH,
-    MOST_SALIENT,
+    MAX_SALIENT,
     Layers,
     compose,
     cut_object,
@@ -71,7 +71,7 @@ def test_a_background_has_nothing_salient() -> None:
     for box in boxes:
         part = np.asarray(mask.crop(box))
         assert part.shape == (box[3] - box[1], box[2] - box[0])
-        assert part.mean() <= MOST_SALIENT * 255
+        assert part.mean() <= MAX_SALIENT * 255
     assert len(set(boxes)) > 1
 
 

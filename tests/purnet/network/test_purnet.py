@@ -246,7 +246,7 @@ def test_isolation_changes_no_value(lite: PurNet) -> None:
 def test_a_larger_network_starts_from_a_smaller_one(variant: str, *, attention: bool) -> None:
     larger = variants.build("purnet-lite0-s2")
     smaller = variants.build(variant, attention=attention)
-    assert larger.misfits(smaller.state_dict()) == []
+    assert larger.incompatible_keys(smaller.state_dict()) == []
     larger.load_state_dict(smaller.state_dict(), strict=False)
 
 
@@ -254,6 +254,7 @@ def test_tensors_that_cannot_start_a_network_are_named() -> None:
     network = variants.build("purnet-lite0", attention=False)
     tensors = network.state_dict()
     name = "backbone.stem.1.weight"
-    assert network.misfits(variants.build("purnet-lite0").state_dict())[0].startswith("promotion.")
-    assert network.misfits({**tensors, name: torch.zeros(2)}) == [name]
-    assert network.misfits({k: x for k, x in tensors.items() if k != name}) == [name]
+    others = network.incompatible_keys(variants.build("purnet-lite0").state_dict())
+    assert others[0].startswith("promotion.")
+    assert network.incompatible_keys({**tensors, name: torch.zeros(2)}) == [name]
+    assert network.incompatible_keys({k: x for k, x in tensors.items() if k != name}) == [name]

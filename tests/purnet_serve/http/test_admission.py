@@ -149,8 +149,8 @@ def test_bytes_in_flight_never_pass_the_limit(steps: list[tuple[int, bool]]) -> 
 def test_draining_is_reported_before_readiness() -> None:
     reason: list[str | None] = ["loading"]
     limits = Admission(Settings(), lambda: reason[0])
-    assert isinstance(limits.unavailable(), NotReadyError)
+    assert isinstance(limits.rejection(), NotReadyError)
     reason[0] = None
-    assert limits.unavailable() is None
+    assert limits.rejection() is None
     limits.drain()
-    assert isinstance(limits.unavailable(), DrainingError)
+    assert isinstance(limits.rejection(), DrainingError)

@@ -103,7 +103,7 @@ async def test_letters_beyond_ascii_are_percent_encoded(host: TlsHost, path: str
 
 
 async def test_a_redirect_to_what_is_no_url_is_refused(host: TlsHost) -> None:
-    with pytest.raises(UrlRefusedError, match="leads on to what is none"):
+    with pytest.raises(UrlRefusedError, match="redirects to what is not a valid URL"):
         await fetch(host, f"https://{HOST}/bracket")
 
 

@@ -18,8 +18,8 @@ from purnet.imaging import open_image, resize_mask, to_pixels
 from purnet_serve.errors import ImageError, SideTooLongError, TooManyPixelsError
 from purnet_serve.images import codec
 from purnet_serve.images.codec import Decoded, Options, encode, encoding_bytes
-from purnet_serve.images.finish import Finish, Margin
 from purnet_serve.images.header import Limits, check_header
+from purnet_serve.images.postprocess import Margin, Postprocessing
 
 LIMITS = Limits(40_000_000, 16_384)
 SIZE = 32
@@ -179,12 +179,13 @@ def test_webp_holds_no_side_of_16384_pixels() -> None:
 def test_the_longest_side_is_that_of_the_answer() -> None:
     mask = np.zeros((SIZE, SIZE), np.uint8)
     wide = Decoded(np.zeros((SIZE, SIZE, 3), np.uint8), 16_384, 100, "PNG")
-    smaller = Options(format="webp", finish=Finish(most_pixels=250_000))
+    smaller = Options(format="webp", postprocessing=Postprocessing(max_pixels=250_000))
     size = opened(encode(mask, wide, None, smaller).body).size
     assert 200_000 < size[0] * size[1] <= 250_000
     none = Margin(0, "px")
     strip = Options(
-        format="webp", finish=Finish(crop=(none, none, none, none), most_pixels=250_000)
+        format="webp",
+        postprocessing=Postprocessing(crop=(none, none, none, none), max_pixels=250_000),
     )
     with pytest.raises(SideTooLongError):
         encode(mask, wide, None, strip)

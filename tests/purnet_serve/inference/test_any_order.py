@@ -31,7 +31,7 @@ from purnet_serve.inference.backend import ModelInfo
 from purnet_serve.inference.supervisor import FAILED_AFTER, RESTART_GRACE_S
 from purnet_serve.observability.labels import FailureKind
 
-CANARY = 128 << 16 | 128 << 8 | 128
+HEALTH_CHECK = 128 << 16 | 128 << 8 | 128
 """The number a plain grey image seems to have."""
 HARMLESS = (Act.NOTHING, Act.CROWDED)
 
@@ -87,7 +87,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def on_batch(self, numbers: list[int]) -> None:
         """A batch goes to a worker."""
-        if numbers == [CANARY]:
+        if numbers == [HEALTH_CHECK]:
             return
         assert numbers == sorted(numbers), "first in, first out"
         for number in numbers:
@@ -243,7 +243,7 @@ class AnyOrder(RuleBasedStateMachine):
     @invariant()
     def an_image_that_is_retried_has_no_neighbour(self) -> None:
         for device in self.harness.backend._devices:
-            batches = () if device.worker is None else device.worker.unanswered
+            batches = () if device.worker is None else device.worker.in_flight
             if any(ticket.alone for batch in batches for ticket in batch.tickets):
                 assert [len(batch) for batch in batches] == [1]
 

@@ -219,10 +219,12 @@ def test_a_reload_waits_for_no_batch_of_a_worker_that_died(harness, other):
     assert harness.numbers([call]) == [1]
 
 
-def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_harness, checkpoint, other):
+def test_a_reload_waits_for_no_health_check_of_a_worker_it_replaced(
+    make_harness, checkpoint, other
+):
     Behaviour(device="cuda").save(checkpoint)
     Behaviour(device="cuda", name="other").save(other)
-    harness = make_harness(device="cuda:0,cuda:1", canary_s=30, watchdog_s=100)
+    harness = make_harness(device="cuda:0,cuda:1", health_check_s=30, watchdog_s=100)
     harness.bring_up()
     harness.loop.settle()
     busy, idle = harness.workers.processes
@@ -232,7 +234,7 @@ def test_a_reload_waits_for_no_canary_of_a_worker_it_replaced(make_harness, chec
     reload = harness.reload(other)
     harness.work()
     harness.loop.advance(30)
-    assert idle.inbox, "the canary of a worker that is about to be replaced"
+    assert idle.inbox, "the health check of a worker that is about to be replaced"
     busy.stopped = False
     harness.work()
     harness.loop.advance(2)

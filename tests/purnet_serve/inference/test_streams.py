@@ -33,7 +33,7 @@ def worker(harness) -> FakeProcess:
 def out_of_memory(harness: BackendHarness, position: int = 0) -> None:
     """Have the last worker say so of a batch it was sent."""
     worker = harness.workers.last
-    number = list(harness.backend._devices[0].worker._unanswered)[position]
+    number = list(harness.backend._devices[0].worker._in_flight)[position]
     del worker.inbox[position]
     worker.say(b'{"kind": "OutOfMemory", "number": %d}\n' % number)
     harness.loop.settle()
@@ -113,13 +113,13 @@ def test_an_image_that_ends_workers_fails_alone(harness):
 def test_an_image_that_must_run_alone_waits_for_an_idle_device(harness, worker):
     (device,) = harness.backend._devices
     calls = [harness.send(number) for number in range(STREAMS)]
-    batch = device.worker.unanswered[0]
+    batch = device.worker.in_flight[0]
     batch.tickets[0].alone = True
     assert device.limit == 0
     worker.step()
     harness.loop.settle()
     assert device.limit == 1
-    ticket = device.worker.unanswered[0].tickets[0]
+    ticket = device.worker.in_flight[0].tickets[0]
     ticket.alone = True
     harness.backend._batcher.requeue([ticket])
     harness.loop.settle()
@@ -198,7 +198,7 @@ def test_a_stream_comes_back_after_many_images(harness):
     assert harness.value("purnet_streams", device="cpu") == 2
 
 
-def test_a_canary_without_room_beside_others_is_no_fault_of_the_worker(harness, worker):
+def test_a_health_check_without_room_beside_others_is_no_fault_of_the_worker(harness, worker):
     harness.loop.advance(30)
     call = harness.send(1)
     out_of_memory(harness)
@@ -208,13 +208,13 @@ def test_a_canary_without_room_beside_others_is_no_fault_of_the_worker(harness, 
     assert harness.executions() == {"mask": 1}
 
 
-def test_a_canary_beside_images_is_no_suspect(harness, worker):
+def test_a_health_check_beside_images_is_no_suspect(harness, worker):
     harness.loop.advance(30)
     call = harness.send(1)
     worker.die(-signal.SIGKILL)
     harness.work()
     assert harness.numbers([call]) == [1]
-    assert harness.value("purnet_canaries_total", result="failed") == 1
+    assert harness.value("purnet_health_checks_total", result="failed") == 1
     assert harness.executions() == {"retried": 1, "mask": 1}
 
 

@@ -103,7 +103,7 @@ def test_the_log_says_where_the_engine_raised(harness, caplog):
     harness.work()
     lost = next(record for record in caplog.records if record.getMessage() == "worker lost")
     assert "illegal memory access" in lost.reason
-    assert "fake_predictor.py" in lost.trace
+    assert "fake_predictor.py" in lost.traceback
 
 
 def test_a_lone_image_is_retried_too(harness):
@@ -273,25 +273,25 @@ def test_a_worker_that_loads_for_ever_is_ended(make_harness):
     assert len(harness.workers.processes) == 2
 
 
-def test_an_idle_worker_that_hangs_is_found_by_its_canary(harness):
+def test_an_idle_worker_that_hangs_is_found_by_its_health_check(harness):
     idle = harness.workers.last
     idle.stopped = True
     harness.loop.advance(35)
     assert not idle.alive
-    assert harness.value("purnet_canaries_total", result="failed") == 1
+    assert harness.value("purnet_health_checks_total", result="failed") == 1
     call = harness.send(1)
     harness.work()
     assert harness.numbers([call]) == [1]
     assert harness.executions() == {"mask": 1}
 
 
-def test_a_busy_worker_gets_no_canary(harness):
+def test_a_busy_worker_gets_no_health_check(harness):
     harness.loop.advance(29)
     call = harness.send(1)
     harness.work()
     harness.loop.advance(29)
     harness.work()
-    assert harness.value("purnet_canaries_total", result="ok") == 0
+    assert harness.value("purnet_health_checks_total", result="ok") == 0
     assert harness.numbers([call]) == [1]
 
 

@@ -282,28 +282,28 @@ def test_out_of_memory_starts_the_count_of_full_batches_again(harness):
     assert harness.value("purnet_max_batch", device="cpu") == 1
 
 
-# --- canaries
+# --- health checks
 
 
-def test_each_idle_period_has_one_canary_and_nothing_else_changes(harness):
+def test_each_idle_period_has_one_health_check_and_nothing_else_changes(harness):
     before = harness.series()
     for _ in range(2):
         harness.loop.advance(30)
         harness.work()
     changed = {name for name, value in harness.series().items() if value != before[name]}
     of_time_alone = {one for one in changed if "bytes" in one[0] or "event_loop" in one[0]}
-    assert changed - of_time_alone == {("purnet_canaries_total", ("ok",))}
-    assert harness.value("purnet_canaries_total", result="ok") == 2
+    assert changed - of_time_alone == {("purnet_health_checks_total", ("ok",))}
+    assert harness.value("purnet_health_checks_total", result="ok") == 2
 
 
-def test_a_canary_with_a_non_finite_mask_replaces_the_worker(harness):
+def test_a_health_check_with_a_non_finite_mask_replaces_the_worker(harness):
     sick = harness.workers.last
     harness.loop.advance(30)
     sick.inbox.clear()
     sick.say(encode(Done(1, [False], 0.1, 0, 0)))
     harness.work()
     assert not sick.alive
-    assert harness.value("purnet_canaries_total", result="failed") == 1
+    assert harness.value("purnet_health_checks_total", result="failed") == 1
     assert harness.value("purnet_failures_total", kind="non_finite") == 1
     call = harness.send(1)
     harness.work()

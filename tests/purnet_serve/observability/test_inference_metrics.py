@@ -27,7 +27,7 @@ def metrics(registry):
         ("purnet_expired_total", "place", TicketLocation),
         ("purnet_cancelled_total", "place", TicketLocation),
         ("purnet_failures_total", "kind", FailureKind),
-        ("purnet_canaries_total", "result", ("ok", "failed")),
+        ("purnet_health_checks_total", "result", ("ok", "failed")),
         ("purnet_reloads_total", "result", ("ok", "failed")),
     ],
 )

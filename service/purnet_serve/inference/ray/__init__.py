@@ -1,4 +1,4 @@
-"""The model tier on a Ray cluster: `RayBackend` at the server, `ModelReplica` on the far side."""
+"""The model tier on a Ray cluster: `RayBackend` in the servers, `ModelReplica` with the model."""
 
 import os
 

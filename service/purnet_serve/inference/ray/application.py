@@ -41,7 +41,7 @@ _OF_A_REPLICA = (
     "engine_threads",
     "load_timeout_s",
     "watchdog_s",
-    "canary_s",
+    "health_check_s",
     "log_format",
     "log_level",
 )

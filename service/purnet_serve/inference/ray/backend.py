@@ -49,13 +49,13 @@ from purnet_serve.settings import Settings
 
 log = logging.getLogger("purnet_serve.inference.ray")
 
-MOST_TRIES = 3
+MAX_TRIES = 3
 """Of one image, each on a replica that ended or cannot take it. An image may be what ends them."""
 RETRY_BACKOFF_S = 0.05
 """Before the second try of an image that a replica gave back; twice as long before the third."""
 REFRESH_S = 5.0
 """Between two questions to the replicas how they are, if nothing says that they changed."""
-LEAST_REFRESH_S = 0.5
+MIN_REFRESH_S = 0.5
 """The same at least, whatever says that they changed, and while none has answered yet."""
 GRACE_S = 30.0
 """How long no replica may answer before requests are refused, or no cluster at a start."""
@@ -215,8 +215,8 @@ class RayBackend:
         """Send it to one replica after another until one answers."""
         loop = asyncio.get_running_loop()
         lost_with_it = 0
-        for number in range(1, MOST_TRIES + 1):
-            last = number == MOST_TRIES
+        for number in range(1, MAX_TRIES + 1):
+            last = number == MAX_TRIES
             try:
                 message = await self._tier.predict(deadline_s - loop.time(), pixels)
                 answer = unpack_answer(message)
@@ -224,8 +224,8 @@ class RayBackend:
                 self._refresh_now.set()
                 log.warning("replica lost", extra={"reason": str(lost), "tries": number})
                 lost_with_it += 1
-                if lost_with_it == MOST_TRIES:
-                    raise WorkerError(f"{MOST_TRIES} replicas were lost with this image.") from lost
+                if lost_with_it == MAX_TRIES:
+                    raise WorkerError(f"{MAX_TRIES} replicas were lost with this image.") from lost
                 if last:
                     raise NotReadyError("Replicas end faster than they take this image.") from lost
                 continue
@@ -268,7 +268,7 @@ class RayBackend:
         self._started.set()
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REFRESH_S - LEAST_REFRESH_S):
+                async with asyncio.timeout(REFRESH_S - MIN_REFRESH_S):
                     await self._refresh_now.wait()
             self._refresh_now.clear()
             try:
@@ -276,7 +276,7 @@ class RayBackend:
             except Exception:
                 # Whatever it is, the next round may go well.
                 log.exception("replicas not seen")
-            await asyncio.sleep(LEAST_REFRESH_S)
+            await asyncio.sleep(MIN_REFRESH_S)
 
     async def _bring_up(self) -> None:
         """Deploy unless the same runs already; return when a replica can predict."""
@@ -289,7 +289,7 @@ class RayBackend:
                 return
             if self._model is not None:
                 return
-            await asyncio.sleep(LEAST_REFRESH_S)
+            await asyncio.sleep(MIN_REFRESH_S)
 
     async def _wait_for_own_replica(self) -> None:
         """Return when a replica of this server's deployment can predict.
@@ -313,7 +313,7 @@ class RayBackend:
             elif loop.time() - others_since_s >= REFRESH_S:
                 log.error("replicas are those of another server, which deployed other settings")
                 return
-            await asyncio.sleep(LEAST_REFRESH_S)
+            await asyncio.sleep(MIN_REFRESH_S)
 
     def _may_deploy(self, status: AppStatus | None, digests: set[str | None]) -> bool:
         """Whether to deploy, given what the replicas that run were deployed from.
@@ -345,7 +345,7 @@ class RayBackend:
                 if loop.time() - began_s >= GRACE_S:
                     raise StartupError(f"The cluster does not answer: {error}") from error
                 log.warning("cluster not reached", extra={"reason": str(error)})
-                await asyncio.sleep(LEAST_REFRESH_S)
+                await asyncio.sleep(MIN_REFRESH_S)
         message = "Nothing is deployed yet." if status is None else status.reason
         if message not in ("", self._message):
             log.info("deploying", extra={"status": message})

@@ -276,8 +276,8 @@ def _errors_of_replicas() -> Iterator[None]:
 def _in_daemon_thread(call: Callable[[], None], until: threading.Event) -> asyncio.Future[None]:
     """Run `call` in a thread that keeps neither the event loop nor the process from ending.
 
-    Those of `asyncio.to_thread` do both. The thread lives on until the event: with a thread Linux
-    ends the processes that it started, if they asked for that, as those of Ray do.
+    Those of `asyncio.to_thread` do both. The thread lives on until the event: Ray's processes ask
+    Linux for a signal when their parent ends (PR_SET_PDEATHSIG), and their parent is the thread.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()

@@ -89,9 +89,9 @@ class ModelReplica:
     async def predict(self, protocol: int, left_s: float, pixels: bytes) -> AsyncIterator[Message]:
         """Queue one image; the only item is its answer.
 
-        A stream of one item, because Ray Serve tells the server when a stream has begun: only then
-        is a replica's end one of an image that it had accepted. `pixels` are (S, S, 3) uint8 in C
-        order, `left_s` the seconds that the client still waits.
+        A stream of one item, because Ray Serve tells the server when a stream has begun: so the
+        server knows whether a replica that died had accepted the image. `pixels` are (S, S, 3)
+        uint8 in C order, `left_s` the seconds that the client still waits.
         """
         if protocol != PROTOCOL:
             yield ("version", PROTOCOL)

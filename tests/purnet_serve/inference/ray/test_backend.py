@@ -23,8 +23,8 @@ from purnet_serve.errors import (
 from purnet_serve.inference.backend import Throughput
 from purnet_serve.inference.ray.backend import (
     GRACE_S,
-    LEAST_REFRESH_S,
-    MOST_TRIES,
+    MAX_TRIES,
+    MIN_REFRESH_S,
     REFRESH_S,
 )
 from purnet_serve.inference.ray.messages import PROTOCOL, Message, pack_error, pack_state
@@ -83,7 +83,7 @@ def test_a_deadline_that_has_passed_sends_nothing(ready: Harness) -> None:
     assert ready.value("purnet_expired_total", place="queue") == 1
 
 
-def test_a_client_that_leaves_cancels_the_far_side(ready: Harness) -> None:
+def test_a_client_that_leaves_cancels_the_call_to_the_replica(ready: Harness) -> None:
     call = ready.send()
     call.cancel()
     ready.loop.settle()
@@ -92,19 +92,19 @@ def test_a_client_that_leaves_cancels_the_far_side(ready: Harness) -> None:
 
 
 def test_an_image_whose_replica_is_lost_is_tried_elsewhere_at_once(ready: Harness) -> None:
-    ready.tier.outcomes += [ReplicaLostError("died")] * (MOST_TRIES - 1)
+    ready.tier.outcomes += [ReplicaLostError("died")] * (MAX_TRIES - 1)
     call = ready.send(5)
-    assert len(ready.tier.calls) == MOST_TRIES
+    assert len(ready.tier.calls) == MAX_TRIES
     ready.answer()
     assert (call.result().mask == 5).all()
 
 
 def test_an_image_that_takes_replicas_down_with_it_fails_alone(ready: Harness) -> None:
     other = ready.send(1)
-    ready.tier.outcomes += [ReplicaLostError("died")] * MOST_TRIES
+    ready.tier.outcomes += [ReplicaLostError("died")] * MAX_TRIES
     error = ready.send(2).exception()
     assert isinstance(error, WorkerError)
-    assert error.detail == f"{MOST_TRIES} replicas were lost with this image."
+    assert error.detail == f"{MAX_TRIES} replicas were lost with this image."
     ready.answer(0)
     assert (other.result().mask == 1).all()
 
@@ -112,11 +112,11 @@ def test_an_image_that_takes_replicas_down_with_it_fails_alone(ready: Harness) -
 def test_an_image_that_was_given_back_before_a_replica_was_lost_is_not_blamed(
     ready: Harness,
 ) -> None:
-    given_back = [pack_error(DrainingError("stops"))] * (MOST_TRIES - 1)
+    given_back = [pack_error(DrainingError("stops"))] * (MAX_TRIES - 1)
     ready.tier.outcomes += [*given_back, ReplicaLostError("died")]
     call = ready.send()
     ready.loop.advance(1)
-    assert len(ready.tier.calls) == MOST_TRIES
+    assert len(ready.tier.calls) == MAX_TRIES
     assert type(call.exception()) is NotReadyError
 
 
@@ -135,7 +135,7 @@ def test_an_image_that_a_replica_gives_back_is_tried_elsewhere_a_moment_later(
 
 
 def test_what_every_replica_gives_back_is_answered_with_their_reason(ready: Harness) -> None:
-    ready.tier.outcomes += [pack_error(NotReadyError("no worker"))] * MOST_TRIES
+    ready.tier.outcomes += [pack_error(NotReadyError("no worker"))] * MAX_TRIES
     call = ready.send()
     ready.loop.advance(1)
     error = call.exception()
@@ -153,7 +153,7 @@ def test_what_is_wrong_with_an_image_is_not_tried_again(ready: Harness, kind: An
 
 
 def test_a_replica_of_another_version_is_told_apart(ready: Harness) -> None:
-    ready.tier.outcomes += [("version", PROTOCOL + 1)] * MOST_TRIES
+    ready.tier.outcomes += [("version", PROTOCOL + 1)] * MAX_TRIES
     call = ready.send()
     ready.loop.advance(1)
     error = call.exception()
@@ -248,10 +248,10 @@ def test_a_lost_replica_is_looked_for_at_once(ready: Harness) -> None:
     ready.tier.outcomes.append(ReplicaLostError("died"))
     ready.send()
     assert ready.tier.refreshes == refreshes + 1
-    ready.tier.outcomes += [ReplicaLostError("died")] * MOST_TRIES
+    ready.tier.outcomes += [ReplicaLostError("died")] * MAX_TRIES
     ready.send()
     assert ready.tier.refreshes == refreshes + 1, "but not again and again"
-    ready.loop.advance(LEAST_REFRESH_S)
+    ready.loop.advance(MIN_REFRESH_S)
     assert ready.tier.refreshes == refreshes + 2
 
 

@@ -9,7 +9,7 @@ from fake_tier import model, state
 from ray_backend import Harness
 
 from purnet_serve.errors import NotReadyError, StartupError
-from purnet_serve.inference.ray.backend import GRACE_S, LEAST_REFRESH_S, REFRESH_S
+from purnet_serve.inference.ray.backend import GRACE_S, MIN_REFRESH_S, REFRESH_S
 from purnet_serve.inference.ray.messages import PROTOCOL
 from purnet_serve.inference.ray.tier import AppStatus, UnreachableError
 
@@ -27,7 +27,7 @@ def test_what_is_not_there_is_deployed_once(harness: Harness) -> None:
     assert harness.backend.unready_reason() == "The model is being loaded."
     assert harness.backend.model is None
     harness.tier.states = [state()]
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 1
     assert harness.backend.model == model()
@@ -55,7 +55,7 @@ def test_what_was_deployed_with_other_settings_or_by_another_version_is_replaced
     waiting = harness.start()
     assert harness.tier.deployments == 1
     harness.tier.states = [state()]
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 1
 
@@ -64,10 +64,10 @@ def test_what_ray_serve_is_about_to_deploy_is_waited_for(harness: Harness) -> No
     harness.tier.app = AppStatus(failed=False)
     harness.tier.importing = True
     waiting = harness.start()
-    harness.loop.advance(10 * LEAST_REFRESH_S)
+    harness.loop.advance(10 * MIN_REFRESH_S)
     assert not waiting.done()
     harness.tier.importing, harness.tier.states = False, [state(deployed=None)]
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 0
 
@@ -125,7 +125,7 @@ def test_what_a_config_file_deployed_is_never_replaced(harness: Harness, failed:
     assert "No module named model" in (harness.backend.unready_reason() or "")
     harness.tier.app = AppStatus(failed=False, from_file=True)
     harness.tier.states = [state(deployed=None)]
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 0
 
@@ -141,7 +141,7 @@ def test_a_server_that_may_not_deploy_waits_for_who_does(found: AppStatus | None
         assert "Nothing is deployed yet." in (harness.backend.unready_reason() or "")
     harness.tier.app = AppStatus(failed=False, running=True)
     harness.tier.states = [state(deployed="other settings")]
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 0
     harness.close()
@@ -165,7 +165,7 @@ def test_old_replicas_answer_while_new_ones_come_up(harness: Harness) -> None:
     assert not waiting.done(), "it has deployed, and nothing of that answers"
     assert harness.backend.unready_reason() is None
     harness.tier.states = [old, state("b")]
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert waiting.done()
     assert harness.tier.deployments == 1
 
@@ -210,6 +210,6 @@ def test_an_application_that_is_deleted_while_it_starts_ends_the_start(harness: 
     waiting = harness.start()
     assert not waiting.done()
     harness.tier.app = None
-    harness.loop.advance(LEAST_REFRESH_S)
+    harness.loop.advance(MIN_REFRESH_S)
     assert "deleted" in str(waiting.exception())
     assert harness.tier.deployments == 1

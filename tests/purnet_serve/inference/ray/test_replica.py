@@ -98,9 +98,9 @@ async def test_errors_are_values(
 
 def test_the_environment_of_its_node_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PURNET_RAY_GPUS", "1")
-    monkeypatch.setenv("PURNET_CANARY_S", "7")
+    monkeypatch.setenv("PURNET_HEALTH_CHECK_S", "7")
     sent = replica_module.ReplicaSettings(device="cpu")
-    assert (sent.ray_gpus, sent.canary_s) == (0, 30)
+    assert (sent.ray_gpus, sent.health_check_s) == (0, 30)
 
 
 @pytest.mark.anyio

@@ -20,7 +20,7 @@ Colour = tuple[int, int, int, int]
 CROP_LEVEL = 16
 """Mask levels below are empty when a picture is cropped: a soft mask is seldom 0 anywhere."""
 JPEG_QUALITY = 90
-FINISH_BYTES_PER_PIXEL = 20
+POSTPROCESS_BYTES_PER_PIXEL = 20
 """The picture, its resized or composed copy with what Pillow holds meanwhile, and the result."""
 
 
@@ -42,42 +42,42 @@ Margins = tuple[Margin, Margin, Margin, Margin]
 
 
 @dataclass(frozen=True, slots=True)
-class Finish:
+class Postprocessing:
     """What is done to a picture, in this order."""
 
     smooth: bool = False
     """Make the mask black and white, with smooth edges and without specks."""
     crop: Margins | None = None
     """Cut off what is empty but for these margins, as far as the photo reaches."""
-    most_pixels: int | None = None
+    max_pixels: int | None = None
     """Make a larger picture smaller, keeping its proportions."""
     background: Colour | None = None
     """Lay a cutout on this colour."""
 
     def size_of(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of such a picture, made smaller where it has too many pixels."""
-        if self.most_pixels is None or width * height <= self.most_pixels:
+        if self.max_pixels is None or width * height <= self.max_pixels:
             return width, height
-        scale = sqrt(self.most_pixels / (width * height))
+        scale = sqrt(self.max_pixels / (width * height))
         return max(1, int(width * scale)), max(1, int(height * scale))
 
 
-def smoothed(mask: Image.Image) -> Image.Image:
+def smooth_mask(mask: Image.Image) -> Image.Image:
     """Mode `L` -> the same with levels 0 and 255 alone: opened, blurred, cut in the middle."""
     opened = mask.filter(ImageFilter.MinFilter(3)).filter(ImageFilter.MaxFilter(3))
     blurred = opened.filter(ImageFilter.GaussianBlur(2))
     return blurred.point([255 * (level >= 127) for level in range(256)])
 
 
-def finished(picture: Image.Image, mask: Image.Image, finish: Finish) -> Image.Image:
-    """Mode `L` or `RGBA` picture and its soft mask, of one size -> the same mode, finished."""
-    if finish.crop is not None:
-        picture = picture.crop(_crop_box(mask, finish.crop))
-    size = finish.size_of(*picture.size)
+def postprocess(picture: Image.Image, mask: Image.Image, steps: Postprocessing) -> Image.Image:
+    """Mode `L` or `RGBA` picture and its soft mask, of one size -> the same mode."""
+    if steps.crop is not None:
+        picture = picture.crop(_crop_box(mask, steps.crop))
+    size = steps.size_of(*picture.size)
     if size != picture.size:
         picture = picture.resize(size, Image.Resampling.BILINEAR)
-    if finish.background is not None and picture.mode == "RGBA":
-        canvas = Image.new("RGBA", picture.size, finish.background)
+    if steps.background is not None and picture.mode == "RGBA":
+        canvas = Image.new("RGBA", picture.size, steps.background)
         canvas.alpha_composite(picture)
         return canvas
     return picture

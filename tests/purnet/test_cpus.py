@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from purnet_serve.observability.cpus import available_cpus, engine_threads
+from purnet.cpus import available_cpus
 
 PLENTY = 64
 
@@ -75,8 +75,3 @@ def test_no_cgroups_at_all(tmp_path):
 def test_the_affinity_can_be_the_tighter_one(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     assert available_cpus(*cgroups(tmp_path, "0::/\n", cpu_max="400000 100000\n")) == 1
-
-
-@pytest.mark.parametrize(("workers", "cpus", "threads"), [(1, 8, 8), (2, 8, 4), (3, 2, 1)])
-def test_workers_share_the_processors(workers, cpus, threads):
-    assert engine_threads(workers, cpus) == threads
