@@ -306,7 +306,7 @@ PARTS = {
 def on_ray(address: str, *, app: str = "purnet", replicas: int = 1) -> dict[str, str]:
     """Settings of a server before replicas on the node that has room for them."""
     return {
-        "PURNET_ON": "ray",
+        "PURNET_BACKEND": "ray",
         "PURNET_RAY_ADDRESS": address,
         "PURNET_RAY_APP": app,
         "PURNET_RAY_MIN_REPLICAS": str(replicas),

@@ -237,7 +237,7 @@ class Settings(BaseSettings):
     )
 
     # --- where the workers run
-    on: Literal["local", "ray"] = Field(
+    backend: Literal["local", "ray"] = Field(
         "local",
         description="`local`: workers of this process; `ray`: model replicas on a Ray cluster, "
         "which servers share. Settings that begin with `ray_` are for the latter.",
@@ -318,13 +318,13 @@ class Settings(BaseSettings):
         devices = ["cuda:0" if device == "cuda" else device for device in self.device.split(",")]
         if len(set(devices)) < len(devices):
             raise ValueError(f"{self.device} names a device twice; there is one worker on each")
-        if self.on == "ray" and len(devices) > 1:
+        if self.backend == "ray" and len(devices) > 1:
             raise ValueError("a model replica on Ray has one device; set ray_min_replicas")
-        if self.on == "local" and self.ray_address is not None:
+        if self.backend == "local" and self.ray_address is not None:
             raise ValueError("ray_address is of no use to the service unless on is ray")
         if self.ray_gpus and self.device == "cpu":
             raise ValueError("ray_gpus are of no use to the device cpu")
-        if self.on == "ray" and self.device.startswith("cuda") and not self.ray_gpus:
+        if self.backend == "ray" and self.device.startswith("cuda") and not self.ray_gpus:
             raise ValueError("a model replica on Ray has a GPU only if ray_gpus says so")
         least, most = self.ray_min_replicas, self.ray_max_replicas
         if most is not None and most < least:

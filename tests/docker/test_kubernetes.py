@@ -151,7 +151,7 @@ def test_images_are_targets_of_the_dockerfile(manifests: Build, overlay: str) ->
     assert f"\nFROM runtime AS {target}\n" in DOCKERFILE
     assert target == ("full" if settings.device == "cuda" else "cpu")
     # What makes the difference of such an image.
-    assert tag.endswith("-ray") == (settings.on == "ray")
+    assert tag.endswith("-ray") == (settings.backend == "ray")
     assert len(re.findall(r"requirements\.py .*\$\{EXTRA\} >", DOCKERFILE)) == 2
 
 
@@ -194,7 +194,7 @@ def test_the_memory_limit_holds_all_that_the_settings_allow(manifests: Build, ov
         for volume in spec["volumes"]
         if volume.get("emptyDir", {}).get("medium") == "Memory"
     )
-    worker = 0 if settings.on == "ray" else WORKER_BYTES[settings.device]
+    worker = 0 if settings.backend == "ray" else WORKER_BYTES[settings.device]
     resources = container["resources"]
     # Two workers while the model is being changed.
     needed = memory_ceiling_bytes(settings) + 2 * worker + scratch

@@ -74,7 +74,7 @@ def test_what_is_deployed_is_what_the_command_prints(ray: Manifests, settings: S
 
 
 def test_servers_use_the_cluster_of_their_pod(ray: Manifests, settings: Settings) -> None:
-    assert settings.on == "ray"
+    assert settings.backend == "ray"
     assert settings.ray_address == "auto"
     spec, server = ray.server()
     (sidecar,) = spec["initContainers"]

@@ -144,7 +144,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Watched]:
         nodes = None
         if request.param == "on Ray":
             address, nodes = stack.enter_context(ray_head())
-            command += ["--on", "ray", "--address", address]
+            command += ["--backend", "ray", "--address", address]
         process = stack.enter_context(running(command, **environment))
         process.await_line("ready at http://", process.lines, RAY_START_S)
         yield Watched(process, nodes)

@@ -24,7 +24,7 @@ class Harness:
         asyncio.set_event_loop(self.loop)
         self.tier = FakeTier()
         self.registry = CollectorRegistry()
-        chosen = Settings(on="ray", **settings)
+        chosen = Settings(backend="ray", **settings)
         self.backend = RayBackend(chosen, InferenceMetrics(self.registry), self.tier)
 
     def start(self) -> asyncio.Task[None]:

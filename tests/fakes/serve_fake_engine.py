@@ -17,7 +17,7 @@ from purnet_serve.settings import Settings
 
 
 def make_backend(settings: Settings, metrics: InferenceMetrics) -> Backend:
-    if settings.on == "local":
+    if settings.backend == "local":
         return LocalBackend(settings, metrics, factory=FACTORY)
     from purnet_serve.inference.ray.backend import RayBackend
     from purnet_serve.inference.ray.cluster import RayTier

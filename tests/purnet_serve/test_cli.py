@@ -98,14 +98,14 @@ def test_serving_on_ray_without_ray_says_what_to_install(monkeypatch: pytest.Mon
     for name in [name for name in sys.modules if name.startswith("purnet_serve.inference.ray.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "ray", None)
-    result = run(app, ["serve", "--on", "ray"])
+    result = run(app, ["serve", "--backend", "ray"])
     assert result.exit_code == 1
     assert "pip install 'purnet-serve[ray]'" in result.output
 
 
 def test_serving_on_a_cluster_that_is_not_there_says_so_in_one_line() -> None:
     command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--port", "0"]
-    with running([*command, "--on", "ray", "--address", "127.0.0.1:1"]) as service:
+    with running([*command, "--backend", "ray", "--address", "127.0.0.1:1"]) as service:
         assert service.wait() == 1
     (line,) = service.errors
     assert line.startswith("no Ray cluster at 127.0.0.1:1: ")
@@ -124,7 +124,7 @@ def test_a_service_that_waits_for_a_cluster_ends_when_it_is_told_to() -> None:
     command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--port", "0"]
     with socket.create_server(("", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
-        with running([*command, "--on", "ray", "--address", address]) as service:
+        with running([*command, "--backend", "ray", "--address", address]) as service:
             connections = [silent.accept()[0] for _ in range(2)]  # the second one is of Ray
             service.signal(signal.SIGTERM)
             assert service.wait() == 0

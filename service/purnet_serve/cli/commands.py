@@ -69,7 +69,7 @@ def serve(
     device: Annotated[
         str | None, typer.Option(help="auto, cpu, cuda, or a list like cuda:0,cuda:1 [auto].")
     ] = None,
-    on: Annotated[
+    backend: Annotated[
         str | None, typer.Option(help="Where the model runs: local, or ray (a cluster) [local].")
     ] = None,
     address: Annotated[
@@ -83,7 +83,7 @@ def serve(
     Every setting is also read from the environment as PURNET_<NAME>; a flag wins.
     """
     flags = {"host": host, "port": port, "checkpoint": checkpoint, "device": device}
-    flags |= {"on": on, "ray_address": address}
+    flags |= {"backend": backend, "ray_address": address}
     settings = _settings({name: value for name, value in flags.items() if value is not None}, more)
 
     from purnet_serve.errors import OperatorError
@@ -111,7 +111,7 @@ def ray_config(more: Set = None) -> None:
     from purnet_serve.inference.ray.application import config_file
 
     typer.echo(
-        yaml.safe_dump(config_file(_settings({"on": "ray"}, more)), sort_keys=False), nl=False
+        yaml.safe_dump(config_file(_settings({"backend": "ray"}, more)), sort_keys=False), nl=False
     )
 
 
@@ -171,7 +171,7 @@ def config(more: Set = None) -> None:
 def _backend(settings: Settings, metrics: InferenceMetrics) -> Backend:
     from purnet_serve.inference.local import PREDICTOR, LocalBackend
 
-    if settings.on == "local":
+    if settings.backend == "local":
         return LocalBackend(settings, metrics)
     from purnet_serve.inference.ray.backend import RayBackend
 

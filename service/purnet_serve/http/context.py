@@ -91,7 +91,7 @@ def memory_ceiling_bytes(settings: Settings) -> int:
     ray_bytes = RAY_BYTES + settings.max_requests_in_flight * RAY_BYTES_PER_REQUEST
     return (
         BASE_BYTES
-        + (ray_bytes if settings.on == "ray" else 0)
+        + (ray_bytes if settings.backend == "ray" else 0)
         + max(settings.max_bytes_in_flight, PARSED_BYTES * settings.max_body_bytes)
         + settings.max_answer_bytes
         + settings.max_requests_in_flight * BYTES_PER_REQUEST

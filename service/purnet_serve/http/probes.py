@@ -25,7 +25,7 @@ class Ready(BaseModel):
     status: str = "ready"
     model: str | None
     requests_in_flight: int
-    queued: int
+    queued: int = Field(description="Requests and images that wait.")
 
 
 class Model(BaseModel):
@@ -67,7 +67,7 @@ def router(service: ServiceContext) -> APIRouter:
         return Ready(
             model=None if info is None else info.version,
             requests_in_flight=service.admission.requests,
-            queued=service.backend.queued,
+            queued=service.scheduler.schedule.waiting + service.backend.queued,
         )
 
     @routes.get("/v1/models", responses=responses_of("key_missing", "key_unknown", "internal"))

@@ -61,7 +61,7 @@ class HttpMetrics:
             buckets=SECONDS,
         )
         self._errors = counter(
-            "purnet_refusals", "Requests answered with an error, by its code.", ["reason"]
+            "purnet_errors", "Requests answered with an error, by its code.", ["code"]
         )
         self._gone = counter(
             "purnet_client_gone",

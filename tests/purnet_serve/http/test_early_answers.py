@@ -138,7 +138,7 @@ async def test_what_is_thrown_away_holds_no_place_and_ends_the_connection(
     live = await make_live(max_body_bytes=1024, max_requests_in_flight=1)
     reader, writer = await refused(live, 2 * MIB)
     assert (live.service.admission.requests, live.service.admission.bytes) == (0, 0)
-    assert live.sample("purnet_refusals_total", reason="body_too_large") == 1
+    assert live.sample("purnet_errors_total", code="body_too_large") == 1
     writer.write(bytes(2 * MIB))
     async with asyncio.timeout(WAIT_S):
         await writer.drain()

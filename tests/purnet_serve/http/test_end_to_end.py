@@ -57,7 +57,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     with contextlib.ExitStack() as stack:
         where: list[str] = []
         if request.param == "ray":
-            where = ["--on", "ray", "--address", stack.enter_context(ray_cluster(1)).address]
+            where = ["--backend", "ray", "--address", stack.enter_context(ray_cluster(1)).address]
         yield from serve(request.param, where)
 
 
@@ -146,7 +146,7 @@ def test_many_photos_at_once_each_get_their_own(
         answers = list(threads.map(lambda file: served.mask(file.read_bytes()), files))
     for file, answer in zip(files, answers, strict=True):
         check_same(answer, file.read_bytes(), predictor)
-    if served.on == "local":  # a model replica publishes it through Ray
+    if served.backend == "local":  # a model replica publishes it through Ray
         assert served.sample("purnet_batch_size_sum") - before == len(files)
     now = served.sample("purnet_request_seconds_count", route="/v1/mask")
     assert now - answered == len(files)

@@ -306,7 +306,7 @@ async def test_failures_of_the_backend_are_500_and_disclose_nothing_private(
     answer = await live.client.post("/v1/mask", content=PHOTO)
     assert (answer.status_code, answer.json()["code"]) == (500, code)
     assert "secret" not in answer.text
-    assert live.sample("purnet_refusals_total", reason=code) == 1
+    assert live.sample("purnet_errors_total", code=code) == 1
 
 
 async def test_images_being_decoded_are_announced_to_the_backend(live: Live) -> None:

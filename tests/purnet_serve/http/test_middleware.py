@@ -105,7 +105,7 @@ async def check_refused(request: AsgiRequest, status: int, code: str) -> None:
     assert request.received_before_answer == 0, "a byte of the body was asked for"
     assert "connection" not in request.headers
     registry = request.app.state.service.metrics.registry
-    assert registry.get_sample_value("purnet_refusals_total", {"reason": code}) == 1
+    assert registry.get_sample_value("purnet_errors_total", {"code": code}) == 1
 
 
 async def test_not_ready_comes_first(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ async def test_curl_reads_the_refusal(
     async with asyncio.timeout(WAIT_S):
         out, err = await process.communicate()
     assert json.loads(out)["code"] == code, err
-    assert live.sample("purnet_refusals_total", reason=code) == 1
+    assert live.sample("purnet_errors_total", code=code) == 1
 
 
 async def test_httpx_reads_the_refusal(refusing: tuple[Live, str]) -> None:

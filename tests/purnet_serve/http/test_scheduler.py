@@ -233,7 +233,7 @@ async def test_over_http_the_refusal_is_a_problem_and_counted(make_live: MakeLiv
     assert (problem["code"], problem["limit"]) == ("would_be_late", pytest.approx(1.0, abs=0.2))
     assert problem["actual"] == pytest.approx(1.8)
     assert refused.headers["retry-after"] == "1"
-    assert live.sample("purnet_refusals_total", reason="would_be_late") == 1
+    assert live.sample("purnet_errors_total", code="would_be_late") == 1
     assert live.sample("purnet_wait_estimate_seconds") == pytest.approx(1.8)
     assert live.sample("purnet_requests_waiting") == 0
     assert len(backend.seen) == 1, "what is refused is not decoded"

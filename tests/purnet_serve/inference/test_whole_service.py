@@ -45,7 +45,7 @@ def where(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
         yield {}
         return
     with ray_cluster(1) as cluster:
-        address = {"PURNET_ON": "ray", "PURNET_RAY_ADDRESS": cluster.address}
+        address = {"PURNET_BACKEND": "ray", "PURNET_RAY_ADDRESS": cluster.address}
         # What a test deployed stays, and all of it must find room.
         yield {**address, "PURNET_RAY_CPUS": "0.5"}
 

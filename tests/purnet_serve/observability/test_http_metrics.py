@@ -28,7 +28,7 @@ async def series(live: Live) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
 async def test_every_series_is_there_before_the_first_request(live: Live) -> None:
     before = await series(live)
     for kind in tree():
-        assert ("purnet_refusals_total", (("reason", kind.code),)) in before
+        assert ("purnet_errors_total", (("code", kind.code),)) in before
     for stage in Stage:
         assert ("purnet_stage_seconds_count", (("stage", stage),)) in before
         assert ("purnet_client_gone_total", (("stage", stage),)) in before
@@ -73,7 +73,7 @@ async def test_a_request_is_counted_once_under_its_labels(live: Live) -> None:
     route = {"route": "/v1/mask", "method": "POST"}
     assert live.sample("purnet_requests_total", **route, status="200") == 1
     assert live.sample("purnet_requests_total", **route, status="415") == 1
-    assert live.sample("purnet_refusals_total", reason="unsupported_media") == 1
+    assert live.sample("purnet_errors_total", code="unsupported_media") == 1
     assert live.sample("purnet_request_seconds_count", route="/v1/mask") == 2
     assert live.sample("purnet_stage_seconds_count", stage="receive") == 2
     for part in ("decode", "queue", "infer", "encode"):

@@ -1,6 +1,6 @@
 """The model tier as an application of Ray Serve: what is deployed, and its config file.
 
-`purnet serve --on ray` deploys it, and `purnet ray-config` writes the file that `serve deploy` and
+`purnet serve --backend ray` deploys it, and `purnet ray-config` writes the file that `serve deploy` and
 KubeRay's `RayService` take. Only what builds it for Ray imports Ray.
 """
 

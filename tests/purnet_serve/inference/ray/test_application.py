@@ -18,7 +18,7 @@ from purnet_serve.settings import Settings
 
 
 def options(**settings: Any) -> dict[str, Any]:
-    return deployment_options(Settings(on="ray", **settings))
+    return deployment_options(Settings(backend="ray", **settings))
 
 
 def test_the_number_of_replicas_is_fixed_unless_there_may_be_more() -> None:
@@ -67,7 +67,7 @@ def test_limits_reach_the_deployment() -> None:
 
 def test_the_engine_has_the_threads_that_ray_reserves() -> None:
     def threads(**settings: Any) -> int:
-        return int(replica_settings(Settings(on="ray", **settings))["engine_threads"])
+        return int(replica_settings(Settings(backend="ray", **settings))["engine_threads"])
 
     assert [threads(ray_cpus=cpus) for cpus in (0.5, 1, 3.5)] == [1, 1, 3]
     assert threads(ray_cpus=1, engine_threads=4) == 4
@@ -75,16 +75,16 @@ def test_the_engine_has_the_threads_that_ray_reserves() -> None:
 
 def test_a_replica_computes_where_ray_gave_it_something() -> None:
     def device(**settings: Any) -> str:
-        return str(replica_settings(Settings(on="ray", **settings))["device"])
+        return str(replica_settings(Settings(backend="ray", **settings))["device"])
 
     assert (device(), device(ray_gpus=0.5)) == ("cpu", "cuda")
     assert device(ray_gpus=1, device="cuda:0") == "cuda:0"
 
 
 def test_a_replica_is_given_nothing_of_the_server_s_own() -> None:
-    given = replica_settings(Settings(on="ray", port=9001, api_keys_file="keys", max_batch=3))
+    given = replica_settings(Settings(backend="ray", port=9001, api_keys_file="keys", max_batch=3))
     assert given["max_batch"] == 3
-    assert not {"port", "api_keys_file", "on", "ray_cpus"} & set(given)
+    assert not {"port", "api_keys_file", "backend", "ray_cpus"} & set(given)
     assert Settings(**given).max_batch == 3
 
 
@@ -92,14 +92,14 @@ def test_a_checkpoint_is_named_by_a_path_from_the_root(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given = replica_settings(Settings(on="ray", checkpoint=Path("mine.safetensors")))
+    given = replica_settings(Settings(backend="ray", checkpoint=Path("mine.safetensors")))
     assert given["checkpoint"] == str(tmp_path / "mine.safetensors")
-    assert replica_settings(Settings(on="ray"))["checkpoint"] is None
+    assert replica_settings(Settings(backend="ray"))["checkpoint"] is None
 
 
 def test_the_digest_is_of_what_changes_replicas_and_of_nothing_else() -> None:
     def digest(factory: str = "a:b", **settings: Any) -> str:
-        return deployed_digest(Settings(on="ray", **settings), factory)
+        return deployed_digest(Settings(backend="ray", **settings), factory)
 
     assert digest() == digest(port=9001) == digest(ray_address="auto")
     others = [digest(max_batch=3), digest(ray_min_replicas=2), digest(factory="a:c")]
@@ -107,7 +107,7 @@ def test_the_digest_is_of_what_changes_replicas_and_of_nothing_else() -> None:
 
 
 def test_the_config_file_is_plain_and_starts_no_proxy_of_ray() -> None:
-    found = config_file(Settings(on="ray", ray_app="cats", ray_min_replicas=2))
+    found = config_file(Settings(backend="ray", ray_app="cats", ray_min_replicas=2))
     assert json.loads(json.dumps(found)) == found
     assert found["proxy_location"] == "Disabled"
     (app,) = found["applications"]
@@ -120,12 +120,12 @@ def test_the_config_file_is_plain_and_starts_no_proxy_of_ray() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"on": "ray", "device": "cuda:0,cuda:1"},
+        {"backend": "ray", "device": "cuda:0,cuda:1"},
         {"ray_min_replicas": 3, "ray_max_replicas": 2},
         {"ray_gpus": 1, "device": "cpu"},
         {"ray_address": "ray://head:10001"},
-        {"on": "ray", "device": "cuda"},
-        {"on": "dask"},
+        {"backend": "ray", "device": "cuda"},
+        {"backend": "dask"},
         {"ray_resources": "model_node=1"},
         {"ray_resources": {"model_node": -1}},
         {"ray_address": "head:6379"},
@@ -140,7 +140,7 @@ def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any])
 
 def test_a_target_means_nothing_where_the_number_of_replicas_is_fixed() -> None:
     for most in (None, 1):
-        assert Settings(on="ray", ray_max_in_flight=2, ray_max_replicas=most).ray_max_in_flight == 2
+        assert Settings(backend="ray", ray_max_in_flight=2, ray_max_replicas=most).ray_max_in_flight == 2
 
 
 def test_resources_are_read_from_text_as_from_the_environment() -> None:

@@ -18,7 +18,7 @@ from purnet_serve.inference.ray.tier import AppStatus, ReplicaLostError
 from purnet_serve.settings import Settings
 
 FACTORY = "fake_predictor:load"
-SETTINGS = Settings(on="ray")
+SETTINGS = Settings(backend="ray")
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ def test_what_serve_deploy_brings_up_is_used_as_it_is(tmp_path: Path) -> None:
         from purnet_serve.inference.ray.cluster import RayTier
 
         # Other settings than those in the file: these are for servers that deploy.
-        settings = Settings(on="ray", ray_address=address, ray_app="from-a-file", max_batch=3)
+        settings = Settings(backend="ray", ray_address=address, ray_app="from-a-file", max_batch=3)
         metrics = InferenceMetrics(CollectorRegistry())
         backend = RayBackend(settings, metrics, RayTier(settings, PREDICTOR))
         await backend.start()

@@ -1,4 +1,4 @@
-"""`purnet serve --on ray` without an address: a Ray of its own, on this machine alone."""
+"""`purnet serve --backend ray` without an address: a Ray of its own, on this machine alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_what_it_starts_listens_on_loopback_but_for_replicas_and_ends_with_it() -> None:
-    command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--on", "ray"]
+    command = ["-c", "from purnet_serve.cli import app; app()", "serve", "--backend", "ray"]
     with running(command, PURNET_PORT="0") as service:
         service.await_line("ready at http://", service.lines, START_S)
         processes = psutil.Process(service.process.pid).children(recursive=True)

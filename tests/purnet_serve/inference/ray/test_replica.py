@@ -46,7 +46,7 @@ def in_ray_serve(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def running(checkpoint: Path, **settings: Any) -> AsyncIterator[ModelReplica]:
     """A replica as Ray Serve makes and ends it."""
-    arguments = replica_settings(Settings(on="ray", checkpoint=checkpoint, **settings))
+    arguments = replica_settings(Settings(backend="ray", checkpoint=checkpoint, **settings))
     replica = ModelReplica.__new__(ModelReplica)
     await replica.__init__(arguments, deployed="digest", factory=FACTORY)  # type: ignore[misc]
     try:
