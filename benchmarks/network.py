@@ -21,7 +21,7 @@ import torch
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.engine import EngineOutput
 from purnet.inference.openvino_export import export
-from purnet.inference.parity import agreement, self_check_pixels
+from purnet.inference.parity import mask_difference, self_check_pixels
 from purnet.inference.torch_engine import EagerEngine, to_images, to_output
 from purnet.network import checkpoint
 from purnet.network.blocks import resize_logits
@@ -90,9 +90,9 @@ def main() -> None:
         with torch.inference_mode():
             reference = found["forward"]().masks
             for way, run in found.items():
-                close = agreement(run().masks, reference)
-                if not close.holds:
-                    raise SystemExit(f"{way} differs from forward by {close}")
+                difference = mask_difference(run().masks, reference)
+                if not difference.passes:
+                    raise SystemExit(f"{way} differs from forward by {difference}")
         seconds = measure(found, options.rounds)
     baseline = seconds["forward"]
     print(f"{options.variant}, one {size} x {size} photo, {options.threads} threads")

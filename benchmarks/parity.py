@@ -21,7 +21,7 @@ from purnet.imaging import DRAFT_FACTOR, IMAGE_SUFFIXES, open_image, read_pixels
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.engine import Engine
 from purnet.inference.openvino_engine import DEFAULT_EXPORT
-from purnet.inference.parity import agreement
+from purnet.inference.parity import mask_difference
 from purnet.inference.torch_engine import EagerEngine
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT, load
 from purnet.network.variants import DEFAULT_VARIANT, get
@@ -85,8 +85,8 @@ def main() -> None:
         compared[f"JPEG at 1/{factor}"] = (reduced, full)
     for name, (way, reference) in compared.items():
         pairs = [(way(one), reference(one)) for one in photos(options.folder, options.most)]
-        found = agreement(np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
-        verdict = "passes" if found.holds else "misses"
+        found = mask_difference(np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs]))
+        verdict = "passes" if found.passes else "misses"
         print(f"{name:18} {found}, {verdict} the gate ({len(pairs)} photos)")
 
 

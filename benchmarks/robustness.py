@@ -26,7 +26,7 @@ from purnet.data.copy_paste import MIN_BACKGROUND, find_background
 from purnet.data.pairs import TRUTH_ABOVE, Pair, find_pairs, is_held_out, read_truth
 from purnet.errors import ModelError
 from purnet.evaluation.metrics import ImageScore, score_image
-from purnet.evaluation.scoring import fitted
+from purnet.evaluation.scoring import resize_to
 from purnet.imaging import UInt8Array, open_image
 
 Change = Callable[[Image.Image], bytes | Image.Image]
@@ -108,7 +108,7 @@ def score(predictor: purnet.Predictor, pairs: list[Pair], change: Change) -> lis
     rows = []
     for pair in pairs:
         truth = read_truth(pair.mask)
-        mask = fitted(predictor.predict(change(open_image(pair.image))), truth)
+        mask = resize_to(predictor.predict(change(open_image(pair.image))), truth)
         part = float((truth > TRUTH_ABOVE).mean())
         rows.append(Scored(score_image(mask, truth), iou(mask, truth), is_found(mask), part))
     return rows

@@ -7,7 +7,7 @@ import pytest
 from docs.make_reference import DOCS, error_table, main, pages, settings_table
 
 import purnet_serve.errors
-from purnet_serve.errors import ServiceError, tree
+from purnet_serve.errors import ServiceError, all_errors
 from purnet_serve.settings import Settings, environment_name
 
 
@@ -28,7 +28,7 @@ def test_stale_pages_are_renewed_once(tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 def test_every_error_has_one_row_and_one_code() -> None:
-    kinds = list(tree())
+    kinds = list(all_errors())
     codes = [kind.code for kind in kinds]
     assert len(set(codes)) == len(codes)
     for kind in kinds:
@@ -39,7 +39,7 @@ def test_every_error_has_one_row_and_one_code() -> None:
 def test_the_tree_drawn_in_the_source_is_the_tree() -> None:
     drawn = re.findall(r"(\w+Error)\s+(\d{3})\s+(\w+)\n", f"{purnet_serve.errors.__doc__}\n")
     drawn += re.findall(r"(InternalError)\s+(\d{3})\s+(\w+)\n", f"{purnet_serve.errors.__doc__}\n")
-    true = {(kind.__name__, str(kind.status), kind.code) for kind in tree()}
+    true = {(kind.__name__, str(kind.status), kind.code) for kind in all_errors()}
     assert set(drawn) == true
 
 

@@ -270,12 +270,12 @@ class StartupError(OperatorError):
     """The service cannot start: a device is not there, or a checkpoint does not load."""
 
 
-def tree(base: type[ServiceError] = ServiceError) -> list[type[ServiceError]]:
+def all_errors(base: type[ServiceError] = ServiceError) -> list[type[ServiceError]]:
     """Every class below `base`, by status, then in order of definition."""
-    found = [kind for child in base.__subclasses__() for kind in (child, *tree(child))]
+    found = [kind for child in base.__subclasses__() for kind in (child, *all_errors(child))]
     return sorted(found, key=lambda kind: kind.status)
 
 
-def when(kind: type[ServiceError]) -> str:
+def description_of(kind: type[ServiceError]) -> str:
     """In one line, when this error is answered: the first line of its docstring."""
     return (kind.__doc__ or "").strip().splitlines()[0]

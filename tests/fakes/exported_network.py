@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from purnet.inference.parity import Agreement
+from purnet.inference.parity import MaskDifference
 from purnet.network.purnet import PurNet
 from purnet.network.variants import build
 
@@ -21,7 +21,7 @@ class Exported:
     network: PurNet
     checkpoint: Path
     folder: Path
-    agreement: Agreement
+    difference: MaskDifference
 
 
 def contrasting() -> PurNet:

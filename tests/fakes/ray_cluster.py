@@ -43,7 +43,9 @@ class RayCluster:
         """A server's backend on this cluster; its replicas load the fake predictor."""
         from purnet_serve.inference.ray.cluster import RayTier
 
-        chosen = Settings(backend="ray", ray_address=self.address, checkpoint=checkpoint, **settings)
+        chosen = Settings(
+            backend="ray", ray_address=self.address, checkpoint=checkpoint, **settings
+        )
         metrics = InferenceMetrics(CollectorRegistry())
         return RayBackend(chosen, metrics, RayTier(chosen, FACTORY))
 

@@ -20,7 +20,7 @@ from purnet.cli.predict import predict
 from purnet.cli.train import train
 
 if TYPE_CHECKING:
-    from purnet.inference.parity import Agreement
+    from purnet.inference.parity import MaskDifference
 
 app = typer.Typer(no_args_is_help=True)
 app.command()(predict)
@@ -59,7 +59,7 @@ def export(
     console.print(f"{out}: {difference} from eager float32", markup=False, soft_wrap=True)
 
 
-def _exporter(target: ExportFormat) -> Callable[[Path, Path], Agreement]:
+def _exporter(target: ExportFormat) -> Callable[[Path, Path], MaskDifference]:
     if target is ExportFormat.ONNX:
         from purnet.inference import onnx_export
 

@@ -259,7 +259,7 @@ def _pictures(images: ImageSet, predictor: Predictor | None) -> Pictures:
     from PIL import Image
 
     from purnet.data.pairs import read_truth
-    from purnet.evaluation.scoring import fitted, map_of
+    from purnet.evaluation.scoring import map_of, resize_to
     from purnet.imaging import open_image
 
     by_stem = {case.stem: case for case in images.cases}
@@ -272,7 +272,7 @@ def _pictures(images: ImageSet, predictor: Predictor | None) -> Pictures:
             with suppress(OSError, ValueError, Image.DecompressionBombError):
                 photo = open_image(case.photo)
         truth = read_truth(case.truth)
-        saliency = fitted(map_of(case, predictor), truth)
+        saliency = resize_to(map_of(case, predictor), truth)
         return photo, Image.fromarray(truth), Image.fromarray(saliency)
 
     return pictures

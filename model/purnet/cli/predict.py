@@ -228,25 +228,30 @@ def predicted(
         yield answer
 
 
+def write_answer(png: bytes, target: Path) -> OSError | None:
+    """Write one PNG to a file or to standard output; returns why it could not be written."""
+    from purnet.io import write_atomically
+
+    try:
+        if target == STANDARD:
+            sys.stdout.buffer.write(png)
+            sys.stdout.buffer.flush()
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, partial(Path.write_bytes, data=png))
+    except OSError as error:
+        return error
+    return None
+
+
 def write_all(answers: Iterator[Answer], targets: dict[Path, Path], report: Report) -> list[Path]:
     """Write every mask, or every cutout; return the photos that failed.
 
     A photo without an answer, or whose answer cannot be written, is reported and passed over.
     """
-    from purnet.io import write_atomically
-
     failed = []
     for (source, target), answer in zip(targets.items(), answers, strict=True):
-        error = answer if isinstance(answer, Exception) else None
-        try:
-            if target == STANDARD and not isinstance(answer, Exception):
-                sys.stdout.buffer.write(answer)
-                sys.stdout.buffer.flush()
-            elif not isinstance(answer, Exception):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_atomically(target, partial(Path.write_bytes, data=answer))
-        except OSError as caught:
-            error = caught
+        error = answer if isinstance(answer, Exception) else write_answer(answer, target)
         if error is not None:
             failed.append(source)
         report(source, error)

@@ -20,12 +20,12 @@ from purnet.imaging import (
     IMAGE_SUFFIXES,
     ImageError,
     UInt8Array,
+    apply_orientation,
     as_displayed,
     decoding,
     displayed_size,
     orientation,
     stored_samples,
-    turned,
 )
 
 
@@ -226,7 +226,7 @@ def read_truth(path: Path) -> UInt8Array:
             samples = _low_bytes(path)
         if samples is not None and samples.max() == 1 and np.isin(samples, (0, 1)).all():
             marks = Image.fromarray(np.where(samples == 1, np.uint8(255), np.uint8(0)))
-            return np.asarray(turned(marks, orientation(image)))
+            return np.asarray(apply_orientation(marks, orientation(image)))
     return truth * np.uint8(255) if truth.max() == 1 else truth
 
 

@@ -195,7 +195,7 @@ def map_of(case: Case, predictor: Predicts | None) -> UInt8Array | Path:
         raise UnreadableError(case.photo, f"has no map: {error}") from error
 
 
-def fitted(saliency: UInt8Array | Path, truth: UInt8Array) -> UInt8Array:
+def resize_to(saliency: UInt8Array | Path, truth: UInt8Array) -> UInt8Array:
     """A map, read where it is a file, at its truth's size. Raises `UnreadableError`."""
     levels = read_map(saliency) if isinstance(saliency, Path) else saliency
     if levels.shape == truth.shape:
@@ -250,7 +250,7 @@ def _outcome(saliency: UInt8Array | Path, truth: Path) -> Outcome:
     """Score one image, in the pool."""
     try:
         levels = read_truth(truth)
-        return score_image(fitted(saliency, levels), levels)
+        return score_image(resize_to(saliency, levels), levels)
     except UnreadableError as error:  # whose two arguments pickle would lose
         return error.path, error.reason
 

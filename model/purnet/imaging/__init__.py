@@ -23,6 +23,7 @@ from __future__ import annotations
 from purnet.errors import ImageError
 from purnet.imaging.decode import (
     UInt8Array,
+    apply_orientation,
     as_displayed,
     decoding,
     displayed_size,
@@ -31,7 +32,6 @@ from purnet.imaging.decode import (
     orientation,
     stored_samples,
     to_rgba,
-    turned,
 )
 from purnet.imaging.formats import (
     FORMATS,
@@ -44,7 +44,7 @@ from purnet.imaging.formats import (
     TooManyScansError,
     UnknownFormatError,
 )
-from purnet.imaging.header import listed, read_header
+from purnet.imaging.header import join_names, read_header
 from purnet.imaging.masks import (
     WEBP_MAX_SIDE,
     cutout,
@@ -70,13 +70,14 @@ __all__ = [
     "TooManyScansError",
     "UInt8Array",
     "UnknownFormatError",
+    "apply_orientation",
     "as_displayed",
     "cutout",
     "decoding",
     "displayed_size",
     "encode_png",
     "encode_webp",
-    "listed",
+    "join_names",
     "on_white",
     "open_image",
     "orientation",
@@ -86,5 +87,4 @@ __all__ = [
     "stored_samples",
     "to_pixels",
     "to_rgba",
-    "turned",
 ]

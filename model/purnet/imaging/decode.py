@@ -25,7 +25,7 @@ from purnet.imaging.formats import (
     UnknownFormatError,
     broken,
 )
-from purnet.imaging.header import format_of, listed, read_header, what_it_is
+from purnet.imaging.header import format_of, join_names, read_header, what_it_is
 from purnet.imaging.heif import strip_heif
 from purnet.imaging.jpeg import picture_of_jpeg
 from purnet.imaging.png import picture_of_png
@@ -123,7 +123,7 @@ def on_white(image: Image.Image) -> Image.Image:
     return canvas
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
+def apply_orientation(image: Image.Image, orientation: int) -> Image.Image:
     """An image as stored -> upright, by its EXIF orientation."""
     method = _TRANSPOSE.get(orientation)
     return image if method is None else image.transpose(method)
@@ -155,7 +155,7 @@ def displayed_size(image: Image.Image) -> tuple[int, int]:
 def _upright(image: Image.Image, *, keep_alpha: bool) -> Image.Image:
     """As `as_displayed`, but the result may be `image` itself."""
     rgba = to_rgba(image)
-    upright = turned(rgba if keep_alpha else on_white(rgba), orientation(image))
+    upright = apply_orientation(rgba if keep_alpha else on_white(rgba), orientation(image))
     if upright is not image:  # or it would be turned again
         upright.info = {key: upright.info[key] for key in upright.info.keys() - _TURNS}
     return upright
@@ -208,7 +208,7 @@ def _other_format(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:  # its text names the buffer
         raise UnknownFormatError(
             f"cannot identify the format of the image: it is {what_it_is(data)}; taken are "
-            f"{listed(FORMATS)} images"
+            f"{join_names(FORMATS)} images"
         ) from error
 
 

@@ -75,14 +75,16 @@ def read_header(data: bytes, formats: Collection[Format] = FORMATS) -> Header:
     """
     image_format = format_of(data)
     if image_format is None or image_format not in formats:
-        raise UnknownFormatError(f"it is {what_it_is(data)}; taken are {listed(formats)} images")
+        raise UnknownFormatError(
+            f"it is {what_it_is(data)}; taken are {join_names(formats)} images"
+        )
     header = _READERS[image_format](data)
     if not header.width or not header.height:
         raise broken(image_format, "its header gives a side of 0 pixels")
     return header
 
 
-def listed(formats: Collection[Format], word: str = "and") -> str:
+def join_names(formats: Collection[Format], word: str = "and") -> str:
     """Names of formats, as a sentence has them: `JPEG, PNG and WebP`."""
     *names, last = (NAMES[image_format] for image_format in FORMATS if image_format in formats)
     return f"{', '.join(names)} {word} {last}" if names else last

@@ -136,6 +136,7 @@ def _walk(data: bytes) -> _Jpeg:
                     raise broken("JPEG", "it has two frame headers")
                 return jpeg
             _read_frame(jpeg, marker, data[begin + 2 : end])
+            jpeg.parts.append(view[begin - 2 : end])
         elif marker == _START_OF_SCAN:
             jpeg.scans += 1
             if jpeg.scans > MAX_SCANS:
@@ -151,8 +152,6 @@ def _walk(data: bytes) -> _Jpeg:
                 jpeg.orientation = exif_orientation(data[begin + 2 : end])
         else:
             jpeg.parts += _needed(marker, data[begin + 2 : end])
-        if marker in _FRAMES:
-            jpeg.parts.append(view[begin - 2 : end])
         at = end
     if jpeg.scans and jpeg.complete_parts:  # a trailer
         return jpeg

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from purnet.imaging.decode import UInt8Array, decoding, on_white, orientation, to_rgba, turned
+from purnet.imaging.decode import (
+    UInt8Array,
+    apply_orientation,
+    decoding,
+    on_white,
+    orientation,
+    to_rgba,
+)
 from purnet.imaging.formats import QUARTER_TURNS, Header
 
 # A large JPEG is decoded at 1/2, 1/4 or 1/8 while both sides stay this many times the input size,
@@ -48,7 +55,7 @@ def read_pixels(
         def resized(picture: Image.Image) -> UInt8Array:
             # Before it is turned, so that no second copy of full size is made.
             small = picture.resize((size, size), Image.Resampling.BILINEAR, box)
-            return np.array(turned(small, upright), dtype=np.uint8)
+            return np.array(apply_orientation(small, upright), dtype=np.uint8)
 
         transparent = resized(full) if full.mode == "RGBA" else None
         pixels = resized(on_white(full))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from purnet.errors import CheckpointError
 from purnet.imaging import UInt8Array
-from purnet.inference.parity import Agreement, agreement, self_check_pixels
+from purnet.inference.parity import MaskDifference, mask_difference, self_check_pixels
 from purnet.inference.torch_engine import reference_output, to_masks
 from purnet.io import sha256_of
 from purnet.network import checkpoint as checkpoints
@@ -66,14 +66,14 @@ class ExportSource:
         """(2, S, S, 3) uint8: a batch to trace the graph with."""
         return torch.from_numpy(self.pixels.repeat(2, axis=0))
 
-    def check(self, mask: UInt8Array) -> Agreement:
+    def check(self, mask: UInt8Array) -> MaskDifference:
         """Compare an export's mask of the bundled photo, (S, S), with the reference.
 
         Raises `CheckpointError` when they are further apart than the parity gate allows.
         """
-        close = agreement(mask, self.reference)
-        if not close.holds:
+        difference = mask_difference(mask, self.reference)
+        if not difference.passes:
             raise CheckpointError(
-                f"{self.checkpoint}: its export differs from eager float32 by {close}"
+                f"{self.checkpoint}: its export differs from eager float32 by {difference}"
             )
-        return close
+        return difference

@@ -23,14 +23,14 @@ import torch
 
 from purnet.errors import CheckpointError
 from purnet.inference.export_source import ExportSource
-from purnet.inference.parity import Agreement
+from purnet.inference.parity import MaskDifference
 from purnet.io import write_atomically
 
 OPSET = 17
 """ONNX Runtime 1.13 and later read it, in browsers too; nothing the network needs is newer."""
 
 
-def export(checkpoint: Path, file: Path) -> Agreement:
+def export(checkpoint: Path, file: Path) -> MaskDifference:
     """Write a checkpoint's ONNX file; returns how close it comes to eager float32 on the photo.
 
     The file appears whole or not at all. Raises `CheckpointError` when the checkpoint does not

@@ -138,33 +138,39 @@ class OpenVinoEngine:
     that come together get a stream each, of one thread: threads that share an image take a
     quarter more processor time. May be called from `streams` threads at one time.
 
-    `lone` and `streamed` are the same network, compiled for one request with all threads and for
-    `streams` requests. Each takes (1, S, S, 3) uint8 and gives a mask (1, S, S) uint8 and a flag
-    (1,) bool. Without `streamed`, `lone` is the only stream: images that come together wait for
-    each other.
+    `latency_model` and `throughput_model` are the same network, compiled for one request with all
+    threads and for `streams` requests. Each takes (1, S, S, 3) uint8 and gives a mask (1, S, S)
+    uint8 and a flag (1,) bool. Without `throughput_model` the other is the only stream: images that
+    come together wait for each other.
     """
 
     name = "openvino"
     device = "cpu"
 
-    def __init__(self, lone: Any, streamed: Any = None, *, streams: int = 1) -> None:
+    def __init__(
+        self, latency_model: Any, throughput_model: Any = None, *, streams: int = 1
+    ) -> None:
         self.streams = streams
-        self._lone = None if streamed is None else lone.create_infer_request()
         self._free: SimpleQueue[Any] = SimpleQueue()
         """Requests of the streams, none of which runs."""
-        compiled, count = (lone, 1) if streamed is None else (streamed, streams)
-        for _ in range(count):
-            self._free.put(compiled.create_infer_request())
+        self._idle_request: Any = None
+        """For an image that comes while nothing runs; None where there is one stream."""
+        if throughput_model is None:
+            self._free.put(latency_model.create_infer_request())
+        else:
+            self._idle_request = latency_model.create_infer_request()
+            for _ in range(streams):
+                self._free.put(throughput_model.create_infer_request())
         self._running = 0
         self._lock = threading.Lock()
 
     def __call__(self, pixels: UInt8Array) -> EngineOutput:
         """See `Engine`."""
         if len(pixels) == 1:
-            return self._infer(pixels, may_be_lone=True)
+            return self._infer(pixels, comes_alone=True)
         images = [pixels[index : index + 1] for index in range(len(pixels))]
         if self.streams == 1:
-            parts = [self._infer(image, may_be_lone=True) for image in images]
+            parts = [self._infer(image, comes_alone=True) for image in images]
         else:
             with ThreadPoolExecutor(min(self.streams, len(images))) as threads:
                 parts = list(threads.map(self._infer, images))
@@ -173,12 +179,12 @@ class OpenVinoEngine:
             finite=np.concatenate([part.finite for part in parts]),
         )
 
-    def _infer(self, image: UInt8Array, *, may_be_lone: bool = False) -> EngineOutput:
+    def _infer(self, image: UInt8Array, *, comes_alone: bool = False) -> EngineOutput:
         """Run one image. The answer is a copy: the next call reuses OpenVINO's own memory."""
         with self._lock:
-            lone = self._lone if may_be_lone and self._running == 0 else None
+            idle = comes_alone and self._running == 0 and self._idle_request is not None
             self._running += 1
-        request = self._free.get() if lone is None else lone
+        request = self._idle_request if idle else self._free.get()
         try:
             answer = request.infer([image], share_inputs=True)
         except MemoryError as error:
@@ -188,7 +194,7 @@ class OpenVinoEngine:
                 raise OutOfMemoryError(str(error)) from error
             raise
         finally:
-            if lone is None:
+            if not idle:
                 self._free.put(request)
             with self._lock:
                 self._running -= 1
@@ -212,16 +218,20 @@ def load(
         # is about to take over, while other processors are idle.
         "ENABLE_CPU_PINNING": False,
     }
-    streamed_options = {**options, "PERFORMANCE_HINT": "THROUGHPUT"}
+    throughput_options = {**options, "PERFORMANCE_HINT": "THROUGHPUT"}
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
-        streamed_options |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
+        throughput_options |= {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": threads}
     try:
         network = core.read_model(folder / NETWORK)
-        lone = core.compile_model(network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"})
-        streamed = None if threads == 1 else core.compile_model(network, "CPU", streamed_options)
+        latency_model = core.compile_model(
+            network, "CPU", {**options, "PERFORMANCE_HINT": "LATENCY"}
+        )
+        throughput_model = (
+            None if threads == 1 else core.compile_model(network, "CPU", throughput_options)
+        )
     except RuntimeError as error:
         raise CheckpointError(f"OpenVINO does not read {folder / NETWORK}: {error}") from error
     # A machine with fewer processors than `threads` has fewer streams.
-    streams = 1 if streamed is None else int(streamed.get_property("NUM_STREAMS"))
-    return OpenVinoEngine(lone, streamed, streams=streams)
+    streams = 1 if throughput_model is None else int(throughput_model.get_property("NUM_STREAMS"))
+    return OpenVinoEngine(latency_model, throughput_model, streams=streams)

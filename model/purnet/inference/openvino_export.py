@@ -15,10 +15,10 @@ from purnet.errors import CheckpointError
 from purnet.inference import openvino_engine as openvino
 from purnet.inference.export_source import ExportSource
 from purnet.inference.openvino_engine import INFO, NETWORK, REFERENCE, ExportInfo, write_info
-from purnet.inference.parity import Agreement
+from purnet.inference.parity import MaskDifference
 
 
-def export(checkpoint: Path, folder: Path) -> Agreement:
+def export(checkpoint: Path, folder: Path) -> MaskDifference:
     """Write a checkpoint's export; returns how close it comes to eager float32 on the photo.
 
     The folder appears whole or not at all. Raises `CheckpointError` when the checkpoint does not

@@ -23,7 +23,7 @@ TAIL_QUANTILE = 0.999
 
 
 @dataclass(frozen=True, slots=True)
-class Agreement:
+class MaskDifference:
     """How far two sets of masks are apart, in grey levels of 255."""
 
     mean: float
@@ -31,7 +31,7 @@ class Agreement:
     """Difference that `TAIL_QUANTILE` of the pixels do not exceed."""
 
     @property
-    def holds(self) -> bool:
+    def passes(self) -> bool:
         """Whether the parity gate is passed."""
         return self.mean <= MAX_MEAN and self.tail <= MAX_TAIL
 
@@ -39,12 +39,12 @@ class Agreement:
         return f"mean {self.mean:.4f}/255, {self.tail:.2f}/255 at {TAIL_QUANTILE:.1%} of pixels"
 
 
-def agreement(masks: UInt8Array, reference: UInt8Array) -> Agreement:
+def mask_difference(masks: UInt8Array, reference: UInt8Array) -> MaskDifference:
     """Compare masks of one shape. Raises `ValueError` when shapes differ."""
     if masks.shape != reference.shape:
         raise ValueError(f"masks of shape {masks.shape} against {reference.shape}")
     difference = np.abs(masks.astype(np.int16) - reference.astype(np.int16))
-    return Agreement(
+    return MaskDifference(
         mean=float(difference.mean()), tail=float(np.quantile(difference, TAIL_QUANTILE))
     )
 

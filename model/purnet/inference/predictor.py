@@ -21,7 +21,7 @@ from purnet.imaging import (
     to_pixels,
 )
 from purnet.inference.engine import Engine, EngineOutput
-from purnet.inference.parity import agreement, self_check_pixels
+from purnet.inference.parity import mask_difference, self_check_pixels
 
 ImageSource = str | os.PathLike[str] | bytes | Image.Image | UInt8Array
 """An image as a path, an encoded file's bytes, a Pillow image of any mode, or a uint8 array: grey
@@ -126,8 +126,8 @@ class Predictor:
             if not output.finite.all():
                 raise CheckpointError("self-check failed: the network's output is not finite")
             for mask in output.masks:
-                difference = agreement(mask, self._reference)
-                if not difference.holds:
+                difference = mask_difference(mask, self._reference)
+                if not difference.passes:
                     raise CheckpointError(
                         f"self-check failed: {self.engine.name} on {self.engine.device} differs "
                         f"from eager float32 by {difference}"

@@ -200,7 +200,7 @@ class Criterion:
             for level, factor in enumerate(self.levels)
         ]
         found += [
-            (self.levels[0], self._refined(logits.float(), truth))
+            (self.levels[0], self._saliency_terms(logits.float(), _pooled(truth, logits), None))
             for logits in output.saliency[:refined]
         ]
         losses: dict[str, Tensor] = {}
@@ -219,24 +219,17 @@ class Criterion:
         self, output: PurNetOutput, level: int, truth: Tensor, regions: Tensor, region_count: int
     ) -> dict[str, Tensor]:
         logits = output.saliency[level].float()
-        height, width = logits.shape[-2:]
-        truth = F.adaptive_avg_pool2d(truth, (height, width))
-        saliency = logits.sigmoid()
+        truth = _pooled(truth, logits)
         weights = self.weights
-        losses: dict[str, Tensor] = {}
-        if weights.saliency:
-            error = output.error[level].detach().float() if output.error else None
-            losses["saliency"] = self._saliency(logits, truth, error)
+        error = output.error[level].detach().float() if output.error else None
+        losses = self._saliency_terms(logits, truth, error)
         if weights.structure:
-            nearest = F.interpolate(regions.to(truth.dtype), size=(height, width))
+            nearest = F.interpolate(regions.to(truth.dtype), size=logits.shape[-2:])
+            saliency = logits.sigmoid()
             compared = saliency if self.single_sigmoid else saliency.sigmoid()
             losses["structure"] = structural_similarity_loss(
                 compared, truth, nearest.long(), region_count
             )
-        if weights.iou:
-            losses["iou"] = iou_loss(saliency, truth)
-        if weights.s_measure:
-            losses["s_measure"] = s_measure_loss(saliency, truth)
         if weights.promotion:
             losses["promotion"] = F.binary_cross_entropy_with_logits(
                 output.promotion[level].float(), truth
@@ -253,25 +246,33 @@ class Criterion:
             )
         return losses
 
-    def _refined(self, logits: Tensor, truth: Tensor) -> dict[str, Tensor]:
-        height, width = logits.shape[-2:]
-        truth = F.adaptive_avg_pool2d(truth, (height, width))
+    def _saliency_terms(
+        self, logits: Tensor, truth: Tensor, error: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Of a saliency map and the truth at its size; `error` is as for `_cross_entropy`."""
+        saliency = logits.sigmoid()
         losses: dict[str, Tensor] = {}
         if self.weights.saliency:
-            losses["saliency"] = self._saliency(logits, truth, None)
+            losses["saliency"] = self._cross_entropy(logits, truth, error)
         if self.weights.iou:
-            losses["iou"] = iou_loss(logits.sigmoid(), truth)
+            losses["iou"] = iou_loss(saliency, truth)
         if self.weights.s_measure:
-            losses["s_measure"] = s_measure_loss(logits.sigmoid(), truth)
+            losses["s_measure"] = s_measure_loss(saliency, truth)
         return losses
 
-    def _saliency(self, logits: Tensor, truth: Tensor, error: Tensor | None) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, truth: Tensor, error: Tensor | None) -> Tensor:
         """Cross-entropy, weighted by 1 + |predicted error| where there are error logits."""
         weight = boundary_weights(truth, self.boundary) if self.boundary else None
         if error is not None:
             expected = 1 + error.tanh().abs()
             weight = expected if weight is None else weight * expected
         return F.binary_cross_entropy_with_logits(logits, truth, weight=weight)
+
+
+def _pooled(truth: Tensor, logits: Tensor) -> Tensor:
+    """The truth at the size of a map, by averaging."""
+    height, width = logits.shape[-2:]
+    return F.adaptive_avg_pool2d(truth, (height, width))
 
 
 # --- validation --------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import httpx
 
 from purnet_serve.client.errors import NoAnswerError, PurNetError
 from purnet_serve.client.exchange import (
-    Came,
+    AttemptResult,
     Done,
     Exchange,
     Options,
@@ -34,7 +34,7 @@ Progress = Callable[[int, int | None], object]
 """Called after each photo that is done, well or not: how many are, and of how many; None where the
 photos have no length."""
 
-ANSWERS_KEPT = 2
+READAHEAD_FACTOR = 2
 """Photos under way or answered, for each that is sent at the same time, before the oldest is asked
 for: enough that one slow photo does not leave the service idle."""
 
@@ -175,7 +175,7 @@ class PurNetClient(_Client):
                 raise NoAnswerError("Nobody waits for this photo any longer.", code="no_answer")
         return step.result
 
-    def _do(self, request: Request, step: Send | Wait, ended: threading.Event) -> Came:
+    def _do(self, request: Request, step: Send | Wait, ended: threading.Event) -> AttemptResult:
         if isinstance(step, Wait):
             (self._sleep or ended.wait)(step.seconds)
             return None
@@ -273,7 +273,7 @@ class AsyncPurNetClient(_Client):
             step = steps.send(await self._do(request, step))
         return step.result
 
-    async def _do(self, request: Request, step: Send | Wait) -> Came:
+    async def _do(self, request: Request, step: Send | Wait) -> AttemptResult:
         if isinstance(step, Wait):
             await self._sleep(step.seconds)
             return None
@@ -291,7 +291,7 @@ class _Run:
     ) -> None:
         if concurrency < 1:
             raise ValueError(f"at least one photo is sent at a time, not {concurrency}")
-        self.ahead = ANSWERS_KEPT * concurrency
+        self.ahead = READAHEAD_FACTOR * concurrency
         self._progress = progress
         self._total = len(photos) if isinstance(photos, Sized) else None
         self._done = 0

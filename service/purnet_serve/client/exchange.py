@@ -95,8 +95,8 @@ class Done(Generic[T]):
     result: T
 
 
-Came = httpx.Response | httpx.RequestError | None
-Exchange = Generator[Send | Wait | Done[T], Came, None]
+AttemptResult = httpx.Response | httpx.RequestError | None
+Exchange = Generator[Send | Wait | Done[T], AttemptResult, None]
 
 
 def mask_request(photo: bytes, output: Output, options: Options) -> Request:
@@ -117,20 +117,20 @@ def exchange(
     """
     until = clock() + policy.timeout_s
     attempt = 0
-    names_time = True
+    sends_timeout = True
     while True:
         left_s = until - clock()
         if left_s < MIN_TIMEOUT_S:
             raise DeadlineError(f"The {policy.timeout_s} s were over.", code="deadline")
-        came = yield _send(request, left_s, names_time=names_time)
-        error = _error(came, policy)
-        if error is None and isinstance(came, httpx.Response):
-            yield Done(read(came))
+        result = yield _send(request, left_s, sends_timeout=sends_timeout)
+        error = _error(result, policy)
+        if error is None and isinstance(result, httpx.Response):
+            yield Done(read(result))
             return
         if error is None:
             raise TypeError("a request that was sent brings an answer or an error")
-        if error.parameter == TIMEOUT_HEADER and names_time:
-            names_time = False  # this service gives less time than that; its own will do
+        if error.parameter == TIMEOUT_HEADER and sends_timeout:
+            sends_timeout = False  # this service gives less time than that; its own will do
             continue
         wait_s = policy.wait_s(attempt, error.retry_after_s)
         too_late = clock() + wait_s > until - MIN_TIMEOUT_S
@@ -140,28 +140,28 @@ def exchange(
         attempt += 1
 
 
-def _send(request: Request, left_s: float, *, names_time: bool) -> Send:
+def _send(request: Request, left_s: float, *, sends_timeout: bool) -> Send:
     headers = {"Content-Type": "application/octet-stream"} if request.method == "POST" else {}
-    if request.method == "POST" and names_time:
+    if request.method == "POST" and sends_timeout:
         headers[TIMEOUT_HEADER] = str(int(min(left_s, MAX_TIMEOUT_S) * 1000))
     bound = httpx.Timeout(left_s + ANSWER_GRACE_S, connect=min(CONNECT_TIMEOUT_S, left_s))
     return Send(headers, bound)
 
 
-def _error(came: Came, policy: RetryPolicy) -> PurNetError | None:
+def _error(result: AttemptResult, policy: RetryPolicy) -> PurNetError | None:
     """What went wrong in an attempt, or None."""
-    if isinstance(came, httpx.TimeoutException) and not isinstance(came, httpx.ConnectTimeout):
+    if isinstance(result, httpx.TimeoutException) and not isinstance(result, httpx.ConnectTimeout):
         return DeadlineError(f"No answer came within {policy.timeout_s} s.", code="deadline")
-    if isinstance(came, httpx.RequestError):
-        reason = str(came) or type(came).__name__
+    if isinstance(result, httpx.RequestError):
+        reason = str(result) or type(result).__name__
         return NoAnswerError(f"No answer from the service: {reason}.", code="no_answer")
-    if came is None or came.status_code == 200:
+    if result is None or result.status_code == 200:
         return None
     try:
-        problem = came.json()
+        problem = result.json()
     except ValueError:
         problem = None
-    return from_answer(came.status_code, came.headers, problem)
+    return from_answer(result.status_code, result.headers, problem)
 
 
 def _may_succeed_later(error: PurNetError) -> bool:

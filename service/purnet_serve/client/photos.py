@@ -42,12 +42,14 @@ def read_photo(photo: Photo) -> bytes:
 
 
 def _encoded(image: Image.Image) -> bytes:
-    from purnet.imaging import orientation, to_rgba, turned
+    from purnet.imaging import apply_orientation, orientation, to_rgba
 
     out = BytesIO()
     try:
         # Without EXIF: it would be turned a second time.
-        turned(to_rgba(image), orientation(image)).save(out, "PNG", compress_level=1, exif=b"")
+        apply_orientation(to_rgba(image), orientation(image)).save(
+            out, "PNG", compress_level=1, exif=b""
+        )
     except (OSError, ValueError) as error:
         raise PhotoError(f"the image cannot be encoded: {error}", code="unreadable") from error
     return out.getvalue()

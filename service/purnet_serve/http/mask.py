@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from purnet.imaging import listed
-from purnet_serve.errors import tree
+from purnet.imaging import join_names
+from purnet_serve.errors import all_errors
 from purnet_serve.http.answer import answer_photo, picture_response
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.parameters import MIN_TIMEOUT_MS, TIMEOUT_HEADER, MaskOptions
@@ -17,7 +17,7 @@ from purnet_serve.http.problem_details import (
     COMMON_HEADERS,
     EXAMPLE_ID,
     EXAMPLE_TRACE,
-    described,
+    openapi_header,
     responses_of,
 )
 from purnet_serve.http.request import RequestContext
@@ -80,16 +80,18 @@ def request_headers(settings: Settings) -> list[dict[str, Any]]:
     }
     plain = "up to 128 letters, digits, `.`, `_`, `:`, `-`. Another one is ignored"
     headers = {
-        TIMEOUT_HEADER: described("Milliseconds from arrival to answer.", 5000, **bounds),
-        "X-Request-Id": described(f"An id of the client's own: {plain}.", EXAMPLE_ID),
-        "traceparent": described("The trace of the client, as W3C has it.", EXAMPLE_TRACE),
-        "X-Api-Key": described("API key, if asked for; or `Authorization: Bearer`.", "an-api-key"),
+        TIMEOUT_HEADER: openapi_header("Milliseconds from arrival to answer.", 5000, **bounds),
+        "X-Request-Id": openapi_header(f"An id of the client's own: {plain}.", EXAMPLE_ID),
+        "traceparent": openapi_header("The trace of the client, as W3C has it.", EXAMPLE_TRACE),
+        "X-Api-Key": openapi_header(
+            "API key, if asked for; or `Authorization: Bearer`.", "an-api-key"
+        ),
     }
     return [{"name": name, "in": "header", **header} for name, header in headers.items()]
 
 
 def _request_body(service: ServiceContext) -> dict[str, Any]:
-    taken = f"An image: {listed(service.limits.formats, 'or')}."
+    taken = f"An image: {join_names(service.limits.formats, 'or')}."
     photo = {"type": "string", "format": "binary", "description": taken}
     form = {
         "type": "object",
@@ -107,21 +109,21 @@ def _request_body(service: ServiceContext) -> dict[str, Any]:
 
 def photo_responses(settings: Settings, *more: str) -> dict[int | str, Any]:
     """The answers to a photo, for OpenAPI; `more` are codes of errors that masks do not have."""
-    codes = {kind.code for kind in tree()} - ELSEWHERE | {*more}
+    codes = {kind.code for kind in all_errors()} - ELSEWHERE | {*more}
     headers = COMMON_HEADERS | {
-        "Cache-Control": described("The answer must not be cached.", "no-store"),
-        "X-Width": described("Width of the photo as displayed, in pixels.", 4032),
-        "X-Height": described("Height of the photo as displayed, in pixels.", 3024),
-        "X-Foreground-Box": described(
+        "Cache-Control": openapi_header("The answer must not be cached.", "no-store"),
+        "X-Width": openapi_header("Width of the photo as displayed, in pixels.", 4032),
+        "X-Height": openapi_header("Height of the photo as displayed, in pixels.", 3024),
+        "X-Foreground-Box": openapi_header(
             "`left,top,right,bottom` of where the mask is 128 or more, in displayed pixels, right "
             "and bottom excluded; absent when there is no such place.",
             "812,430,3020,2711",
             pattern=r"^\d+,\d+,\d+,\d+$",
         ),
-        "X-Model-Version": described(
+        "X-Model-Version": openapi_header(
             "Variant and first digits of the sha256 of the weights.", "purnet-lite0-s2@0123456789ab"
         ),
-        "Server-Timing": described(
+        "Server-Timing": openapi_header(
             "Milliseconds for receive, decode, queue, infer and encode.",
             "receive;dur=3.1, decode;dur=11.0, queue;dur=0.4, infer;dur=31.9",
         ),

@@ -104,29 +104,29 @@ def parse_timeout_s(values: Sequence[str], default_s: float, most_s: float) -> f
 def require_single(items: Sequence[tuple[str, str]]) -> None:
     """Raises `ParameterError` for a parameter that is given more than once, and for too many."""
     if len(items) > MAX_PARAMETERS:
-        name = quoted(items[MAX_PARAMETERS][0])
+        name = shorten(items[MAX_PARAMETERS][0])
         raise ParameterError(name, f"There are more than {MAX_PARAMETERS} parameters.")
     seen: set[str] = set()
     for name, _ in items:
         if name in seen:
-            name = quoted(name)
+            name = shorten(name)
             raise ParameterError(name, f"The parameter {name!r} is given more than once.")
         seen.add(name)
 
 
 def bad_parameter(problem: Mapping[str, Any], known: Iterable[str]) -> ParameterError:
     """One of pydantic's error details as an error of ours; `known` are the route's parameters."""
-    name = quoted(str(problem["loc"][-1]))
+    name = shorten(str(problem["loc"][-1]))
     if problem.get("type") == "extra_forbidden":
         return ParameterError(
             name, f"There is no parameter {name!r}; there are {', '.join(known)}."
         )
     reason = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    actual = None if problem.get("type") == "missing" else quoted(str(problem["input"]))
+    actual = None if problem.get("type") == "missing" else shorten(str(problem["input"]))
     return ParameterError(name, f"{name!r} {reason}.", actual=actual)
 
 
-def quoted(text: str) -> str:
+def shorten(text: str) -> str:
     """A client's text, short and printable enough to be quoted back."""
     plain = "".join(char if char.isprintable() else "?" for char in text[: _MAX_QUOTED_CHARS + 1])
     return plain if len(plain) <= _MAX_QUOTED_CHARS else plain[:_MAX_QUOTED_CHARS] + "…"

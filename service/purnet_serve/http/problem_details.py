@@ -9,7 +9,13 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.responses import Response
 
-from purnet_serve.errors import KeyMissingError, ParameterError, ServiceError, tree, when
+from purnet_serve.errors import (
+    KeyMissingError,
+    ParameterError,
+    ServiceError,
+    all_errors,
+    description_of,
+)
 from purnet_serve.settings import Settings
 
 MEDIA_TYPE = "application/problem+json"
@@ -27,7 +33,7 @@ class Problem(BaseModel):
     title: str
     status: int
     detail: str = Field(description="What was wrong, in a sentence.")
-    code: str = Field(json_schema_extra={"enum": [kind.code for kind in tree()]})
+    code: str = Field(json_schema_extra={"enum": [kind.code for kind in all_errors()]})
     request_id: str = Field(description="As in `X-Request-Id`, and in the log.")
     parameter: str | SkipJsonSchema[None] = Field(None, description="The parameter that is bad.")
     limit: _Bound = Field(None, description="The bound that was exceeded.")
@@ -65,19 +71,23 @@ def problem(
 # --- for the OpenAPI document
 
 
-def described(description: str, example: str | int, **schema: Any) -> dict[str, Any]:
+def openapi_header(description: str, example: str | int, **schema: Any) -> dict[str, Any]:
     """A header, as OpenAPI describes it; its type is that of the example."""
     kind = "integer" if isinstance(example, int) else "string"
     return {"description": description, "schema": {"type": kind, **schema}, "example": example}
 
 
 COMMON_HEADERS = {
-    "X-Request-Id": described("The client's id, if it is plain and short, or ours.", EXAMPLE_ID),
-    "X-Content-Type-Options": described("The content is what its type says.", "nosniff"),
-    "traceparent": described("The client's trace, with an id of our part of it.", EXAMPLE_TRACE),
+    "X-Request-Id": openapi_header(
+        "The client's id, if it is plain and short, or ours.", EXAMPLE_ID
+    ),
+    "X-Content-Type-Options": openapi_header("The content is what its type says.", "nosniff"),
+    "traceparent": openapi_header(
+        "The client's trace, with an id of our part of it.", EXAMPLE_TRACE
+    ),
 }
 """Headers of every answer."""
-_RETRY_AFTER = {"Retry-After": described("Seconds after which to come again.", 1)}
+_RETRY_AFTER = {"Retry-After": openapi_header("Seconds after which to come again.", 1)}
 
 
 def responses_of(*codes: str, settings: Settings | None = None) -> dict[int | str, Any]:
@@ -86,12 +96,12 @@ def responses_of(*codes: str, settings: Settings | None = None) -> dict[int | st
     With `settings` the examples show the limits of this service.
     """
     responses: dict[int | str, Any] = {}
-    for kind in (kind for kind in tree() if kind.code in codes):
+    for kind in (kind for kind in all_errors() if kind.code in codes):
         retry = _RETRY_AFTER if kind.status in RETRY_STATUSES else {}
         content = {"schema": {"$ref": "#/components/schemas/Problem"}, "examples": {}}
         empty = {"headers": COMMON_HEADERS | retry, "content": {MEDIA_TYPE: content}}
         response = responses.setdefault(kind.status, {"description": "", **empty})
-        response["description"] = f"{response['description']} {when(kind)}".strip()
+        response["description"] = f"{response['description']} {description_of(kind)}".strip()
         example = problem_document(_example(kind, settings), EXAMPLE_ID)
         response["content"][MEDIA_TYPE]["examples"][kind.code] = {"value": example}
     return responses
@@ -99,8 +109,8 @@ def responses_of(*codes: str, settings: Settings | None = None) -> dict[int | st
 
 def _example(kind: type[ServiceError], settings: Settings | None) -> ServiceError:
     if issubclass(kind, ParameterError):
-        return kind("threshold", when(kind), actual="300")
-    error = kind(when(kind))
+        return kind("threshold", description_of(kind), actual="300")
+    error = kind(description_of(kind))
     if settings is not None and kind.setting is not None:
         error.limit = getattr(settings, kind.setting)
     return error

@@ -17,7 +17,7 @@ from purnet_serve.errors import ParameterError
 from purnet_serve.http.answer import answer_photo, picture_response
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
-from purnet_serve.http.parameters import Parameters, quoted
+from purnet_serve.http.parameters import Parameters, shorten
 from purnet_serve.http.photo_route import PhotoRoute
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.upload import FormFields, Upload, read_upload, receive_from_url
@@ -63,7 +63,7 @@ class RembgOptions(Parameters):
         """The same for the codec. Raises `ParameterError` for what is not done here."""
         if self.model not in (None, "", served):
             there = f"there is {served}" if served else "none is loaded"
-            name = quoted(self.model or "")
+            name = shorten(self.model or "")
             raise ParameterError("model", f"There is no model {name!r} here; {there}.", actual=name)
         if self.a:
             raise ParameterError("a", "Alpha matting is not done here; leave `a` out.")
@@ -106,7 +106,7 @@ def router(service: ServiceContext) -> APIRouter:
         """
         context: RequestContext = request.state.context
         query = request.query_params.multi_items()
-        RembgOptions.parse(query)
+        RembgOptions.parse(query)  # a bad one is refused before the upload is read
         with context.enter_stage(Stage.RECEIVE):
             content_type = context.headers.get("content-type", "")
             upload = await read_upload(request.stream(), content_type, FORM)

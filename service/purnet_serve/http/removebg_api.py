@@ -35,9 +35,9 @@ from purnet_serve.errors import (
 from purnet_serve.http.answer import PhotoAnswer, answer_headers, answer_photo
 from purnet_serve.http.context import ServiceContext
 from purnet_serve.http.mask import photo_responses, request_headers
-from purnet_serve.http.parameters import quoted
+from purnet_serve.http.parameters import shorten
 from purnet_serve.http.photo_route import PhotoRoute
-from purnet_serve.http.problem_details import COMMON_HEADERS, described, problem
+from purnet_serve.http.problem_details import COMMON_HEADERS, openapi_header, problem
 from purnet_serve.http.removebg_body import (
     BASE64_FIELD,
     PARSED_BYTES,
@@ -101,7 +101,7 @@ def routers(service: ServiceContext) -> tuple[APIRouter, APIRouter]:
         The body is a form, urlencoded, or JSON.
         """
         context: RequestContext = request.state.context
-        for name in map(quoted, request.query_params):
+        for name in map(shorten, request.query_params):
             detail = f"The parameter {name!r} belongs into the body, not into the URL."
             raise ParameterError(name, detail)
         with context.enter_stage(Stage.RECEIVE):
@@ -263,12 +263,12 @@ _ERROR_SCHEMA = {
 def _responses(service: ServiceContext) -> dict[int | str, Any]:
     ok = photo_responses(service.settings)[200]
     headers = ok["headers"] | {
-        "X-Width": described("Width of the answer in pixels.", 612),
-        "X-Height": described("Height of the answer in pixels.", 408),
-        "X-Type": described("Always `other`: what is found is not classified.", "other"),
-        "X-Credits-Charged": described("Always 0.", 0),
+        "X-Width": openapi_header("Width of the answer in pixels.", 612),
+        "X-Height": openapi_header("Height of the answer in pixels.", 408),
+        "X-Type": openapi_header("Always `other`: what is found is not classified.", "other"),
+        "X-Credits-Charged": openapi_header("Always 0.", 0),
         **{
-            f"X-Foreground-{name}": described("Of the object in the photo, in pixels.", 40)
+            f"X-Foreground-{name}": openapi_header("Of the object in the photo, in pixels.", 40)
             for name in ("Top", "Left", "Width", "Height")
         },
     }

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from purnet_serve.errors import MalformedBodyError, ParameterError
-from purnet_serve.http.parameters import quoted
+from purnet_serve.http.parameters import shorten
 
 URLENCODED = "application/x-www-form-urlencoded"
 TEXT_KINDS = ("application/json", URLENCODED)
@@ -128,5 +128,5 @@ def _text(name: str, value: Any) -> str:
         return str(value).lower()
     if isinstance(value, str | int | float):
         return str(value)
-    name = quoted(name)
+    name = shorten(name)
     raise ParameterError(name, f"{name!r} must be text, a number, true or false.")

@@ -85,7 +85,7 @@ class RequestContext:
         self.stage = stage
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if now >= self._until():
+        if now >= self._stage_deadline():
             raise self._too_late()
         yield
         self.timings[stage] = loop.time() - (self.arrived if stage is Stage.RECEIVE else now)
@@ -101,7 +101,7 @@ class RequestContext:
         task = self._task = asyncio.current_task()
         loop = asyncio.get_running_loop()
         # One timer a request: it is set anew if the upload has arrived when it goes off.
-        self._timer = loop.call_at(self._until(), self._on_time)
+        self._timer = loop.call_at(self._stage_deadline(), self._on_timeout)
         try:
             await work
         except asyncio.CancelledError:
@@ -118,7 +118,7 @@ class RequestContext:
             self._aborted_by = error
             self._task.cancel()
 
-    def _until(self) -> float:
+    def _stage_deadline(self) -> float:
         """When the time for the current stage is over."""
         return min(self.upload_until, self.deadline) if self._uploads() else self.deadline
 
@@ -126,7 +126,7 @@ class RequestContext:
         """Whether the body is arriving; a photo that is then fetched has a limit of its own."""
         return self.stage is Stage.RECEIVE and not self.body_received
 
-    def _on_time(self) -> None:
+    def _on_timeout(self) -> None:
         """End a stage that takes too long, or wait for its end anew if it has more time.
 
         While the request is queued or its answer is sent, the timer is given up: the scheduler and
@@ -134,15 +134,15 @@ class RequestContext:
         after it comes from `enter_stage`; an answer has a time of its own (`ResponseStream`).
         """
         loop = asyncio.get_running_loop()
-        if loop.time() < self._until():
-            self._timer = loop.call_at(self._until(), self._on_time)
+        if loop.time() < self._stage_deadline():
+            self._timer = loop.call_at(self._stage_deadline(), self._on_timeout)
         elif self.stage in (Stage.RECEIVE, Stage.DECODE, Stage.ENCODE):
             self.abort(self._too_late())
 
     def _too_late(self) -> ServiceError:
         is_slow_upload = self._uploads() and self.upload_until <= self.deadline
         error = UploadTimeoutError if is_slow_upload else DeadlineError
-        allowed = round(self._until() - self.arrived, 3)
+        allowed = round(self._stage_deadline() - self.arrived, 3)
         detail = f"The request's {allowed} s were over at stage '{self.stage}'."
         return error(detail, limit=allowed)
 

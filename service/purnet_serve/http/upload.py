@@ -21,7 +21,7 @@ from purnet_serve.errors import (
 )
 from purnet_serve.http.admission import body_too_large
 from purnet_serve.http.context import ServiceContext
-from purnet_serve.http.parameters import MaskOptions, quoted
+from purnet_serve.http.parameters import MaskOptions, shorten
 from purnet_serve.http.request import ClientGoneError, RequestContext
 
 IMAGE_FIELDS = ("image", "file", "image_file")
@@ -208,7 +208,7 @@ class _Form:
                 raise ParameterError(name, f"The parameter {name!r} is given more than once.")
             self._take = self._base64.extend
         elif name not in self._allowed.others:
-            name = quoted(name)
+            name = shorten(name)
             image = self._allowed.images[0]
             detail = f"There is no form field {name!r}; send the image as `{image}`."
             raise ParameterError(name, detail)

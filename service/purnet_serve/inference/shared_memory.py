@@ -79,7 +79,7 @@ class SharedBatches:
             self._mapping.close()
 
 
-def copied(mask: Mask) -> Mask:
+def copy_mask(mask: Mask) -> Mask:
     """A read-only copy of one mask, (S, S) uint8; like `put`, it keeps the interpreter's lock."""
     return np.frombuffer(mask.tobytes(), np.uint8).reshape(mask.shape)
 

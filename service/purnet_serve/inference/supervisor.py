@@ -16,7 +16,7 @@ from purnet_serve.inference.backend import Mask, ModelInfo, Prediction
 from purnet_serve.inference.batcher import Batch, Batcher, Ticket
 from purnet_serve.inference.limits import DeviceLimits
 from purnet_serve.inference.protocol import Done, OutOfMemory
-from purnet_serve.inference.shared_memory import copied
+from purnet_serve.inference.shared_memory import copy_mask
 from purnet_serve.inference.spawn import WorkerEndError
 from purnet_serve.inference.worker_handle import Worker, WorkerSpec, check_version, load
 from purnet_serve.observability.inference_metrics import InferenceMetrics
@@ -337,7 +337,7 @@ class DeviceSupervisor:
         if not ticket.live:
             return Outcome.LATE
         prediction = Prediction(
-            mask=copied(masks[slot]),
+            mask=copy_mask(masks[slot]),
             model=worker.info,
             queue_s=batch.started_s - ticket.queued_s,
             infer_s=answer.infer_s,

@@ -17,7 +17,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
-from purnet_serve.errors import tree
+from purnet_serve.errors import all_errors
 from purnet_serve.observability.inference_metrics import InferenceMetrics
 from purnet_serve.observability.labels import Stage
 from purnet_serve.observability.process_metrics import watch_process
@@ -25,7 +25,7 @@ from purnet_serve.observability.process_metrics import watch_process
 OTHER = "other"
 """Label of every path and method the service does not have, so that no client can make a series."""
 
-STATUSES = ("200", *sorted({str(kind.status) for kind in tree()}), OTHER)
+STATUSES = ("200", *sorted({str(kind.status) for kind in all_errors()}), OTHER)
 
 # From an error that needs no work to an inference that waited in a full queue.
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -89,7 +89,7 @@ class HttpMetrics:
         self._seconds_by_stage = {stage: self._stage_seconds.labels(stage) for stage in Stage}
         for stage in Stage:
             self._gone.labels(stage)
-        for kind in tree():
+        for kind in all_errors():
             self._errors.labels(kind.code)
 
     def register(self, routes: Mapping[str, Iterable[str]]) -> None:

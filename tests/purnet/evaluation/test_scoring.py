@@ -11,7 +11,7 @@ from PIL import Image
 from purnet.data.pairs import read_truth
 from purnet.errors import DatasetError, EvaluationError, NotFiniteError
 from purnet.evaluation import scoring
-from purnet.evaluation.scoring import dataset_to_predict, fitted, map_of, saved_maps, score
+from purnet.evaluation.scoring import dataset_to_predict, map_of, resize_to, saved_maps, score
 
 
 class Levels:
@@ -115,7 +115,7 @@ def test_resize_fits_the_map_to_its_truth(disk):
     Image.open(path).resize((80, 60), Image.Resampling.NEAREST).save(path)
     images = saved_maps(disk.predictions, disk.truth, resize=True)
     truth = read_truth(images.cases[0].truth)
-    assert fitted(map_of(images.cases[0], None), truth).shape == (30, 40)
+    assert resize_to(map_of(images.cases[0], None), truth).shape == (30, 40)
     assert score(images, None).scored[0].mae == 0
 
 

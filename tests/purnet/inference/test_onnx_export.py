@@ -21,7 +21,12 @@ from purnet.imaging import UInt8Array, open_image, to_pixels
 from purnet.inference import export_source, onnx_export
 from purnet.inference.factory import load
 from purnet.inference.onnx_export import OPSET, export
-from purnet.inference.parity import SELF_CHECK_PHOTO, Agreement, agreement, self_check_pixels
+from purnet.inference.parity import (
+    SELF_CHECK_PHOTO,
+    MaskDifference,
+    mask_difference,
+    self_check_pixels,
+)
 from purnet.inference.torch_engine import reference_output
 from purnet.io import sha256_of
 from purnet.network.checkpoint import DEFAULT_CHECKPOINT
@@ -59,7 +64,7 @@ def test_masks_of_any_batch_are_those_of_eager_float32(
         expected = reference_output(exported.network, np.ascontiguousarray(pixels))
         masks, finite = run(session, np.ascontiguousarray(pixels))
         assert (masks.dtype, finite.tolist()) == (np.uint8, [True] * len(pixels))
-        assert agreement(masks, expected.masks).holds
+        assert mask_difference(masks, expected.masks).passes
         assert np.ptp(masks) > 100, "a flat mask would agree with any other"
 
 
@@ -76,7 +81,7 @@ def test_the_python_of_the_docs_finds_a_photo_s_object(
     exec(compile(code, page, "exec"), {})
     found = np.asarray(Image.open(tmp_path / "mask.png"))
     expected = load(DEFAULT_CHECKPOINT, device="cpu").predict(tmp_path / "photo.jpg")
-    assert agreement(found, expected).mean < 1
+    assert mask_difference(found, expected).mean < 1
 
 
 def test_the_file_says_what_it_is_and_what_it_takes(
@@ -136,7 +141,9 @@ def test_a_failed_export_leaves_nothing_behind(
 ) -> None:
     data = b"no model" if failure == "conversion" else file.read_bytes()
     monkeypatch.setattr(onnx_export, "_convert", lambda _: data)
-    monkeypatch.setattr(export_source, "agreement", lambda *_: Agreement(mean=2.0, tail=9.0))
+    monkeypatch.setattr(
+        export_source, "mask_difference", lambda *_: MaskDifference(mean=2.0, tail=9.0)
+    )
     said = "cannot be converted" if failure == "conversion" else "differs"
     with pytest.raises(CheckpointError, match=said):
         export(exported.checkpoint, tmp_path / "out" / "x.onnx")

@@ -26,7 +26,7 @@ from purnet.inference.openvino_engine import (
     read_reference,
 )
 from purnet.inference.openvino_export import export
-from purnet.inference.parity import Agreement, self_check_pixels
+from purnet.inference.parity import MaskDifference, self_check_pixels
 from purnet.inference.torch_engine import reference_output
 from purnet.io import sha256_of
 from purnet.network import checkpoint
@@ -46,7 +46,7 @@ def test_an_export_says_what_it_was_made_from(exported: Exported) -> None:
     assert info.sha256 == sha256_of(exported.checkpoint)
     assert set(info.files) == set(FILES)
     assert set(info.versions) == {"openvino", "python", "torch"}
-    assert exported.agreement.holds
+    assert exported.difference.passes
 
 
 def test_its_reference_is_the_bundled_photo_by_eager_float32(exported: Exported) -> None:
@@ -133,7 +133,9 @@ def test_a_failed_export_leaves_nothing_behind(
         return {}
 
     monkeypatch.setattr(exporting, "_convert", copy)
-    monkeypatch.setattr(export_source, "agreement", lambda *_: Agreement(mean=2.0, tail=9.0))
+    monkeypatch.setattr(
+        export_source, "mask_difference", lambda *_: MaskDifference(mean=2.0, tail=9.0)
+    )
     said = "no rule" if failure == "conversion" else "differs"
     with pytest.raises(CheckpointError, match=said):
         export(exported.checkpoint, tmp_path / "out")
@@ -228,7 +230,7 @@ def test_two_processes_may_export_the_same(exported: Exported, tmp_path: Path) -
 def test_the_command_says_how_close_it_came(
     exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporting, "export", lambda *_: exported.agreement)
+    monkeypatch.setattr(exporting, "export", lambda *_: exported.difference)
     arguments = ["export", str(exported.checkpoint), "-o", str(tmp_path / "out")]
     result = CliRunner().invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output

@@ -37,7 +37,7 @@ from purnet_serve.client import (
     RetryPolicy,
     ServerError,
 )
-from purnet_serve.client.clients import ANSWERS_KEPT
+from purnet_serve.client.clients import READAHEAD_FACTOR
 from purnet_serve.client.result import read_result
 from purnet_serve.http.parameters import MaskOptions
 
@@ -291,7 +291,7 @@ async def test_only_so_many_are_sent_at_a_time_and_read_ahead(live: Live, call: 
     for _ in range(2):
         await live.backend.one_arrived()
     assert live.service.admission.requests == 2
-    assert len(read) <= ANSWERS_KEPT * 2
+    assert len(read) <= READAHEAD_FACTOR * 2
     live.backend.gate.set()
     async with asyncio.timeout(WAIT_S):
         outcomes = await sending
@@ -317,7 +317,7 @@ async def test_leaving_many_early_leaves_nothing_behind(live: Live) -> None:
 
     await asyncio.to_thread(leave)
     await live.idle()
-    assert len(live.backend.seen) <= 2 * (1 + ANSWERS_KEPT * 2)
+    assert len(live.backend.seen) <= 2 * (1 + READAHEAD_FACTOR * 2)
 
 
 def test_leaving_many_ends_the_waits_of_its_retries() -> None:

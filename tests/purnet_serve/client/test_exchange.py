@@ -16,7 +16,7 @@ from purnet_serve.client import (
     RetryPolicy,
     ServerError,
 )
-from purnet_serve.client.exchange import Came, Done, Request, Send, Wait, exchange
+from purnet_serve.client.exchange import AttemptResult, Done, Request, Send, Wait, exchange
 
 REQUEST = Request("POST", "/v1/mask", {}, b"photo")
 
@@ -40,9 +40,9 @@ class Run:
         self.attempt_s = attempt_s
         self.steps = exchange(REQUEST, lambda answer: answer.text, policy, lambda: self.now)
 
-    def to_the_end(self, *came: Came) -> str:
+    def to_the_end(self, *came: AttemptResult) -> str:
         answers = iter(came)
-        given: Came = None
+        given: AttemptResult = None
         while True:
             step = self.steps.send(given)
             if isinstance(step, Done):
@@ -61,7 +61,7 @@ OK = httpx.Response(200, text="mask")
 
 
 @pytest.mark.parametrize("failed", [refusal(429), refusal(503, "draining"), broken()])
-def test_what_may_succeed_later_is_sent_again(failed: Came) -> None:
+def test_what_may_succeed_later_is_sent_again(failed: AttemptResult) -> None:
     run = Run(RetryPolicy(first_wait_s=0.5))
     assert run.to_the_end(failed, failed, OK) == "mask"
     assert run.waits == [0.5, 1.0]
@@ -88,7 +88,7 @@ def test_a_retry_after_that_is_no_number_counts_as_none(value: str) -> None:
 
 
 @pytest.mark.parametrize(("failed", "kind"), [(refusal(429), BusyError), (broken(), NoAnswerError)])
-def test_retries_are_counted(failed: Came, kind: type[PurNetError]) -> None:
+def test_retries_are_counted(failed: AttemptResult, kind: type[PurNetError]) -> None:
     run = Run(RetryPolicy(retries=2))
     with pytest.raises(kind):
         run.to_the_end(*[failed] * 3)

@@ -18,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from service_process import fake_service
 
-from purnet_serve.errors import tree
+from purnet_serve.errors import all_errors
 from purnet_serve.http.app import create_app
 from purnet_serve.http.mask import ELSEWHERE
 from purnet_serve.observability.http_metrics import Metrics
@@ -88,7 +88,7 @@ def test_requests_good_and_bad_are_answered_as_documented(
 
 def test_every_error_is_documented_where_it_can_happen(document: dict[str, Any]) -> None:
     responses = document["paths"]["/v1/mask"]["post"]["responses"]
-    for kind in tree():
+    for kind in all_errors():
         if kind.code in ELSEWHERE:
             continue
         content = responses[str(kind.status)]["content"]["application/problem+json"]

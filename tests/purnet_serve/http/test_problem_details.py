@@ -10,7 +10,7 @@ from purnet_serve.errors import (
     DrainingError,
     KeyMissingError,
     ParameterError,
-    tree,
+    all_errors,
 )
 from purnet_serve.http.problem_details import problem, problem_document
 
@@ -51,7 +51,7 @@ def test_401_says_how_to_authenticate() -> None:
 
 
 def test_every_error_makes_a_document_and_never_closes_the_connection() -> None:
-    for kind in tree():
+    for kind in all_errors():
         error = ParameterError("p", "d") if kind is ParameterError else kind("d")
         answer = problem(error, "id", {"Allow": "POST"})
         assert answer.status_code == kind.status

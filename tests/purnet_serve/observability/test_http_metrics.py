@@ -8,7 +8,7 @@ from live_service import Live
 from photos import encoded, scene
 from prometheus_client.parser import text_string_to_metric_families
 
-from purnet_serve.errors import tree
+from purnet_serve.errors import all_errors
 from purnet_serve.observability.labels import Stage
 
 pytestmark = pytest.mark.anyio
@@ -27,7 +27,7 @@ async def series(live: Live) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
 
 async def test_every_series_is_there_before_the_first_request(live: Live) -> None:
     before = await series(live)
-    for kind in tree():
+    for kind in all_errors():
         assert ("purnet_errors_total", (("code", kind.code),)) in before
     for stage in Stage:
         assert ("purnet_stage_seconds_count", (("stage", stage),)) in before

@@ -1,7 +1,7 @@
 """The model tier as an application of Ray Serve: what is deployed, and its config file.
 
-`purnet serve --backend ray` deploys it, and `purnet ray-config` writes the file that `serve deploy` and
-KubeRay's `RayService` take. Only what builds it for Ray imports Ray.
+`purnet serve --backend ray` deploys it, and `purnet ray-config` writes the file that `serve deploy`
+and KubeRay's `RayService` take. Only what builds it for Ray imports Ray.
 """
 
 from __future__ import annotations

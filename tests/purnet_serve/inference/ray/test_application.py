@@ -140,7 +140,8 @@ def test_settings_that_contradict_each_other_are_refused(values: dict[str, Any])
 
 def test_a_target_means_nothing_where_the_number_of_replicas_is_fixed() -> None:
     for most in (None, 1):
-        assert Settings(backend="ray", ray_max_in_flight=2, ray_max_replicas=most).ray_max_in_flight == 2
+        settings = Settings(backend="ray", ray_max_in_flight=2, ray_max_replicas=most)
+        assert settings.ray_max_in_flight == 2
 
 
 def test_resources_are_read_from_text_as_from_the_environment() -> None:
