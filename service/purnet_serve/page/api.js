@@ -2,7 +2,7 @@
  * One request to POST /v1/mask. XMLHttpRequest, as fetch does not report the progress of an upload.
  */
 
-const SILENCE_MS = 120_000; // longer than the server gives any request
+const INACTIVITY_TIMEOUT_MS = 120_000; // longer than the server gives any request
 
 /** A request that gave no mask. Fields are those of the problem document, where there was one. */
 export class Refusal extends Error {
@@ -13,7 +13,7 @@ export class Refusal extends Error {
 }
 
 /**
- * Send `file` and resolve to `{blob, width, height, version, found, serverTiming, sentMs, totalMs}`,
+ * Send `file` and resolve to `{blob, width, height, version, found, serverTiming, totalMs}`,
  * `width` and `height` of the photo as displayed, in pixels. Rejects with a `Refusal`.
  *
  * `query` is that of /v1/mask; `onProgress` gets the part sent, 0 to 1.
@@ -24,11 +24,18 @@ export function requestMask(file, { key = "", query = {}, onProgress = () => {},
     url.search = new URLSearchParams(query);
     const request = new XMLHttpRequest();
     const started = performance.now();
-    let sentMs = 0;
-    const fail = (code) => () => reject(new Refusal({ code }));
+    const fail = (code) => reject(new Refusal({ code }));
+    // Not `request.timeout`, which would count a long upload over a slow connection as well.
+    let timer = 0;
+    const restartTimer = () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => {
+        fail("timeout");
+        request.abort();
+      }, INACTIVITY_TIMEOUT_MS);
+    };
     request.open("POST", url);
     request.responseType = "blob";
-    request.timeout = SILENCE_MS;
     try {
       if (key) request.setRequestHeader("X-Api-Key", key);
     } catch {
@@ -37,18 +44,21 @@ export function requestMask(file, { key = "", query = {}, onProgress = () => {},
     }
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.upload.onprogress = (event) => {
+      restartTimer();
       if (event.lengthComputable) onProgress(event.loaded / event.total);
     };
     request.upload.onload = () => {
-      sentMs = performance.now() - started;
+      restartTimer();
       onProgress(1);
     };
-    request.onerror = fail("unreachable");
-    request.ontimeout = fail("silent");
-    request.onabort = fail("removed");
+    request.onprogress = restartTimer;
+    request.onloadend = () => clearTimeout(timer);
+    request.onerror = async () => fail((await isReadable(file)) ? "unreachable" : "file_unreadable");
+    request.onabort = () => fail("removed");
     request.onload = () => {
-      if (request.status !== 200) {
-        readRefusal(request).then(reject);
+      // A proxy before the server may answer 200 with a page of its own.
+      if (request.status !== 200 || !request.response?.type.startsWith("image/")) {
+        readRefusal(request).then(reject, reject);
         return;
       }
       const header = (name) => request.getResponseHeader(name) ?? "";
@@ -59,30 +69,39 @@ export function requestMask(file, { key = "", query = {}, onProgress = () => {},
         version: header("X-Model-Version"),
         found: header("X-Foreground-Box") !== "",
         serverTiming: header("Server-Timing"),
-        sentMs,
         totalMs: performance.now() - started,
       });
     };
     signal?.addEventListener("abort", () => request.abort());
+    restartTimer();
     request.send(file);
     if (signal?.aborted) request.abort();
   });
 }
 
 async function readRefusal(request) {
-  const { status } = request;
-  let problem = {};
-  try {
-    problem = JSON.parse(await request.response.text());
-  } catch {
-    // A proxy's own page, in its own words.
-  }
+  const problem = await readProblem(request.response);
   return new Refusal({
     code: problem.code ?? "unknown",
-    status,
+    status: request.status,
     detail: problem.detail,
     limit: problem.limit,
     requestId: request.getResponseHeader("X-Request-Id") ?? "",
     retryAfterS: Number(request.getResponseHeader("Retry-After")) || 0,
   });
+}
+
+/** The problem document of an error; {} where a proxy answered in its own words. */
+async function readProblem(blob) {
+  try {
+    const value = JSON.parse(await blob.text());
+    return value instanceof Object ? value : {};
+  } catch {
+    return {};
+  }
+}
+
+/** Whether the browser can still read a file. A request fails in the same way if not. */
+function isReadable(file) {
+  return file.slice(0, 1).arrayBuffer().then(() => true, () => false);
 }

@@ -4,6 +4,7 @@ import { Refusal, requestMask } from "./api.js";
 import { stem } from "./format.js";
 import { listenForPhotos } from "./intake.js";
 import { forgetKey, getKey, keepKey } from "./key.js";
+import { originalOf, withPossibleBackdrop } from "./originals.js";
 import { fullSizePng } from "./pictures.js";
 import { Queue } from "./queue.js";
 import { inPlainWords } from "./refusals.js";
@@ -18,13 +19,14 @@ const find = (selector) => document.querySelector(selector);
 const wanted = { view: "cutout", threshold: 0, backdrop: "none", colour: find("#colour").value };
 const stage = new Stage(find("#stage"), wanted);
 const strip = new Strip(find("#strip"), select);
-const queue = new Queue({ getKey, changed });
+const queue = new Queue({ getKey, changed, entered });
 let current = null;
 let fading = 0;
 
 listenForPhotos({ take, say });
 listenToControls();
 listenToKeys();
+addEventListener("online", () => queue.reconnect());
 
 function take(files) {
   const photos = queue.add(files);
@@ -35,7 +37,6 @@ function take(files) {
 function select(photo) {
   const isFirst = current === null;
   current = photo;
-  find("#main").dataset.state = photo ? "photos" : "empty";
   find("#welcome").hidden = photo !== null;
   find("#workspace").hidden = photo === null;
   if (!photo) {
@@ -47,27 +48,37 @@ function select(photo) {
   if (isFirst) strip.focus(photo); // what was focused is gone from the page
 }
 
-/** A photo moved on: show it in the row, on the stage if it is there, and say what matters. */
+/** A photo moved on: show it in the row, and on the stage if it is there. */
 function changed(photo) {
   if (photo.cancel.signal.aborted) return;
   strip.update(photo);
   if (photo === current) showCurrent();
+}
+
+/** A photo came into another state: say what matters. */
+function entered(photo) {
+  if (photo.cancel.signal.aborted) return;
   const { name } = photo.file;
   if (photo.state === "done") say(`${name}: the mask is ready.`);
   if (photo.state === "failed") say(`${name}: ${inPlainWords(photo.refusal, photo.file).title}.`);
-  if (photo.state === "pausing" && photo.secondsLeft === photo.refusal.retryAfterS) {
+  if (photo.state === "pausing" && photo.pauses === 1) { // not at each of many pauses
     say(`${name}: ${inPlainWords(photo.refusal, photo.file).title}. It is tried again soon.`);
   }
-  if (photo.state === "locked") askForKey(photo);
+  if (photo.state === "needsKey") askForKey(photo);
 }
 
 function showCurrent() {
   const { result } = current;
+  const retry = find("[data-retry]");
+  const hasFocus = document.activeElement === retry;
   stage.show(current);
+  if (hasFocus && retry.offsetParent === null) { // it is hidden now
+    find(".show").focus({ preventScroll: true }); // the button is next when it comes back
+  }
   find("#timings").hidden = !result;
   if (result) showTimings(find("#timings"), result);
   const blur = find("[name=backdrop][value=blur]");
-  blur.disabled = !current.shown; // what is not known cannot be blurred
+  blur.disabled = !current.displayable;
   for (const button of document.querySelectorAll("[data-download], [data-copy]")) {
     button.disabled = current.state !== "done";
   }
@@ -88,7 +99,10 @@ function listenToControls() {
   };
   find(".panel").addEventListener("input", show);
   show(); // a browser that goes back to this page restores the controls
-  find("[data-retry]").addEventListener("click", () => queue.retry(current));
+  find("[data-retry]").addEventListener("click", () => {
+    if (current.state === "done") showCurrent(); // only showing it failed
+    else queue.retry(current);
+  });
   find("[data-remove]").addEventListener("click", () => {
     const place = queue.photos.indexOf(current);
     queue.remove(current);
@@ -128,15 +142,18 @@ async function copy(photo) {
 
 /** The PNG, at the photo's own size, that downloading and copying give. */
 async function output(photo, view) {
-  const { threshold, backdrop } = wanted;
+  const chosen = withPossibleBackdrop({ ...wanted, view }, photo);
+  const { threshold, backdrop } = chosen;
   if (view === "mask" && threshold === 0) return photo.result.blob;
   if (photo.result.width * photo.result.height > SLOW_PIXELS) {
     say("The picture is being made at its full size.");
   }
   try {
-    return await fullSizePng(photo.picture, photo.result.blob, { ...wanted, view });
+    const original = view === "mask" ? null : await originalOf(photo);
+    return await fullSizePng(original, photo.result.blob, chosen);
   } catch (error) {
-    if (!(error instanceof RangeError) || (view === "cutout" && backdrop !== "none")) throw error;
+    const isTooLarge = error instanceof RangeError || error instanceof DOMException;
+    if (!isTooLarge || (view === "cutout" && backdrop !== "none")) throw error;
     const query = { output: view, ...(threshold > 0 && { threshold }) };
     return (await requestMask(photo.file, { key: getKey(), query })).blob;
   }
@@ -180,7 +197,7 @@ function listenToKeys() {
     find("#key").value = "";
     find("#key-form").hidden = true;
     strip.focus(current);
-    queue.unlock();
+    queue.useKey();
   });
 }
 

@@ -15,14 +15,17 @@ export function listenForPhotos({ take, say }) {
   });
   for (const button of document.querySelectorAll("[data-sample]")) {
     button.addEventListener("click", async () => {
-      try {
-        const answer = await fetch(button.querySelector("img").src);
-        take([new File([await answer.blob()], "coffee.jpg", { type: "image/jpeg" })]);
-      } catch {
-        say("The sample photo cannot be loaded: the server cannot be reached.");
-      }
+      const photo = await loadSample(button.querySelector("img").src).catch(() => null);
+      if (photo) take([photo]);
+      else say("The sample photo cannot be loaded. Choose a photo of your own.");
     });
   }
+}
+
+async function loadSample(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
+  return new File([await answer.blob()], "coffee.jpg", { type: "image/jpeg" });
 }
 
 function listenToPickers(take) {

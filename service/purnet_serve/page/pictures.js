@@ -1,11 +1,13 @@
 /**
  * Pixels in the browser: a picture is decoded as displayed, shrunk for the screen, and joined with
- * its mask, line by line, so that a photo of 50 megapixels takes one canvas of its size and no more.
+ * its mask in bands of rows, so that a photo of 50 megapixels takes one canvas of its size beside the
+ * decoded photo and mask, and no more.
  */
 
+import { RecentPromises } from "./recent.js";
+
 const SCREEN_SIDE = 1600; // longest side, in pixels, of what is drawn on the screen
-const KEPT = 6; // copies for the screen: three photos and their masks
-const ROWS = 512; // of a strip that is joined at one time
+const BAND_ROWS = 512; // of the band that is joined at one time
 const BLUR_SIDE = 40; // a photo of this side has no more detail than a blurred background
 const BLUR_TARGET_SIDE = 640; // from here on, enlarging adds nothing to see
 
@@ -22,19 +24,13 @@ async function decode(blob) {
   }
 }
 
-const copies = new Map();
+const copies = new RecentPromises(6); // three photos and their masks
 
 /**
  * A canvas of the size of a screen with the picture in a file. Rejects if the browser cannot display
  * it. The last few are kept, as decoding a large photo takes a second.
  */
-export function screenCopy(blob) {
-  const copy = copies.get(blob) ?? shrunk(blob);
-  copies.delete(blob);
-  copies.set(blob, copy); // the last used is the last to go
-  if (copies.size > KEPT) copies.delete(copies.keys().next().value);
-  return copy;
-}
+export const screenCopy = (blob) => copies.get(blob, shrunk);
 
 async function shrunk(blob) {
   const bitmap = await decode(blob);
@@ -44,7 +40,7 @@ async function shrunk(blob) {
 }
 
 /** Whether this browser can display a file. */
-export const canShow = (blob) => screenCopy(blob).then(() => true, () => false);
+export const isDisplayable = (blob) => screenCopy(blob).then(() => true, () => false);
 
 /** A copy of `source` whose longer side is at most `side`. */
 export function resized(source, side) {
@@ -54,7 +50,7 @@ export function resized(source, side) {
 
 /**
  * Draw a result on `target`, a canvas of the size wanted. `photo` and `mask` are canvases or bitmaps
- * of that size; `wanted` is `{view, threshold, backdrop, colour}`.
+ * of that size, and a mask needs no photo; `wanted` is `{view, threshold, backdrop, colour}`.
  *
  * The mask keeps its levels where `threshold` is 0, else it is 255 from there up and 0 below. The
  * cutout is the photo with the lesser of mask and its own alpha. Both are what the server answers.
@@ -63,8 +59,8 @@ export function draw(target, { photo, mask }, { view, threshold, backdrop, colou
   const { width, height } = target;
   const paint = target.getContext("2d");
   paint.globalCompositeOperation = "source-over";
-  for (let top = 0; top < height; top += ROWS) {
-    const rows = Math.min(ROWS, height - top);
+  for (let top = 0; top < height; top += BAND_ROWS) {
+    const rows = Math.min(BAND_ROWS, height - top);
     const levels = pixels(mask, width, top, rows);
     if (view === "mask") {
       paint.putImageData(limited(levels, threshold), 0, top);
@@ -84,12 +80,14 @@ export function draw(target, { photo, mask }, { view, threshold, backdrop, colou
 }
 
 /**
- * A PNG of the photo's own size. `picture` and `mask` are files. Rejects with `RangeError` where the
- * browser has no canvas as large as that.
+ * A PNG of the photo's own size. `original` and `mask` are files. Rejects with `RangeError` or
+ * `DOMException` where the browser has no bitmap or canvas as large as that.
  */
-export async function fullSizePng(picture, mask, wanted) {
-  const sources = { photo: await decode(picture), mask: await decode(mask) };
+export async function fullSizePng(original, mask, wanted) {
+  const sources = {};
   try {
+    sources.mask = await decode(mask);
+    if (wanted.view !== "mask") sources.photo = await decode(original);
     const canvas = canvasOf(sources.mask.width, sources.mask.height);
     const probe = canvas.getContext("2d");
     probe?.fillRect(0, 0, 1, 1); // a canvas that is too large draws nothing and says nothing
@@ -99,15 +97,15 @@ export async function fullSizePng(picture, mask, wanted) {
     if (!png) throw new RangeError("canvas too large");
     return png;
   } finally {
-    sources.photo.close();
-    sources.mask.close();
+    sources.photo?.close();
+    sources.mask?.close();
   }
 }
 
 /** RGBA of `rows` rows of a picture from `top` on. */
 function pixels(source, width, top, rows) {
-  const strip = canvasOf(width, rows);
-  const paint = strip.getContext("2d", { willReadFrequently: true });
+  const band = canvasOf(width, rows);
+  const paint = band.getContext("2d", { willReadFrequently: true });
   paint.drawImage(source, 0, top, width, rows, 0, 0, width, rows);
   return paint.getImageData(0, 0, width, rows);
 }

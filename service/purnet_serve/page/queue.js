@@ -2,16 +2,18 @@
  * Photos in a row. Each goes through these states:
  *
  *   waiting > sending > working > done
- *                               > pausing (the server said when to come again) > sending
- *                               > locked  (the server asks for a key)          > waiting
- *                               > failed  (a person may try again)             > waiting
+ *                               > pausing  (it is sent again after a while)  > sending
+ *                               > needsKey (the server asks for a key)       > waiting
+ *                               > failed   (a person may try again)          > waiting
  */
 
 import { Refusal, requestMask } from "./api.js";
-import { canShow } from "./pictures.js";
+import { originalOf } from "./originals.js";
+import { isDisplayable } from "./pictures.js";
 
 const AT_ONCE = 2; // one is sent while the network works on the other
-const MOST_TRIES = 20;
+const RETRY_LIMIT_MS = 180_000; // a server that starts on a GPU is not ready for up to a minute
+const MAX_RECONNECT_S = 10;
 const KEY_CODES = ["key_missing", "key_unknown"];
 const SECOND_MS = 1000;
 
@@ -22,40 +24,47 @@ class Photo {
   key = "";
   /** Part that is sent, 0 to 1. */
   progress = 0;
-  /** Whole seconds until it is sent again, while `pausing`. */
-  secondsLeft = 0;
-  tries = 0;
+  /** Pauses since a person or the browser last asked for it. */
+  pauses = 0;
+  /** When it is sent again, while `pausing`, in ms since 1970. */
+  dueMs = 0;
+  /** From when on no pause follows a refusal, in ms since 1970; null before the first refusal. */
+  retryUntilMs = null;
   /** What `requestMask` resolved to. */
   result = null;
   /** The `Refusal` it met last. */
   refusal = null;
-  /**
-   * What stands for the photo where the browser cannot show its format: the server's cutout by the
-   * lowest threshold, which holds every pixel that any mask can show. Else the file itself.
-   */
-  picture = null;
-  /** Whether `picture` is the photo as it was chosen. */
-  shown = true;
+  /** Whether the browser can display the file; assumed until it has tried. */
+  displayable = true;
   cancel = new AbortController();
   /** Ends a pause. */
   wake = () => {};
 
   constructor(file) {
     this.file = file;
-    this.picture = file;
+  }
+
+  /** Whole seconds until it is sent again, while `pausing`. */
+  get secondsLeft() {
+    return Math.max(0, Math.ceil((this.dueMs - Date.now()) / SECOND_MS));
   }
 }
 
 export class Queue {
   #getKey;
   #changed;
+  #entered;
   #photos = [];
   #running = 0;
 
-  /** `getKey()` gives the API key or ""; `changed(photo)` is called whenever a photo changes. */
-  constructor({ getKey, changed }) {
+  /**
+   * `getKey()` gives the API key or ""; `changed(photo)` is called whenever a photo changes, and
+   * `entered(photo)` after that when it has come into another state.
+   */
+  constructor({ getKey, changed, entered }) {
     this.#getKey = getKey;
     this.#changed = changed;
+    this.#entered = entered;
   }
 
   get photos() {
@@ -75,27 +84,43 @@ export class Queue {
     this.#photos = this.#photos.filter((one) => one !== photo);
     photo.cancel.abort();
     photo.wake();
+    this.#next();
   }
 
   /** Send a photo again that failed, or that waits for its time. */
   retry(photo) {
-    photo.tries = 0;
+    photo.pauses = 0;
+    photo.retryUntilMs = null;
     if (photo.state === "pausing") photo.wake();
-    else if (["failed", "locked"].includes(photo.state)) this.#move(photo, "waiting");
+    else if (photo.state === "failed") this.#move(photo, "waiting");
     this.#next();
   }
 
-  /** Send all photos again that a key was missing for. */
-  unlock() {
-    this.#photos.filter((photo) => photo.state === "locked").forEach((photo) => this.retry(photo));
+  /** A key was entered: send all photos again that need one, and those that waited for them. */
+  useKey() {
+    for (const photo of this.#photos) {
+      if (photo.state === "needsKey") this.#move(photo, "waiting");
+    }
+    this.#next();
+  }
+
+  /** The network is back: send all photos again that could not reach the server. */
+  reconnect() {
+    for (const photo of this.#photos) {
+      if (photo.state === "pausing" && photo.refusal.code === "unreachable") this.retry(photo);
+    }
   }
 
   #move(photo, state) {
+    const isAnother = photo.state !== state;
     photo.state = state;
     this.#changed(photo);
+    if (isAnother) this.#entered(photo);
   }
 
   #next() {
+    // While a key is needed, the server would take the photos only to refuse each.
+    if (this.#photos.some((one) => one.state === "needsKey")) return;
     const photo = this.#photos.find((one) => one.state === "waiting");
     if (!photo || this.#running >= AT_ONCE) return;
     this.#running += 1;
@@ -106,67 +131,97 @@ export class Queue {
     this.#next();
   }
 
-  /** Send one photo until it is done or refused for good. */
+  /** Send one photo until it is done, needs a key, or is refused for good. */
   async #run(photo) {
     for (;;) {
       try {
         await this.#send(photo);
-        this.#move(photo, "done");
-        return;
-      } catch (refusal) {
-        if (!(refusal instanceof Refusal)) throw refusal;
-        photo.refusal = refusal;
-        photo.tries += 1;
-        const isKey = KEY_CODES.includes(refusal.code);
-        // Another one may have been entered since this photo was sent.
-        if (isKey && photo.key !== this.#getKey() && photo.tries < MOST_TRIES) continue;
-        const comesAgain = [429, 503].includes(refusal.status) && refusal.retryAfterS > 0;
-        if (!comesAgain || photo.tries >= MOST_TRIES || photo.cancel.signal.aborted) {
-          this.#move(photo, isKey ? "locked" : "failed");
+      } catch (error) {
+        if (photo.cancel.signal.aborted) return;
+        photo.refusal = asRefusal(error);
+        if (KEY_CODES.includes(photo.refusal.code)) {
+          const key = this.#getKey();
+          if (key !== "" && key !== photo.key) continue; // it was entered since this photo was sent
+          this.#move(photo, "needsKey");
           return;
         }
-        await this.#pause(photo, refusal.retryAfterS);
+        photo.retryUntilMs ??= Date.now() + RETRY_LIMIT_MS;
+        const waitS = secondsToWait(photo);
+        if (waitS === 0) {
+          this.#move(photo, "failed");
+          return;
+        }
+        await this.#pause(photo, waitS);
         if (photo.cancel.signal.aborted) return;
+        continue;
       }
+      this.#move(photo, "done");
+      return;
     }
   }
 
   async #send(photo) {
     photo.key = this.#getKey();
-    const request = { key: photo.key, signal: photo.cancel.signal };
     photo.progress = 0;
     this.#move(photo, "sending");
     const onProgress = (part) => {
       photo.progress = part;
       this.#move(photo, part < 1 ? "sending" : "working");
     };
-    const [result, shown] = await Promise.all([
-      requestMask(photo.file, { ...request, onProgress }),
-      canShow(photo.file),
+    const [result] = await Promise.all([
+      requestMask(photo.file, { key: photo.key, onProgress, signal: photo.cancel.signal }),
+      this.#tryToDisplay(photo),
     ]);
-    if (!shown) {
-      const query = { output: "cutout", threshold: 1 };
-      photo.picture = (await requestMask(photo.file, { ...request, query })).blob;
-    }
-    photo.shown = shown;
+    if (!photo.displayable) await originalOf(photo);
     photo.result = result;
     photo.refusal = null;
   }
 
-  /** Wait for `retryAfterS` seconds, counting them down. */
-  #pause(photo, retryAfterS) {
-    photo.secondsLeft = retryAfterS;
-    this.#move(photo, "pausing");
+  async #tryToDisplay(photo) {
+    photo.displayable = await isDisplayable(photo.file);
+    this.#changed(photo);
+  }
+
+  /** Wait for `waitS` seconds, counting them down, or until the photo is woken. */
+  #pause(photo, waitS) {
+    photo.pauses += 1;
+    photo.dueMs = Date.now() + waitS * SECOND_MS;
     return new Promise((resolve) => {
-      const timer = setInterval(() => {
-        photo.secondsLeft -= 1;
-        if (photo.secondsLeft > 0) this.#changed(photo);
-        else photo.wake();
-      }, SECOND_MS);
+      let timer = 0;
+      // By the clock: a browser slows the timers of a page that is hidden.
+      const check = () => {
+        clearTimeout(timer);
+        const leftMs = photo.dueMs - Date.now();
+        if (leftMs <= 0) {
+          photo.wake();
+          return;
+        }
+        this.#move(photo, "pausing");
+        timer = setTimeout(check, leftMs % SECOND_MS || SECOND_MS);
+      };
       photo.wake = () => {
-        clearInterval(timer);
+        clearTimeout(timer);
+        document.removeEventListener("visibilitychange", check);
         resolve();
       };
+      document.addEventListener("visibilitychange", check);
+      check();
     });
   }
+}
+
+/** Seconds until a photo is sent again by itself after its refusal; 0 if it is not. */
+function secondsToWait({ refusal, pauses, retryUntilMs }) {
+  const isOver = Date.now() >= retryUntilMs;
+  if (refusal.code === "unreachable") {
+    // A computer without a network says nothing about the server.
+    return isOver && navigator.onLine ? 0 : Math.min(MAX_RECONNECT_S, 2 ** pauses);
+  }
+  return !isOver && [429, 503].includes(refusal.status) ? Math.max(0, refusal.retryAfterS) : 0;
+}
+
+function asRefusal(error) {
+  if (error instanceof Refusal) return error;
+  console.error(error); // a fault of this page; no one else has the reason
+  return new Refusal({ code: "page_failed" });
 }

@@ -1,15 +1,17 @@
 /** The stage: one photo and its result with a divider between them, or how far it is, or why not. */
 
+import { Refusal } from "./api.js";
 import { listenToDivider } from "./divider.js";
 import { bytes, seconds } from "./format.js";
+import { originalOf, withPossibleBackdrop } from "./originals.js";
 import { draw, screenCopy } from "./pictures.js";
 import { inPlainWords } from "./refusals.js";
 
 const AFTER = { mask: "Mask", cutout: "Cutout" };
-const UNSHOWN =
-  "This browser cannot display this format, so the original shows only what the mask can keep; " +
-  "mask and cutout come from the server and are complete.";
-const FAINT = "Nothing in this photo stands out clearly. The mask is faint.";
+const NOT_DISPLAYABLE_NOTE =
+  "This browser cannot display this format, so the original shows only what the mask can keep, and " +
+  "nothing can be blurred; mask and cutout come from the server and are complete.";
+const FAINT_MASK_NOTE = "Nothing in this photo stands out clearly. The mask is faint.";
 
 export class Stage {
   #root;
@@ -21,6 +23,8 @@ export class Stage {
   #mask = null;
   #wanted;
   #frame = 0;
+  /** Counts what was to be shown: what came too late for it is not shown. */
+  #turn = 0;
   #revealed = new WeakSet();
 
   constructor(root, wanted) {
@@ -40,14 +44,23 @@ export class Stage {
       this.#photo = photo;
       this.#original = this.#mask = null;
       this.#root.classList.remove("pictured", "reveal");
-      this.#root.dataset.phase = "busy";
     }
+    this.#turn += 1;
+    const turn = this.#turn;
     this.#describe(photo);
-    const original = await copyOf(photo.shown || photo.result ? photo.picture : null);
-    if (photo !== this.#photo) return;
-    if (original && original !== this.#original) this.#showOriginal(original);
-    const mask = await copyOf(photo.result?.blob);
-    if (photo !== this.#photo || photo.state !== "done" || !mask) return;
+    let mask = null;
+    try {
+      if (photo.displayable || photo.result) {
+        const original = await screenCopy(await originalOf(photo));
+        if (turn !== this.#turn) return;
+        if (original !== this.#original) this.#showOriginal(original);
+      }
+      if (photo.state === "done") mask = await screenCopy(photo.result.blob);
+    } catch (error) {
+      if (turn === this.#turn && photo.state === "done") this.#showFailure(photo, asRefusal(error));
+      return;
+    }
+    if (turn !== this.#turn || !mask) return;
     this.#mask = mask;
     this.#root.dataset.phase = "done";
     this.#paint();
@@ -71,14 +84,15 @@ export class Stage {
   }
 
   #paint() {
-    const { view, backdrop } = this.#wanted;
+    const { view } = this.#wanted;
     this.#root.dataset.view = view;
     this.#root.querySelector(".tag-after").textContent = AFTER[view] ?? "";
     if (!this.#original || !this.#mask || view === "original") return;
     this.#resize(this.#after, this.#mask);
-    draw(this.#after, { photo: this.#original, mask: this.#mask }, this.#wanted);
+    const wanted = withPossibleBackdrop(this.#wanted, this.#photo);
+    draw(this.#after, { photo: this.#original, mask: this.#mask }, wanted);
     this.#after.setAttribute("aria-label", `${AFTER[view]} of ${this.#photo.file.name}`);
-    this.#root.dataset.backdrop = view === "mask" ? "none" : backdrop;
+    this.#root.dataset.backdrop = view === "mask" ? "none" : wanted.backdrop;
   }
 
   #resize(canvas, { width, height }) {
@@ -87,39 +101,48 @@ export class Stage {
 
   #describe(photo) {
     const { file, state, result, refusal } = photo;
-    const say = (selector, text) => (this.#root.querySelector(selector).textContent = text);
     this.#before.setAttribute("aria-label", `Original of ${file.name}`);
     const size = result ? `, ${result.width} × ${result.height} pixels` : "";
     document.getElementById("caption").textContent =
       `${file.name}${size}, ${bytes(file.size)}${result ? `, by ${result.version}` : ""}`;
-    const notes = result ? [!photo.shown && UNSHOWN, !result.found && FAINT].filter(Boolean) : [];
+    const notes = [];
+    if (result && !photo.displayable) notes.push(NOT_DISPLAYABLE_NOTE);
+    if (result && !result.found) notes.push(FAINT_MASK_NOTE);
     const note = document.getElementById("note");
     note.textContent = notes.join(" ");
     note.hidden = notes.length === 0;
-    if (["failed", "locked", "pausing"].includes(state)) {
-      const { title, text, canRetry } = inPlainWords(refusal, file);
-      const isPausing = state === "pausing";
-      this.#root.dataset.phase = "failure";
-      say(".failure h2", title);
-      say(".reason", text);
-      say(".countdown", isPausing ? `Trying again in ${seconds(photo.secondsLeft)}.` : "");
-      say(".trace", refusal.requestId && `${refusal.code}, request ${refusal.requestId}`);
-      const retry = this.#root.querySelector("[data-retry]");
-      retry.textContent = isPausing ? "Try now" : "Try again";
-      retry.hidden = !canRetry || state === "locked";
-    } else if (state !== "done") {
+    if (["failed", "needsKey", "pausing"].includes(state)) {
+      this.#showFailure(photo, refusal);
+    } else if (state !== "done" || !this.#mask) {
       this.#root.dataset.phase = "busy";
-      say(".busy p", progressText(photo));
+      this.#write(".busy p", state === "done" ? "Opening" : progressText(photo));
       const bar = this.#root.querySelector(".busy progress");
       if (state === "sending") bar.value = photo.progress;
       else bar.removeAttribute("value");
     }
   }
+
+  #showFailure({ file, state, secondsLeft }, refusal) {
+    const { title, text, canRetry } = inPlainWords(refusal, file);
+    const isPausing = state === "pausing";
+    this.#root.dataset.phase = "failure";
+    this.#write(".failure h2", title);
+    this.#write(".reason", text);
+    this.#write(".countdown", isPausing ? `Trying again in ${seconds(secondsLeft)}.` : "");
+    this.#write(".trace", refusal.requestId && `${refusal.code}, request ${refusal.requestId}`);
+    const retry = this.#root.querySelector("[data-retry]");
+    retry.textContent = isPausing ? "Try now" : "Try again";
+    retry.hidden = !canRetry || state === "needsKey";
+  }
+
+  #write(selector, text) {
+    this.#root.querySelector(selector).textContent = text;
+  }
 }
 
-/** A copy of a file's picture for the screen; null where there is none, or none can be shown. */
-function copyOf(file) {
-  return file ? screenCopy(file).catch(() => null) : null;
+/** Why a result is not on the screen: the server refused a cutout, or else the browser a picture. */
+function asRefusal(error) {
+  return error instanceof Refusal ? error : new Refusal({ code: "not_displayable" });
 }
 
 /** How far a photo is, in a few words. */

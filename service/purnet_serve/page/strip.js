@@ -1,5 +1,6 @@
 /** The photos in a row, each with its progress or its error; one of them is on the stage. */
 
+import { originalOf } from "./originals.js";
 import { resized, screenCopy } from "./pictures.js";
 import { progressText } from "./stage.js";
 
@@ -22,10 +23,11 @@ export class Strip {
     entry.button.dataset.state = photo.state;
     entry.button.style.setProperty("--progress", photo.progress);
     entry.state.textContent = progressText(photo);
-    const drawable = photo.shown || photo.result;
-    if (drawable && entry.pictured !== photo.picture && photo.state !== "waiting") {
-      entry.pictured = photo.picture;
-      this.#draw(entry);
+    const source = photo.displayable ? "file" : "cutout";
+    const isThere = photo.displayable ? photo.state !== "waiting" : photo.result !== null;
+    if (isThere && entry.source !== source) {
+      entry.source = source;
+      this.#draw(photo, entry);
     }
   }
 
@@ -62,15 +64,15 @@ export class Strip {
     button.type = "button";
     button.addEventListener("click", () => this.#select(photo));
     const item = make("li", "", button);
-    const entry = { item, button, thumbnail, state, pictured: null };
+    const entry = { item, button, thumbnail, state, source: null };
     this.#entries.set(photo, entry);
     this.#list.append(item);
     return entry;
   }
 
-  async #draw({ thumbnail, pictured }) {
+  async #draw(photo, { thumbnail }) {
     try {
-      const picture = resized(await screenCopy(pictured), THUMBNAIL_SIDE);
+      const picture = resized(await screenCopy(await originalOf(photo)), THUMBNAIL_SIDE);
       Object.assign(thumbnail, { width: picture.width, height: picture.height });
       thumbnail.getContext("2d").drawImage(picture, 0, 0);
     } catch {
