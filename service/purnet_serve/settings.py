@@ -321,7 +321,7 @@ class Settings(BaseSettings):
         if self.backend == "ray" and len(devices) > 1:
             raise ValueError("a model replica on Ray has one device; set ray_min_replicas")
         if self.backend == "local" and self.ray_address is not None:
-            raise ValueError("ray_address is of no use to the service unless on is ray")
+            raise ValueError("ray_address is of no use to the service unless backend is ray")
         if self.ray_gpus and self.device == "cpu":
             raise ValueError("ray_gpus are of no use to the device cpu")
         if self.backend == "ray" and self.device.startswith("cuda") and not self.ray_gpus:

@@ -89,51 +89,52 @@ def s_measure_loss(saliency: Tensor, truth: Tensor) -> Tensor:
 
     S is the mean of two similarities: of the object and of its background, each by mean and spread;
     and of the four regions around the object's centre, each by its structural similarity, weighted
-    by area. The truth counts as salient from 0.5 on. Cross-entropy and IoU make a map decide where
-    it cannot know; S costs less for a grey object than for one that is missed. Source: Fan et al.,
-    "Structure-measure", ICCV 2017, alpha = 0.5; as PySODMetrics computes it.
+    by area. Cross-entropy and IoU make a map decide where it cannot know; S costs less for a grey
+    object than for one that is missed. It costs most for an uneven one: of an object that is grey,
+    a single bright pixel lowers S. Grey truth counts by its level. Source: Fan et al.,
+    "Structure-measure", ICCV 2017, alpha = 0.5; as PySODMetrics computes it, for a binary truth.
     """
-    saliency, salient = saliency.squeeze(1), (truth >= 0.5).to(saliency.dtype).squeeze(1)
-    part = salient.mean(dim=(1, 2))
-    of_object = part * _object_similarity(saliency, salient)
-    of_background = (1 - part) * _object_similarity(1 - saliency, 1 - salient)
-    score = (of_object + of_background + _region_similarity(saliency, salient)) / 2
+    saliency, truth = saliency.squeeze(1), truth.squeeze(1)
+    part = truth.mean(dim=(1, 2))
+    of_object = part * _object_similarity(saliency, truth)
+    of_background = (1 - part) * _object_similarity(1 - saliency, 1 - truth)
+    score = (of_object + of_background + _region_similarity(saliency, truth)) / 2
     bright = saliency.mean(dim=(1, 2))
-    score = torch.where(part == 0, 1 - bright, torch.where(part == 1, bright, score))
+    empty, full = (~(each > 0).any(dim=2).any(dim=1) for each in (truth, 1 - truth))
+    score = torch.where(empty, 1 - bright, torch.where(full, bright, score))
     return (1 - score).mean()
 
 
 def _object_similarity(values: Tensor, inside: Tensor) -> Tensor:
-    """How bright and even the values are inside; both (N, H, W), inside 0 or 1 -> (N,)."""
+    """How bright and even the values are inside; both (N, H, W) in [0, 1] -> (N,)."""
     count = inside.sum(dim=(1, 2))
-    mean = (values * inside).sum(dim=(1, 2)) / count.clamp(min=1)
+    mean = (values * inside).sum(dim=(1, 2)) / count.clamp(min=SMALL)
     deviations = (values - mean[:, None, None]).square() * inside
     spread = (deviations.sum(dim=(1, 2)) / (count - 1).clamp(min=1) + SMALL).sqrt()
     return 2 * mean / (mean.square() + 1 + spread)
 
 
-def _region_similarity(saliency: Tensor, salient: Tensor) -> Tensor:
+def _region_similarity(saliency: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity of the regions around the object's centre; (N, H, W) each -> (N,)."""
     rows, columns = (
-        _halves(salient.sum(dim=dim), side)
-        for dim, side in ((2, salient.shape[1]), (1, salient.shape[2]))
+        _halves(truth.sum(dim=dim), side)
+        for dim, side in ((2, truth.shape[1]), (1, truth.shape[2]))
     )
 
     def sums(values: Tensor) -> Tensor:
         """Over each region; (N, H, W) -> (N, 2, 2)."""
         return rows @ values @ columns.transpose(1, 2)
 
-    area = sums(torch.ones_like(salient))
-    s, g, square, product = (
+    area = sums(torch.ones_like(truth))
+    s, g, s_square, g_square, product = (
         sums(values) / area.clamp(min=1)
-        for values in (saliency, salient, saliency.square(), saliency * salient)
+        for values in (saliency, truth, saliency.square(), truth.square(), saliency * truth)
     )
-    # Truths are 0 or 1, so their mean square is their mean.
-    variances = (square - s.square()).clamp(min=0) + (g - g.square())
+    variances = (s_square - s.square()).clamp(min=0) + (g_square - g.square()).clamp(min=0)
     likeness = (4 * s * g * (product - s * g) + SMALL) / (
         (s.square() + g.square()) * variances + SMALL
     )
-    return (area * likeness).sum(dim=(1, 2)) / salient[0].numel()
+    return (area * likeness).sum(dim=(1, 2)) / truth[0].numel()
 
 
 def _halves(counts: Tensor, side: int) -> Tensor:
@@ -142,7 +143,7 @@ def _halves(counts: Tensor, side: int) -> Tensor:
     The centre itself counts to those before it.
     """
     at = torch.arange(side, dtype=counts.dtype, device=counts.device)
-    centre = (counts * at).sum(dim=1) / counts.sum(dim=1).clamp(min=1)
+    centre = (counts * at).sum(dim=1) / counts.sum(dim=1).clamp(min=SMALL)
     before = (at <= centre.round().unsqueeze(1)).to(counts.dtype)
     return torch.stack([before, 1 - before], dim=1)
 

@@ -3,12 +3,13 @@
 Decoding, inference and encoding are one pipeline that holds a limited number of requests. A request
 is accepted before anything of its body is read. Accepted requests wait in the order in which they
 are due until the pipeline has a free slot. How fast slots become free is learnt from the requests
-that were answered. Every method is given the current time.
+that were answered. The caller gives the current time.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -32,8 +33,8 @@ class ServiceRate:
 
     A pipeline that holds `active` requests for `pipeline_s` each gives an answer every
     `pipeline_s / active` seconds (Little, "A Proof for the Queuing Formula L = λW", 1961). Each
-    answer gives an upper and a lower bound for `interval_s` and for `latency_s`. The two bounds are
-    equal while the pipeline is full.
+    answer gives an upper and a lower bound for `interval_s` and for `latency_s`. Those of
+    `interval_s` are equal while the pipeline is full, those of `latency_s` for a lone request.
     """
 
     interval_s: float
@@ -73,7 +74,7 @@ class TooLateError(Exception):
     def __init__(self, estimate_s: float, allowed_s: float) -> None:
         super().__init__(f"{estimate_s:.3f} s of {allowed_s:.3f} s")
         self.estimate_s = estimate_s
-        """Seconds from now until it could be answered, behind every request that it would make
+        """Seconds from now until it could be answered, behind the last request that it would make
         late."""
         self.allowed_s = allowed_s
         """Seconds from now until it is due."""
@@ -91,8 +92,10 @@ class ScheduledRequest:
     """What waiting requests are sorted by: `due_s`, or earlier for one that may wait for long."""
     beyond_target: bool
     """Whether it may wait for longer than the target."""
-    expected_s: float | None
-    """Seconds it is expected to take, without `ServiceRate.margin`; None: unknown."""
+    ahead: int
+    """Requests that are answered before it, of those that were there when it was accepted."""
+    rate: ServiceRate | None
+    """As it was known then, or when a late upload was complete; None: unknown."""
     ready_s: float | None = None
     """When its upload was complete."""
     skipped: bool = False
@@ -100,6 +103,13 @@ class ScheduledRequest:
     started_s: float | None = None
     """When it was given a slot of the pipeline."""
     _active_seconds_at_start: float = field(default=0.0, repr=False)
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds it is expected to take, without `ServiceRate.margin`; None: unknown."""
+        if self.rate is None:
+            return None
+        return self.rate.latency_s + self.ahead * self.rate.interval_s
 
 
 class Schedule:
@@ -154,14 +164,13 @@ class Schedule:
         planned_s = due_s if rate is None or not beyond_target else self._plan(now, rate)
         order_s = min(due_s, planned_s)
         index = bisect_right(self._waiting, order_s, key=_order)
-        scheduled = ScheduledRequest(due_s, deadline_s, order_s, beyond_target, None)
-        if rate is not None:
-            ahead = self.active + sum(not other.skipped for other in islice(self._waiting, index))
-            if self.ahead:
-                self._check_rate(now, due_s, planned_s)
-                self._check(now, scheduled, index, ahead, rate)
-            scheduled.expected_s = rate.latency_s + ahead * rate.interval_s
-        self._expect_later(index, 1)
+        scheduled = ScheduledRequest(
+            due_s, deadline_s, order_s, beyond_target, self._ahead_of(index), copy(rate)
+        )
+        if rate is not None and self.ahead:
+            self._check_rate(now, due_s, planned_s)
+            self._check(now, scheduled, index, rate)
+        self._count_ahead(index, 1)
         self._waiting.insert(index, scheduled)
         return scheduled
 
@@ -169,8 +178,11 @@ class Schedule:
         """The upload of an accepted request is complete."""
         scheduled.ready_s = now
         if scheduled.skipped:
+            # Others have passed it, so what it is expected to take is as if it came now.
             scheduled.skipped = False
-            self._expect_later(self._waiting.index(scheduled) + 1, 1)
+            index = self._waiting.index(scheduled)
+            scheduled.ahead, scheduled.rate = self._ahead_of(index), copy(self.rate)
+            self._count_ahead(index + 1, 1)
 
     def start_next(self, now: float) -> ScheduledRequest | None:
         """Give a free slot, if there is one, to the next request that is ready."""
@@ -185,7 +197,7 @@ class Schedule:
                 return scheduled
             if not scheduled.skipped:
                 scheduled.skipped = True
-                self._expect_later(index + 1, -1)
+                self._count_ahead(index + 1, -1)
         return None
 
     def cannot_finish(self, now: float, scheduled: ScheduledRequest) -> bool:
@@ -203,10 +215,12 @@ class Schedule:
             index = self._waiting.index(scheduled)
             del self._waiting[index]
             if not scheduled.skipped:
-                self._expect_later(index, -1)
+                self._count_ahead(index, -1)
             return
         self._count(now, -1)
-        if answered and scheduled.ready_s is not None and now > scheduled.started_s:
+        if not answered:
+            self._count_ahead(0, -1)
+        elif scheduled.ready_s is not None and now > scheduled.started_s:
             self._learn(now, scheduled, scheduled.ready_s, scheduled.started_s)
 
     def _plan(self, now: float, rate: ServiceRate) -> float:
@@ -228,30 +242,33 @@ class Schedule:
             raise TooLateError(planned_s - now, due_s - now)
 
     def _check(
-        self, now: float, scheduled: ScheduledRequest, index: int, ahead: int, rate: ServiceRate
+        self, now: float, scheduled: ScheduledRequest, index: int, rate: ServiceRate
     ) -> None:
         """Raises `TooLateError` if the request, inserted at `index`, or one behind it is late."""
         allowed_s = scheduled.due_s - now
-        estimate_s = rate.estimate_s(ahead)
+        estimate_s = rate.estimate_s(scheduled.ahead)
         if estimate_s > allowed_s:
             raise TooLateError(estimate_s, allowed_s)
         interval_s = rate.margin * rate.interval_s
-        without_s = now + estimate_s
+        without_s, behind_last_s = now + estimate_s, 0.0
         for other in islice(self._waiting, index, None):
             if other.skipped:
                 continue
             # One that is late already does not become so by this request.
             if without_s <= other.due_s < without_s + interval_s:
-                raise TooLateError(max(without_s + interval_s - now, allowed_s), allowed_s)
+                behind_last_s = without_s + interval_s
             without_s += interval_s
+        if behind_last_s:
+            raise TooLateError(max(behind_last_s - now, allowed_s), allowed_s)
 
-    def _expect_later(self, index: int, requests: int) -> None:
+    def _ahead_of(self, index: int) -> int:
+        """Requests that are answered before one that waits at this place."""
+        return self.active + sum(not other.skipped for other in islice(self._waiting, index))
+
+    def _count_ahead(self, index: int, requests: int) -> None:
         """So many requests more, or fewer, are ahead of those that wait from `index` on."""
-        if self.rate is None:
-            return
         for other in islice(self._waiting, index, None):
-            if other.expected_s is not None:
-                other.expected_s += requests * self.rate.interval_s
+            other.ahead += requests
 
     def _learn(
         self, now: float, scheduled: ScheduledRequest, ready_s: float, started_s: float

@@ -140,7 +140,7 @@ class DeviceSupervisor:
         self._begin_lifecycle(worker)
 
     def close(self) -> None:
-        """Send off the worker, or end the attempt to load one."""
+        """Stop the worker, or end the attempt to load one."""
         self._end_lifecycle()
         self.state = DeviceState.CLOSED
 
@@ -192,7 +192,7 @@ class DeviceSupervisor:
             await self._back_off()
 
     def _check_version(self, worker: Worker) -> None:
-        """Send off a worker that read another model than the one that answers meanwhile.
+        """Stop a worker that read another model than the one that answers meanwhile.
 
         Another device may have set that one while this worker was being loaded. Raises
         `WorkerEndError`.

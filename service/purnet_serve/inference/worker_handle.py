@@ -217,8 +217,7 @@ async def load(spec: WorkerSpec, *, expected: ModelInfo | None = None) -> Worker
             detail = f"The worker could not be started: {error}"
             raise WorkerEndError(FailureKind.EXIT, detail) from error
         try:
-            async with asyncio.timeout(spec.settings.load_timeout_s):
-                return await _load_or_kill(spec, connection, segment_fd, expected)
+            return await _load_or_kill(spec, connection, segment_fd, expected)
         except WorkerEndError:
             raise
         except TimeoutError as error:
@@ -246,9 +245,10 @@ def check_version(found: ModelInfo, expected: ModelInfo | None) -> None:
 async def _load_or_kill(
     spec: WorkerSpec, connection: WorkerConnection, segment_fd: int, expected: ModelInfo | None
 ) -> Worker:
-    """`_load_and_warm_up`, and no process is left where it fails or is cancelled."""
+    """`_load_and_warm_up` in time; no process is left where it fails or is cancelled."""
     try:
-        return await _load_and_warm_up(spec, connection, segment_fd, expected)
+        async with asyncio.timeout(spec.settings.load_timeout_s):
+            return await _load_and_warm_up(spec, connection, segment_fd, expected)
     except BaseException:
         connection.kill()
         await connection.reap()

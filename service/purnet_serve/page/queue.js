@@ -99,7 +99,10 @@ export class Queue {
   /** A key was entered: send all photos again that need one, and those that waited for them. */
   useKey() {
     for (const photo of this.#photos) {
-      if (photo.state === "needsKey") this.#move(photo, "waiting");
+      if (photo.state !== "needsKey") continue;
+      photo.pauses = 0;
+      photo.retryUntilMs = null;
+      this.#move(photo, "waiting");
     }
     this.#next();
   }
@@ -212,12 +215,13 @@ export class Queue {
 
 /** Seconds until a photo is sent again by itself after its refusal; 0 if it is not. */
 function secondsToWait({ refusal, pauses, retryUntilMs }) {
-  const isOver = Date.now() >= retryUntilMs;
+  const leftMs = retryUntilMs - Date.now();
   if (refusal.code === "unreachable") {
     // A computer without a network says nothing about the server.
-    return isOver && navigator.onLine ? 0 : Math.min(MAX_RECONNECT_S, 2 ** pauses);
+    return leftMs <= 0 && navigator.onLine ? 0 : Math.min(MAX_RECONNECT_S, 2 ** pauses);
   }
-  return !isOver && [429, 503].includes(refusal.status) ? Math.max(0, refusal.retryAfterS) : 0;
+  const waitS = [429, 503].includes(refusal.status) ? refusal.retryAfterS : 0;
+  return waitS > 0 && waitS * SECOND_MS <= leftMs ? waitS : 0;
 }
 
 function asRefusal(error) {

@@ -103,9 +103,11 @@ def numbered(count: int) -> np.ndarray:
 
 @pytest.mark.parametrize("streams", [1, 3])
 def test_a_batch_is_computed_as_single_images(streams: int) -> None:
-    lone, streamed = Compiled(), Compiled()
-    maps = OpenVinoEngine(lone, streamed if streams > 1 else None, streams=streams)(numbered(11))
-    assert sorted((streamed if streams > 1 else lone).images) == list(range(11))
+    latency_model, throughput_model = Compiled(), Compiled()
+    maps = OpenVinoEngine(
+        latency_model, throughput_model if streams > 1 else None, streams=streams
+    )(numbered(11))
+    assert sorted((throughput_model if streams > 1 else latency_model).images) == list(range(11))
     assert maps.masks[:, 0, 0].tolist() == list(range(11))
     assert maps.finite.tolist() == [False] + [True] * 10
 
@@ -119,12 +121,12 @@ def test_an_image_gets_all_threads_while_nothing_else_runs_and_else_a_stream() -
                 engine(numbered(3)[2:])
             return super().infer(inputs, share_inputs=share_inputs)
 
-    lone, streamed = Slow(), Compiled()
-    engine = OpenVinoEngine(lone, streamed, streams=2)
+    latency_model, throughput_model = Slow(), Compiled()
+    engine = OpenVinoEngine(latency_model, throughput_model, streams=2)
     engine(numbered(2)[1:])
-    assert (lone.images, streamed.images) == ([1], [2])
+    assert (latency_model.images, throughput_model.images) == ([1], [2])
     engine(numbered(4)[3:])
-    assert (lone.images, streamed.images) == ([1, 3], [2])
+    assert (latency_model.images, throughput_model.images) == ([1, 3], [2])
 
 
 def test_an_image_that_finds_the_only_stream_taken_is_computed_after_the_first(
@@ -147,8 +149,8 @@ def test_an_image_that_finds_the_only_stream_taken_is_computed_after_the_first(
             return super().infer(inputs, share_inputs=share_inputs)
 
     monkeypatch.setattr(openvino, "SimpleQueue", Watched)
-    lone = Slow()
-    engine = OpenVinoEngine(lone)
+    latency_model = Slow()
+    engine = OpenVinoEngine(latency_model)
     first, second = (
         threading.Thread(target=engine, args=(numbered(number)[-1:],), daemon=True)
         for number in (1, 2)
@@ -159,19 +161,19 @@ def test_an_image_that_finds_the_only_stream_taken_is_computed_after_the_first(
     for thread in (first, second):
         thread.join(30)
         assert not thread.is_alive()
-    assert lone.images == [0, 1]
+    assert latency_model.images == [0, 1]
 
 
 def test_a_stream_is_free_again_after_a_failure() -> None:
-    lone, streamed = Compiled(), Compiled(RuntimeError("no"))
-    engine = OpenVinoEngine(lone, streamed, streams=2)
+    latency_model, throughput_model = Compiled(), Compiled(RuntimeError("no"))
+    engine = OpenVinoEngine(latency_model, throughput_model, streams=2)
     for _ in range(3):
         with pytest.raises(RuntimeError, match="no"):
             engine(numbered(4))
-    streamed.error = None
+    throughput_model.error = None
     assert len(engine(numbered(4)).masks) == 4
     engine(numbered(1))
-    assert lone.images == [0]
+    assert latency_model.images == [0]
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,15 @@ def test_s_measure_loss_has_finite_gradients_at_its_ends(salient: int) -> None:
     assert loss.item() == pytest.approx(0, abs=1e-3)
 
 
+def test_s_measure_loss_raises_an_object_too_small_for_the_map() -> None:
+    truth = torch.zeros(1, 1, 10, 10)
+    truth[..., 4:6, 4:6] = 0.45  # as pooling leaves of an object smaller than a pixel
+    saliency = torch.full_like(truth, 0.3).requires_grad_()
+    s_measure_loss(saliency, truth).backward()
+    assert saliency.grad is not None
+    assert (saliency.grad[..., 4:6, 4:6] < 0).all()
+
+
 def test_an_object_that_is_grey_costs_less_than_one_missed_every_other_time() -> None:
     truth = torch.zeros(1, 1, 20, 20)
     truth[..., 5:15, 5:15] = 1

@@ -92,7 +92,7 @@ def test_as_many_work_as_there_are_slots_and_the_earliest_due_is_next(
     assert service.started[3:] == ["without a header"]
 
 
-def test_each_thread_that_decodes_is_a_place(loop: FakeClockLoop) -> None:
+def test_each_thread_that_decodes_is_a_slot(loop: FakeClockLoop) -> None:
     service = Service(loop)
     service.scheduler = RequestScheduler(TARGET_S, lambda: THROUGHPUT, decode_threads=3)
     for number in range(6):

@@ -286,6 +286,57 @@ def test_an_upload_that_was_passed_and_never_comes_changes_nothing_when_it_leave
     assert expected_s(schedule) == 3.0
 
 
+def test_a_late_upload_waits_for_those_that_passed_it():
+    schedule = exact()
+    slow = schedule.accept(0.0, 10, 10)
+    others = [accept(schedule, 50) for _ in range(3)]
+    assert schedule.start_next(0.0) is others[0]
+    schedule.slots = 3
+    assert [schedule.start_next(0.0), schedule.start_next(0.0)] == others[1:]
+    schedule.mark_ready(1.0, slow)
+    assert slow.expected_s == 4.0
+
+
+def test_expectations_stay_what_they_were_when_the_rate_changes():
+    schedule = exact()
+    running = accept(schedule, 90)
+    assert schedule.start_next(0.0) is running
+    uploads = [schedule.accept(0.0, 91, 91) for _ in range(10)]
+    last = accept(schedule, 92)
+    assert last.expected_s == 12.0
+    schedule.rate.interval_s = 50.0
+    for upload in uploads:
+        schedule.end(0.0, upload, answered=False)
+    assert last.expected_s == 2.0
+
+
+def test_who_leaves_the_pipeline_unanswered_is_no_longer_ahead():
+    schedule = exact()
+    schedule.slots = 2
+    running = [accept(schedule, 50) for _ in range(2)]
+    last = accept(schedule, 60)
+    assert [schedule.start_next(0.0), schedule.start_next(0.0)] == running
+    schedule.end(0.0, running[0], answered=False)
+    assert last.expected_s == 2.0
+    schedule.end(1.0, running[1], answered=True)
+    assert last.expected_s == 2.0
+
+
+def test_the_estimate_is_behind_the_last_that_would_be_late():
+    schedule = exact()
+    assert schedule.start_next(0.0) is None
+    running = accept(schedule, 90)
+    assert schedule.start_next(0.0) is running
+    for due_s in (2.5, 3.5, 4.5):
+        accept(schedule, due_s)
+    with pytest.raises(TooLateError) as refused:
+        accept(schedule, 2.4)
+    assert refused.value.estimate_s == pytest.approx(5.0)
+    with pytest.raises(TooLateError):
+        accept(schedule, 4.4)
+    accept(schedule, 5.0)
+
+
 def test_what_was_accepted_before_the_rate_was_known_has_no_expectation():
     schedule = Schedule(5.0)
     unknown = accept(schedule, 50)

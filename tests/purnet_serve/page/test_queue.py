@@ -92,6 +92,18 @@ def test_a_network_that_is_back_is_used_at_once(open_page: OpenPage, url: str) -
     expect(page.locator("#strip .state")).to_have_text(["Done"] * 3)
 
 
+def test_a_wait_that_is_longer_than_the_limit_is_a_refusal(open_page: OpenPage, url: str) -> None:
+    page = open_page(url, stopped_clock)
+    page.clock.pause_at(1000)
+    busy = {"code": "not_ready", "status": 503, "detail": "It is away."}
+    page.route(
+        MASKS, lambda route: route.fulfill(status=503, json=busy, headers={"Retry-After": "86400"})
+    )
+    pick(page, *THREE)
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    expect(page.locator("#strip")).not_to_contain_text("Again in")
+
+
 def test_a_server_that_starts_is_waited_for(open_page: OpenPage, url: str) -> None:
     page = open_page(url, stopped_clock)
     page.clock.pause_at(1000)

@@ -18,7 +18,7 @@ from service_process import fake_service
 
 KEY = "a-key-of-ours"
 PHOTO = ("photo.png", encoded(scene()))
-MOST_BYTES = 100_000
+MAX_BYTES = 100_000
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     limits = {
         "PURNET_API_KEYS_FILE": str(keys),
         "PURNET_MAX_REQUESTS_IN_FLIGHT": "1",
-        "PURNET_MAX_BODY_BYTES": str(MOST_BYTES),
+        "PURNET_MAX_BODY_BYTES": str(MAX_BYTES),
         "PURNET_MAX_PIXELS": "1_000_000",
         "PURNET_RETRY_AFTER_S": "30",
     }
