@@ -34,7 +34,7 @@ PHOTOS = ["chelsea.png", "coffee.png", "rocket.jpg", "astronaut.png", "camera.pn
 
 @dataclass
 class Served:
-    on: str
+    backend: str
     process: ServiceProcess
     url: str
     client: httpx.Client

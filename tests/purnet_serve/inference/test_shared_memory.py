@@ -40,7 +40,7 @@ def test_pixels_are_put_in_their_place_and_masks_copied_from_theirs(segment):
     assert np.array_equal(there.pixels[1, 2], pixels)
     assert there.pixels.sum() == pixels.sum(), "nothing else was written"
     there.masks[1, 0] = 9
-    mask = shared.copied(here.masks[1, 0])
+    mask = shared.copy_mask(here.masks[1, 0])
     there.masks[1, 0] = 3
     assert (mask.shape, mask.dtype) == ((8, 8), np.uint8)
     assert (mask == 9).all()
