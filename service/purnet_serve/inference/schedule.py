@@ -141,8 +141,7 @@ class Schedule:
     @property
     def ahead(self) -> int:
         """Requests that a new one would wait for if it were due last."""
-        # Copied in one step of the interpreter: the metrics server reads from its own thread.
-        return self.active + sum(not other.skipped for other in tuple(self._waiting))
+        return self._ahead_of(len(self._waiting))
 
     @property
     def target_s(self) -> float:
@@ -263,7 +262,8 @@ class Schedule:
 
     def _ahead_of(self, index: int) -> int:
         """Requests that are answered before one that waits at this place."""
-        return self.active + sum(not other.skipped for other in islice(self._waiting, index))
+        # Copied in one step of the interpreter: the metrics server reads from its own thread.
+        return self.active + sum(not other.skipped for other in self._waiting[:index])
 
     def _count_ahead(self, index: int, requests: int) -> None:
         """So many requests more, or fewer, are ahead of those that wait from `index` on."""

@@ -2,7 +2,7 @@
  * One request to POST /v1/mask. XMLHttpRequest, as fetch does not report the progress of an upload.
  */
 
-const INACTIVITY_TIMEOUT_MS = 120_000; // longer than the server gives any request
+const INACTIVITY_TIMEOUT_MS = 120_000; // without a byte sent or received
 
 /** A request that gave no mask. Fields are those of the problem document, where there was one. */
 export class Refusal extends Error {

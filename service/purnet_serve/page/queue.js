@@ -87,24 +87,20 @@ export class Queue {
     this.#next();
   }
 
-  /** Send a photo again that failed, or that waits for its time. */
+  /** Send a photo again that failed, or that waits for its time or for a key. */
   retry(photo) {
     photo.pauses = 0;
     photo.retryUntilMs = null;
     if (photo.state === "pausing") photo.wake();
-    else if (photo.state === "failed") this.#move(photo, "waiting");
+    else if (["failed", "needsKey"].includes(photo.state)) this.#move(photo, "waiting");
     this.#next();
   }
 
   /** A key was entered: send all photos again that need one, and those that waited for them. */
   useKey() {
     for (const photo of this.#photos) {
-      if (photo.state !== "needsKey") continue;
-      photo.pauses = 0;
-      photo.retryUntilMs = null;
-      this.#move(photo, "waiting");
+      if (photo.state === "needsKey") this.retry(photo);
     }
-    this.#next();
   }
 
   /** The network is back: send all photos again that could not reach the server. */

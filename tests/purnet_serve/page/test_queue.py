@@ -39,6 +39,13 @@ def stopped_clock(page: Page) -> None:
     page.clock.install(time=0)
 
 
+def refuse_all(page: Page, status: int, code: str, *, retry_after_s: int) -> None:
+    """Every photo gets this error, until the route of `MASKS` is taken away."""
+    problem = {"code": code, "status": status, "detail": "Not now."}
+    headers = {"Retry-After": str(retry_after_s)}
+    page.route(MASKS, lambda route: route.fulfill(status=status, json=problem, headers=headers))
+
+
 def test_a_lost_connection_pauses_photos_and_fails_none(open_page: OpenPage, url: str) -> None:
     page = open_page(url, stopped_clock)
     page.clock.pause_at(1000)
@@ -95,10 +102,7 @@ def test_a_network_that_is_back_is_used_at_once(open_page: OpenPage, url: str) -
 def test_a_wait_that_is_longer_than_the_limit_is_a_refusal(open_page: OpenPage, url: str) -> None:
     page = open_page(url, stopped_clock)
     page.clock.pause_at(1000)
-    busy = {"code": "not_ready", "status": 503, "detail": "It is away."}
-    page.route(
-        MASKS, lambda route: route.fulfill(status=503, json=busy, headers={"Retry-After": "86400"})
-    )
+    refuse_all(page, 503, "not_ready", retry_after_s=86400)
     pick(page, *THREE)
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     expect(page.locator("#strip")).not_to_contain_text("Again in")
@@ -107,10 +111,7 @@ def test_a_wait_that_is_longer_than_the_limit_is_a_refusal(open_page: OpenPage, 
 def test_a_server_that_starts_is_waited_for(open_page: OpenPage, url: str) -> None:
     page = open_page(url, stopped_clock)
     page.clock.pause_at(1000)
-    starting = {"code": "not_ready", "status": 503, "detail": "It starts."}
-    page.route(
-        MASKS, lambda route: route.fulfill(status=503, json=starting, headers={"Retry-After": "1"})
-    )
+    refuse_all(page, 503, "not_ready", retry_after_s=1)
     pick(page, *THREE[:1])
     for _ in range(25):
         expect(page.locator("#strip .state")).to_have_text("Again in 1 second")
@@ -215,10 +216,7 @@ def test_a_fault_of_the_page_itself_fails_the_photo(open_page: OpenPage, url: st
 def test_a_countdown_follows_the_clock_where_timers_are_slow(open_page: OpenPage, url: str) -> None:
     page = open_page(url, stopped_clock)
     page.clock.pause_at(1000)
-    busy = {"code": "too_many_requests", "status": 429, "detail": "Busy."}
-    page.route(
-        MASKS, lambda route: route.fulfill(status=429, json=busy, headers={"Retry-After": "30"})
-    )
+    refuse_all(page, 429, "too_many_requests", retry_after_s=30)
     pick(page, *THREE[:1])
     countdown = await_failure(page, "The server is busy").locator(".countdown")
     expect(countdown).to_have_text("Trying again in 30 seconds.")
