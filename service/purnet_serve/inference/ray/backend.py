@@ -18,7 +18,6 @@ from purnet_serve.errors import (
     ReloadError,
     ServiceError,
     StartupError,
-    WorkerError,
 )
 from purnet_serve.inference.backend import (
     ModelInfo,
@@ -31,14 +30,13 @@ from purnet_serve.inference.backend import (
 from purnet_serve.inference.ray.messages import (
     OtherVersionError,
     ReplicaState,
-    unpack_answer,
     unpack_state,
 )
+from purnet_serve.inference.ray.retries import predict_with_retries
 from purnet_serve.inference.ray.tier import (
     AppStatus,
     ModelTier,
     NoReplicaError,
-    ReplicaLostError,
     TierFullError,
     UnreachableError,
 )
@@ -49,10 +47,6 @@ from purnet_serve.settings import Settings
 
 log = logging.getLogger("purnet_serve.inference.ray")
 
-MAX_TRIES = 3
-"""Of one image, each on a replica that ended or cannot take it. An image may be what ends them."""
-RETRY_BACKOFF_S = 0.05
-"""Before the second try of an image that a replica gave back; twice as long before the third."""
 REFRESH_S = 5.0
 """Between two questions to the replicas how they are, if nothing says that they changed."""
 MIN_REFRESH_S = 0.5
@@ -178,7 +172,17 @@ class RayBackend:
         try:
             async with limit:
                 self._open[limit] = now
-                return await self._try(pixels.tobytes(), deadline_s)
+                prediction = await predict_with_retries(
+                    self._tier,
+                    pixels.tobytes(),
+                    deadline_s=deadline_s,
+                    on_change=self._refresh_now.set,
+                )
+                # However busy the replicas are, they answer.
+                self._silent_since_s = None
+                return prediction
+        except TierFullError as error:
+            raise self._busy() from error
         except TimeoutError:
             if self._stopping:
                 raise DrainingError(STOPPING) from None
@@ -210,41 +214,6 @@ class RayBackend:
     def unready_reason(self) -> str | None:
         """None when predictions can be made: some replica is there, or will be in a moment."""
         return STOPPING if self._stopping else self._reason
-
-    async def _try(self, pixels: bytes, deadline_s: float) -> Prediction:
-        """Send it to one replica after another until one answers."""
-        loop = asyncio.get_running_loop()
-        lost_with_it = 0
-        for number in range(1, MAX_TRIES + 1):
-            last = number == MAX_TRIES
-            try:
-                message = await self._tier.predict(deadline_s - loop.time(), pixels)
-                answer = unpack_answer(message)
-            except ReplicaLostError as lost:
-                self._refresh_now.set()
-                log.warning("replica lost", extra={"reason": str(lost), "tries": number})
-                lost_with_it += 1
-                if lost_with_it == MAX_TRIES:
-                    raise WorkerError(f"{MAX_TRIES} replicas were lost with this image.") from lost
-                if last:
-                    raise NotReadyError("Replicas end faster than they take this image.") from lost
-                continue
-            except TierFullError as full:
-                raise self._busy() from full
-            except NoReplicaError as gone:
-                self._refresh_now.set()
-                raise NotReadyError("There is no model replica now.") from gone
-            except OtherVersionError as other:
-                answer = NotReadyError(str(other))
-            if isinstance(answer, Prediction):
-                # However busy the replicas are, they answer.
-                self._silent_since_s = None
-                return answer
-            if last or not isinstance(answer, NotReadyError | DrainingError):
-                raise answer
-            self._refresh_now.set()
-            await asyncio.sleep(RETRY_BACKOFF_S * number)
-        raise AssertionError("every try ends in an answer or an error")
 
     def _busy(self) -> ServiceError:
         interval_s = 0.0 if self._throughput is None else self._throughput.interval_s

@@ -21,13 +21,9 @@ from purnet_serve.errors import (
     WorkerError,
 )
 from purnet_serve.inference.backend import Throughput
-from purnet_serve.inference.ray.backend import (
-    GRACE_S,
-    MAX_TRIES,
-    MIN_REFRESH_S,
-    REFRESH_S,
-)
+from purnet_serve.inference.ray.backend import GRACE_S, MIN_REFRESH_S, REFRESH_S
 from purnet_serve.inference.ray.messages import PROTOCOL, Message, pack_error, pack_state
+from purnet_serve.inference.ray.retries import MAX_TRIES
 from purnet_serve.inference.ray.tier import (
     NoReplicaError,
     ReplicaLostError,
