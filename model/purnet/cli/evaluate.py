@@ -79,6 +79,14 @@ def evaluate(
     json: Annotated[
         Path | None, typer.Option(help="Write every number, curve and image score here.")
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="JSON",
+            help="What --json wrote for other maps of the same images: print how the scores "
+            "differ, image by image, with standard errors.",
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +132,7 @@ def evaluate(
         raise typer.BadParameter("--worst goes with --contact-sheet.")
     with reported_errors(extra="torch,evaluate"):
         from purnet.cpus import available_cpus
+        from purnet.evaluation.comparison import print_comparison, read_baseline
         from purnet.evaluation.scoring import saved_maps
 
         predictor: Predictor | None = None
@@ -132,10 +141,13 @@ def evaluate(
         else:
             sets = _data_sets(dataset or [], root, held_out)
             maps, predictor = _loaded(checkpoint, device or "auto")
+        others = None if baseline is None else read_baseline(baseline, sets)
         if processes is None:
             processes = available_cpus()
         scored = _score(maps, sets, predictor, processes, Console(stderr=True))
         _write(scored, sets, predictor, json, report)
+        if others is not None:
+            print_comparison(scored, others, Console())
         if contact_sheet is not None:
             _draw_failures(scored, sets, predictor, contact_sheet, worst or WORST)
     if not all(result.complete for result in scored.sets):

@@ -176,7 +176,7 @@ def print_report(report: Report, console: Console) -> None:
         console.print(f"PurNet: as published: {report.published_source}.", markup=False)
     conventions = Table.grid(padding=(0, 2))
     for metric in METRICS:
-        conventions.add_row(_arrowed(metric), escape(report.conventions[metric.key]))
+        conventions.add_row(arrowed(metric), escape(report.conventions[metric.key]))
     console.print(conventions)
 
 
@@ -210,7 +210,8 @@ def to_markdown(report: Report, sheets: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _arrowed(metric: Metric) -> str:
+def arrowed(metric: Metric) -> str:
+    """A metric's label with the direction in which it is better."""
     return f"{metric.label} {'↓' if metric.better == 'lower' else '↑'}"
 
 
@@ -221,7 +222,7 @@ def _rows(result: SetResult) -> list[list[str]]:
         published = (numbers.get(metric.key) for numbers in result.published.values())
         rows.append(
             [
-                _arrowed(metric),
+                arrowed(metric),
                 f"{result.metrics[metric.key]:.4f}",
                 *("" if number is None else f"{number:.3f}" for number in published),
             ]

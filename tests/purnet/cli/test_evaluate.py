@@ -346,3 +346,23 @@ def test_failures_of_two_sets_do_not_share_a_sheet(disk, loaded):
     )
     assert result.exit_code == 2
     assert "shows one data set" in result.output
+
+
+def test_scores_are_compared_with_those_of_an_earlier_run(disk, tmp_path):
+    json = tmp_path / "earlier.json"
+    (disk.predictions / "poor.png").rename(tmp_path / "poor.png")
+    assert run(disk.predictions, disk.truth, "--json", json).exit_code == 1
+    (tmp_path / "poor.png").rename(disk.predictions / "poor.png")
+    (disk.truth / "middling.png").replace(disk.predictions / "middling.png")
+    Image.open(disk.predictions / "middling.png").save(disk.truth / "middling.png")
+    result = run(disk.predictions, disk.truth, "--baseline", json)
+    assert result.exit_code == 0, result.output
+    assert "on the 2 images of both" in result.output
+    assert re.search(r"MAE ↓ +│ +0\.0600 +│ +-0\.0600 +│ +0\.0600", result.output)
+
+
+def test_a_baseline_that_is_none_is_refused_before_anything_is_scored(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(scoring, "score", pytest.fail)
+    result = run(disk.predictions, disk.truth, "--baseline", disk.truth / "good.png")
+    assert result.exit_code == 2
+    assert "is not a report that --json wrote" in result.stderr
