@@ -47,5 +47,9 @@ class Caller:
         await self.call("close")
 
 
+Call = Callable[..., Caller]
+"""What the fixture `call` is: a `Caller` of a service's address and options."""
+
+
 async def _awaited(sleep: Sleep, seconds: float) -> None:
     await sleep(seconds)

@@ -7,8 +7,6 @@ import hashlib
 import inspect
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from both_clients import Caller
-from fake_backend import WAIT_S, FakeBackend
+from both_clients import Call, Caller
 from live_service import Live, MakeLive
 from photos import encoded, opened, scene, with_orientation
 from PIL import Image
@@ -25,9 +22,7 @@ from PIL import Image
 from purnet_serve.client import (
     ApiKeyError,
     AsyncPurNetClient,
-    BusyError,
     DeadlineError,
-    NoAnswerError,
     Options,
     PhotoError,
     PurNetClient,
@@ -37,26 +32,10 @@ from purnet_serve.client import (
     RetryPolicy,
     ServerError,
 )
-from purnet_serve.client.clients import READAHEAD_FACTOR
 from purnet_serve.client.result import read_result
 from purnet_serve.http.parameters import MaskOptions
 
 pytestmark = pytest.mark.anyio
-
-Call = Callable[..., Caller]
-
-
-@pytest.fixture(params=["threads", "asyncio"])
-async def call(request: pytest.FixtureRequest) -> AsyncIterator[Call]:
-    made: list[Caller] = []
-
-    def make(url: str, **options: Any) -> Caller:
-        made.append(Caller(request.param, url, **options))
-        return made[-1]
-
-    yield make
-    for caller in made:
-        await caller.close()
 
 
 async def test_a_mask_and_what_the_service_says_of_it(live: Live, call: Call) -> None:
@@ -154,79 +133,6 @@ async def test_refusals_have_a_type_a_code_and_the_id_of_their_request(
         assert str(error) == f"{error.detail} ({status}, {code}, request {error.request_id})"
 
 
-async def test_a_busy_service_is_asked_again_after_what_it_says(
-    make_live: MakeLive, call: Call
-) -> None:
-    live = await make_live(max_requests_in_flight=1, retry_after_s=7)
-    live.backend.gate.clear()
-    first = asyncio.create_task(live.client.post("/v1/mask", content=encoded(scene())))
-    await live.backend.one_arrived()
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        live.backend.gate.set()
-        assert (await first).status_code == 200
-        await live.idle()
-
-    assert (await call(live.url, sleep=sleep).call("mask", encoded(scene()))).width == 96
-    assert waits == [7.0]
-
-
-async def test_a_service_that_stays_busy_is_told_after_the_last_retry(
-    make_live: MakeLive, call: Call
-) -> None:
-    backend = FakeBackend()
-    live = await make_live(backend)
-    backend.reason = "the model is being loaded"
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
-    client = call(live.url, sleep=sleep, retries=RetryPolicy(retries=3, first_wait_s=0.25))
-    with pytest.raises(BusyError, match="the model is being loaded") as raised:
-        await client.call("mask", encoded(scene()))
-    assert (raised.value.status, raised.value.code) == (503, "not_ready")
-    assert waits == [1.0, 1.0, 1.0]
-
-
-async def test_a_connection_that_breaks_is_made_again(make_live: MakeLive, call: Call) -> None:
-    """The first attempt is hung up on, the second reaches nothing, the third a service."""
-    taken: list[bytes] = []
-
-    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        taken.append(await reader.read(1))
-        writer.close()
-
-    rude = await asyncio.start_server(hang_up, "127.0.0.1", 0)
-    port = rude.sockets[0].getsockname()[1]
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        if len(waits) == 1:
-            rude.close()
-            await rude.wait_closed()
-        else:
-            await make_live(port=port)
-
-    client = call(f"http://127.0.0.1:{port}", sleep=sleep)
-    assert (await client.call("mask", encoded(scene()))).width == 96
-    assert taken == [b"P"]
-    assert waits == [0.25, 0.5]
-
-
-async def test_nothing_there_is_told_after_the_last_retry(call: Call) -> None:
-    async def sleep(_: float) -> None:
-        """No time passes."""
-
-    client = call("http://127.0.0.1:9", sleep=sleep, retries=RetryPolicy(retries=1))
-    with pytest.raises(NoAnswerError) as raised:
-        await client.call("mask", b"photo")
-    assert (raised.value.code, raised.value.status) == ("no_answer", None)
-
-
 async def test_the_service_ends_a_request_at_the_client_s_deadline(live: Live, call: Call) -> None:
     live.backend.gate.clear()
     client = call(live.url, retries=RetryPolicy(timeout_s=0.3))
@@ -248,92 +154,6 @@ async def test_something_else_that_answers_is_told(call: Call) -> None:
             with pytest.raises(ServerError, match=f"{url}/v1/.* is not PurNet Serve") as raised:
                 await call(url).call(method, *arguments)
             assert raised.value.code == "no_purnet"
-
-
-async def test_many_come_in_order_each_with_its_mask_or_its_error(
-    live: Live, call: Call, tmp_path: Path
-) -> None:
-    photos: list[Any] = [encoded(scene(20 + n, 10)) for n in range(12)]
-    photos[3], photos[7] = b"text", tmp_path / "none.jpg"
-    heard: list[tuple[int, int | None]] = []
-    outcomes = await call(live.url).many(
-        photos,
-        concurrency=3,
-        output="cutout",
-        progress=lambda *told: heard.append(told),
-        size="model",
-    )
-    assert [outcome.photo for outcome in outcomes] == photos
-    for number, outcome in enumerate(outcomes):
-        if number in (3, 7):
-            assert (outcome.result, type(outcome.error)) == (None, PhotoError)
-        else:
-            assert outcome.result is not None
-            assert (outcome.result.width, outcome.error) == (20 + number, None)
-            assert outcome.result.image().size == (32, 32)
-            assert outcome.result.image().mode == "RGBA"
-    assert heard == [(number, 12) for number in range(1, 13)]
-
-
-async def test_only_so_many_are_sent_at_a_time_and_read_ahead(live: Live, call: Call) -> None:
-    live.backend.gate.clear()
-    read: list[int] = []
-
-    def photos() -> Iterator[bytes]:
-        for number in range(20):
-            read.append(number)
-            yield encoded(scene(20 + number, 10))
-
-    heard: list[tuple[int, int | None]] = []
-    sending = asyncio.create_task(
-        call(live.url).many(photos(), concurrency=2, progress=lambda *told: heard.append(told))
-    )
-    for _ in range(2):
-        await live.backend.one_arrived()
-    assert live.service.admission.requests == 2
-    assert len(read) <= READAHEAD_FACTOR * 2
-    live.backend.gate.set()
-    async with asyncio.timeout(WAIT_S):
-        outcomes = await sending
-    assert [outcome.result.width for outcome in outcomes if outcome.result] == [*range(20, 40)]
-    assert heard[-1] == (20, None)
-
-
-async def test_leaving_many_early_leaves_nothing_behind(live: Live) -> None:
-    async with AsyncPurNetClient(live.url) as client:
-        before = asyncio.all_tasks()
-        outcomes: Any = client.many([encoded(scene())] * 20, concurrency=2)
-        async for _ in outcomes:
-            break
-        await outcomes.aclose()
-        left = asyncio.all_tasks() - before
-        # Those of the service, which runs on this loop too, may be at their end.
-        assert not [task for task in left if "purnet_serve/client" in str(task.get_coro())]
-
-    def leave() -> None:
-        with PurNetClient(live.url) as client:
-            for _ in client.many([encoded(scene())] * 20, concurrency=2):
-                break
-
-    await asyncio.to_thread(leave)
-    await live.idle()
-    assert len(live.backend.seen) <= 2 * (1 + READAHEAD_FACTOR * 2)
-
-
-def test_leaving_many_ends_the_waits_of_its_retries() -> None:
-    """The first photo cannot be read; the second finds no service, and would wait for minutes."""
-    waits = RetryPolicy(timeout_s=300, first_wait_s=60, longest_wait_s=60)
-
-    def leave() -> None:
-        with PurNetClient("http://127.0.0.1:9", retries=waits) as client:
-            outcomes = client.many(["missing.jpg", b"photo"], concurrency=2)
-            assert next(outcomes).error is not None
-            outcomes.close()  # returns when its threads have ended
-
-    thread = threading.Thread(target=leave, daemon=True)
-    thread.start()
-    thread.join(WAIT_S)
-    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize(
