@@ -202,14 +202,14 @@ class NothingFoundError(ImageError):
 
 
 class BusyError(ServiceError):
-    """As many requests as the service holds are in flight; come again after `Retry-After`."""
+    """As many requests as the service holds are in flight; retry after `Retry-After` seconds."""
 
     status, code, title = 429, "too_many_requests", "Too many requests in flight"
     setting = "max_requests_in_flight"
 
 
 class TooManyBytesError(BusyError):
-    """As many upload bytes as the service holds are in flight; come again after `Retry-After`."""
+    """The service holds as many bytes of uploads as it may; retry after `Retry-After` seconds."""
 
     code, title, setting = "too_many_bytes", "Too many bytes in flight", "max_bytes_in_flight"
 
@@ -237,13 +237,13 @@ class NonFiniteError(InternalError):
 
 
 class NotReadyError(ServiceError):
-    """The model is not loaded (yet, or any more); come again after `Retry-After`."""
+    """The model is not loaded (yet, or any more); retry after `Retry-After` seconds."""
 
     status, code, title = 503, "not_ready", "Not ready"
 
 
 class DrainingError(ServiceError):
-    """The service is shutting down; come again after `Retry-After`."""
+    """The service is shutting down; retry after `Retry-After` seconds."""
 
     status, code, title = 503, "draining", "Shutting down"
 

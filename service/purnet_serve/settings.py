@@ -54,9 +54,7 @@ class Settings(BaseSettings):
         description="Origins, comma-separated, whose pages may call the service from a browser; by "
         "default none but its own.",
     )
-    page: bool = Field(
-        True, description="Serve the web page at `/` on which people try the service; or `off`."
-    )
+    page: bool = Field(True, description="Serve the web page at `/`; `off` removes it.")
     log_format: Literal["json", "text"] = Field(
         "json", description="`json`: one object a line; `text`: for a person at a terminal."
     )
@@ -163,7 +161,7 @@ class Settings(BaseSettings):
         60.0,
         gt=0,
         le=DAY_S,
-        description="Seconds a client may take to read its answer; then it is cut off.",
+        description="Seconds a client may take to read its whole answer; then it is cut off.",
     )
     retry_after_s: int = Field(
         1,

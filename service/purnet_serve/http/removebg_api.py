@@ -102,7 +102,7 @@ def routers(service: ServiceContext) -> tuple[APIRouter, APIRouter]:
         """
         context: RequestContext = request.state.context
         for name in map(shorten, request.query_params):
-            detail = f"The parameter {name!r} belongs into the body, not into the URL."
+            detail = f"The parameter {name!r} belongs in the body, not in the URL."
             raise ParameterError(name, detail)
         with context.enter_stage(Stage.RECEIVE):
             upload, options = await _receive(service, context, request)

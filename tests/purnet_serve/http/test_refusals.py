@@ -152,6 +152,12 @@ async def test_cors_is_closed_by_default_and_lets_pages_read_refusals(
         "/v1/mask", headers={"Origin": origin, "Access-Control-Request-Method": "POST"}
     )
     assert preflight.status_code == 200
+    unknown = await live.client.options(
+        "/v1/mask",
+        headers={"Origin": "https://other.example", "Access-Control-Request-Method": "POST"},
+    )
+    assert (unknown.status_code, unknown.headers["content-type"][:10]) == (400, "text/plain")
+    assert "x-request-id" not in unknown.headers
     other = await live.client.get("/livez", headers={"Origin": "https://other.example"})
     assert "access-control-allow-origin" not in other.headers
 

@@ -248,7 +248,7 @@ async def test_a_parameter_in_the_url_is_refused(live: Live) -> None:
     answer = await live.client.post(f"{PATH}?size=full", files={"image_file": PHOTO})
     told = error(answer)
     assert (answer.status_code, told["code"]) == (400, "invalid_size")
-    assert "belongs into the body" in told["detail"]
+    assert "belongs in the body, not in the URL" in told["detail"]
 
 
 async def test_hints_have_no_effect(live: Live) -> None:
