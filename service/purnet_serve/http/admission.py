@@ -28,7 +28,7 @@ class Admission:
         self._settings = settings
         self._unready_reason = unready_reason
         self._admitted: set[RequestContext] = set()
-        self._leaving = False
+        self._failing_readiness = False
         self._draining = False
         self.idle = asyncio.Event()
         """Set while nothing is in flight."""
@@ -46,7 +46,7 @@ class Admission:
         """Whether no more requests are admitted, and connections are closed after their answer."""
         return self._draining
 
-    def rejection(self) -> ServiceError | None:
+    def admission_error(self) -> ServiceError | None:
         """Why no image can be taken now; None when it can."""
         if self._draining:
             return DrainingError("The service is shutting down.")
@@ -55,9 +55,9 @@ class Admission:
 
     def readiness_error(self) -> ServiceError | None:
         """Why a load balancer should send nothing here any more; None when it should."""
-        if self._leaving:
+        if self._failing_readiness:
             return DrainingError("The service is about to shut down.")
-        return self.rejection()
+        return self.admission_error()
 
     def admit(self, request: RequestContext, content_length: int | None) -> None:
         """Admit a request by the length it announces; None is a body of unknown length.
@@ -111,11 +111,11 @@ class Admission:
             request.answer_memory.release()
             request.answer_memory = None
 
-    def leave(self) -> None:
+    def start_failing_readiness(self) -> None:
         """Report not ready; until load balancers have noticed, requests are still admitted."""
-        self._leaving = True
+        self._failing_readiness = True
 
-    def drain(self) -> None:
+    def stop_admitting(self) -> None:
         """Admit no more requests; those in flight go on."""
         self._draining = True
 

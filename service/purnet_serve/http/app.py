@@ -38,7 +38,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
 
     `app.state.service` is the `ServiceContext`, which the server drains.
     """
-    service = ServiceContext(settings, backend, metrics.http)
+    service = ServiceContext(settings, backend, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -90,7 +90,7 @@ def create_app(settings: Settings, backend: Backend, metrics: Metrics) -> FastAP
                 service.photo_routes[method, route.path] = route.get_route_handler()
         if isinstance(route, APIRoute):
             methods.setdefault(route.path, set()).update(route.methods or ())
-    metrics.http.register(methods)
+    metrics.http.register(methods, {path for _, path in service.photo_routes})
     app.state.methods = methods
     return app
 

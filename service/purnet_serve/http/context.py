@@ -17,7 +17,7 @@ from purnet_serve.images.codec import ENCODER_BYTES_PER_PIXEL, MASK_BYTES_PER_PI
 from purnet_serve.images.header import BYTES_PER_PIXEL, FORMATS_BY_NAME, Limits
 from purnet_serve.images.thread_pool import BoundedThreadPool, MemoryBudget
 from purnet_serve.inference.backend import Backend
-from purnet_serve.observability.http_metrics import HttpMetrics
+from purnet_serve.observability.http_metrics import Metrics
 from purnet_serve.settings import MIB, Settings
 
 BASE_BYTES = 160 * MIB
@@ -40,15 +40,18 @@ ErrorAnswer = Callable[..., Response]
 class ServiceContext:
     """One of each for a running service: everything between a socket and the backend."""
 
-    def __init__(self, settings: Settings, backend: Backend, metrics: HttpMetrics) -> None:
+    def __init__(self, settings: Settings, backend: Backend, metrics: Metrics) -> None:
         decode_threads, encode_threads = pool_threads(settings)
         self.settings = settings
         self.backend = backend
-        self.metrics = metrics
+        self.metrics = metrics.http
         self.keys = ApiKeys(settings.api_keys_file)
         self.admission = Admission(settings, backend.unready_reason)
         self.scheduler = RequestScheduler(
-            settings.target_latency_s, lambda: backend.throughput, decode_threads
+            settings.target_latency_s,
+            lambda: backend.throughput,
+            decode_threads,
+            metrics.inference,
         )
         self.answer_memory = MemoryBudget(settings.max_answer_bytes)
         self.pixel_memory = MemoryBudget(settings.max_pixel_bytes)
@@ -61,7 +64,7 @@ class ServiceContext:
         self.error_answers: dict[str, ErrorAnswer] = {}
         """By path: what answers errors there, where it is not a problem document."""
         self.limits = Limits(settings.max_pixels, settings.max_side, formats)
-        metrics.watch(
+        self.metrics.watch(
             requests=lambda: self.admission.requests,
             waiting=lambda: self.scheduler.schedule.waiting,
             wait_s=self.scheduler.schedule.estimate_s,

@@ -129,7 +129,7 @@ class RequestMiddleware:
             headers=headers,
             arrived=now,
             deadline=now + self._service.settings.timeout_s,
-            upload_until=now + self._service.settings.upload_timeout_s,
+            upload_deadline=now + self._service.settings.upload_timeout_s,
             traceparent=continued_trace(headers),
         )
         scope.setdefault("state", {})["context"] = context
@@ -175,8 +175,8 @@ class RequestMiddleware:
         flight, bytes in flight, length of the body, other headers, time until the answer.
         """
         service, settings, headers = self._service, self._service.settings, context.headers
-        if (rejection := service.admission.rejection()) is not None:
-            raise rejection
+        if (error := service.admission.admission_error()) is not None:
+            raise error
         service.keys.check(offered_key(headers))
         service.admission.admit(context, content_length(headers))
         upload = UploadStream(receive, context, settings.max_body_bytes)
@@ -233,7 +233,9 @@ class RequestMiddleware:
         if context.gone:
             metrics.client_left(context.stage)
         else:
-            metrics.answered(context.path, context.method, context.status, context.code, seconds)
+            # A service that starts or drains says so to probes every second: that is no error.
+            code = None if context.path in PROBES else context.code
+            metrics.answered(context.path, context.method, context.status, code, seconds)
             pixels = context.width * context.height
             metrics.measured(context.timings, context.body_bytes, pixels)
         route = metrics.route(context.path)
@@ -287,7 +289,9 @@ class ResponseStream:
                 await self._send_slices(message.get("body", b""), message.get("more_body", False))
         except TimeoutError:
             raise ClientGoneError from None
-        context.timings[Stage.SEND] = loop.time() - self._started
+        if Stage.ENCODE in context.timings:
+            # Else it is an error, a probe or a page, which say nothing of how masks are read.
+            context.timings[Stage.SEND] = loop.time() - self._started
         if context.complete:
             self.on_complete(context)
 

@@ -47,7 +47,7 @@ class RequestContext:
     headers: Headers
     arrived: float
     deadline: float
-    upload_until: float = math.inf  # the body must have arrived by then
+    upload_deadline: float = math.inf  # the body must have arrived by then
     traceparent: str | None = None  # what is answered: the client's trace, with an id of our part
     upload_bytes: int = 0  # that admission counts for the upload
     answer_memory: Reservation | None = None  # from before it is encoded until it is sent
@@ -94,7 +94,7 @@ class RequestContext:
         """Await `work` in the current task.
 
         Raises what it raises, the error of `abort`, `UploadTimeoutError` while the body
-        arrives after `upload_until`, or `DeadlineError` while it arrives, or a photo is fetched,
+        arrives after `upload_deadline`, or `DeadlineError` while it arrives, or a photo is fetched,
         decoded or encoded, after `deadline`. The backend holds the deadline itself, and an answer
         is sent within its own time.
         """
@@ -120,7 +120,7 @@ class RequestContext:
 
     def _stage_deadline(self) -> float:
         """When the time for the current stage is over."""
-        return min(self.upload_until, self.deadline) if self._uploads() else self.deadline
+        return min(self.upload_deadline, self.deadline) if self._uploads() else self.deadline
 
     def _uploads(self) -> bool:
         """Whether the body is arriving; a photo that is then fetched has a limit of its own."""
@@ -140,7 +140,7 @@ class RequestContext:
             self.abort(self._too_late())
 
     def _too_late(self) -> ServiceError:
-        is_slow_upload = self._uploads() and self.upload_until <= self.deadline
+        is_slow_upload = self._uploads() and self.upload_deadline <= self.deadline
         error = UploadTimeoutError if is_slow_upload else DeadlineError
         allowed = round(self._stage_deadline() - self.arrived, 3)
         detail = f"The request's {allowed} s were over at stage '{self.stage}'."

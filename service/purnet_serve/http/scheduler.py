@@ -15,13 +15,14 @@ from contextlib import asynccontextmanager
 from purnet_serve.errors import DeadlineError, WouldBeLateError
 from purnet_serve.http.request import RequestContext
 from purnet_serve.inference.backend import Throughput
+from purnet_serve.inference.batcher import QueueObserver
 from purnet_serve.inference.schedule import (
     Schedule,
     ScheduledRequest,
     ServiceRate,
     TooLateError,
 )
-from purnet_serve.observability.labels import Stage
+from purnet_serve.observability.labels import Stage, TicketLocation
 
 
 class RequestScheduler:
@@ -32,10 +33,12 @@ class RequestScheduler:
         target_latency_s: float,
         throughput: Callable[[], Throughput | None],
         decode_threads: int,
+        observer: QueueObserver,
     ) -> None:
         self.schedule = Schedule(target_latency_s)
         self._throughput = throughput
         self._decode_threads = decode_threads
+        self._observer = observer
         self._waiters: dict[ScheduledRequest, asyncio.Future[None]] = {}
         """Futures of the requests that wait for a slot."""
 
@@ -83,6 +86,7 @@ class RequestScheduler:
             now = loop.time()
             request.slot_wait_s = now - ready_s
             if self.schedule.cannot_finish(now, scheduled):
+                self._observer.expired(TicketLocation.SLOT)
                 raise DeadlineError("Too little of the request's time is left to answer it.")
             yield
             answered = True
@@ -101,7 +105,11 @@ class RequestScheduler:
             async with asyncio.timeout_at(deadline):
                 await waiter
         except TimeoutError:
+            self._observer.expired(TicketLocation.SLOT)
             raise DeadlineError("The deadline passed while the request was in the queue.") from None
+        except asyncio.CancelledError:
+            self._observer.cancelled(TicketLocation.SLOT)
+            raise
         finally:
             del self._waiters[scheduled]
 

@@ -253,13 +253,13 @@ class Server:
     async def _drain(self) -> None:
         """Not ready at once; then no new connections; then what was accepted gets its time."""
         admission = self._service.admission
-        admission.leave()
+        admission.start_failing_readiness()
         self._metrics.begin_draining()
         if not self._stop_now.is_set():  # else nothing was served: the start failed
             log.info("draining", extra={"requests_in_flight": admission.requests})
         stop_now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({stop_now}, timeout=self._settings.drain_delay_s)
-        admission.drain()
+        admission.stop_admitting()
         self._uvicorn.should_exit = True
         idle = asyncio.create_task(admission.idle.wait())
         first = asyncio.FIRST_COMPLETED

@@ -85,7 +85,7 @@ class BatchExecutor(Protocol):
 
 
 class QueueObserver(Protocol):
-    """Counts the tickets that nobody waits for any longer."""
+    """Counts the images that nobody waits for any longer."""
 
     def expired(self, location: TicketLocation) -> None:
         """A deadline passed."""

@@ -3,7 +3,8 @@
 Decoding, inference and encoding are one pipeline that holds a limited number of requests. A request
 is accepted before anything of its body is read. Accepted requests wait in the order in which they
 are due until the pipeline has a free slot. How fast slots become free is learnt from the requests
-that were answered. The caller gives the current time.
+that were answered. The caller gives the current time. This is earliest-deadline-first (EDF)
+scheduling with admission control: `due_s` is the soft deadline, `deadline_s` the hard one.
 """
 
 from __future__ import annotations
@@ -116,8 +117,9 @@ class Schedule:
     """Accepted requests in the order in which they are due, and the slots of the pipeline.
 
     A request whose time is longer than the target may wait, but many such requests that came first
-    would delay those that may not. So they are planned at every second answer. One that would be
-    late at that rate is refused, unless all waiting requests are answered within the target anyway.
+    would delay those that may not. So they are given at most every second answer. One that would
+    be late at that rate is refused, unless all waiting requests are answered within the target
+    anyway.
     """
 
     def __init__(self, target_s: float) -> None:
@@ -169,7 +171,7 @@ class Schedule:
         if rate is not None and self.ahead:
             self._check_rate(now, due_s, planned_s)
             self._check(now, scheduled, index, rate)
-        self._count_ahead(index, 1)
+        self._shift_ahead(index, 1)
         self._waiting.insert(index, scheduled)
         return scheduled
 
@@ -181,7 +183,7 @@ class Schedule:
             scheduled.skipped = False
             index = self._waiting.index(scheduled)
             scheduled.ahead, scheduled.rate = self._ahead_of(index), copy(self.rate)
-            self._count_ahead(index + 1, 1)
+            self._shift_ahead(index + 1, 1)
 
     def start_next(self, now: float) -> ScheduledRequest | None:
         """Give a free slot, if there is one, to the next request that is ready."""
@@ -190,13 +192,13 @@ class Schedule:
         for index, scheduled in enumerate(self._waiting):
             if scheduled.ready_s is not None:
                 del self._waiting[index]
-                self._count(now, +1)
+                self._change_active(now, +1)
                 scheduled.started_s = now
                 scheduled._active_seconds_at_start = self._active_seconds
                 return scheduled
             if not scheduled.skipped:
                 scheduled.skipped = True
-                self._count_ahead(index + 1, -1)
+                self._shift_ahead(index + 1, -1)
         return None
 
     def cannot_finish(self, now: float, scheduled: ScheduledRequest) -> bool:
@@ -214,11 +216,12 @@ class Schedule:
             index = self._waiting.index(scheduled)
             del self._waiting[index]
             if not scheduled.skipped:
-                self._count_ahead(index, -1)
+                self._shift_ahead(index, -1)
             return
-        self._count(now, -1)
+        self._change_active(now, -1)
+        # `ahead` counts requests answered before it, so one that was answered stays counted.
         if not answered:
-            self._count_ahead(0, -1)
+            self._shift_ahead(0, -1)
         elif scheduled.ready_s is not None and now > scheduled.started_s:
             self._learn(now, scheduled, scheduled.ready_s, scheduled.started_s)
 
@@ -265,7 +268,7 @@ class Schedule:
         # Copied in one step of the interpreter: the metrics server reads from its own thread.
         return self.active + sum(not other.skipped for other in self._waiting[:index])
 
-    def _count_ahead(self, index: int, requests: int) -> None:
+    def _shift_ahead(self, index: int, requests: int) -> None:
         """So many requests more, or fewer, are ahead of those that wait from `index` on."""
         for other in islice(self._waiting, index, None):
             other.ahead += requests
@@ -286,7 +289,7 @@ class Schedule:
             # Without the time of its upload: that depends on the client.
             self.rate.learn_margin(now - ready_s, scheduled.expected_s)
 
-    def _count(self, now: float, change: int) -> None:
+    def _change_active(self, now: float, change: int) -> None:
         self._active_seconds += self.active * (now - self._counted_s)
         self._counted_s = now
         self.active += change

@@ -333,9 +333,9 @@ class DeviceSupervisor:
         if not answer.finite[slot]:
             self._metrics.failed(FailureKind.NON_FINITE)
             error = NonFiniteError("The network's output for this image is not a number.")
-            return Outcome.NON_FINITE if ticket.resolve(error) else Outcome.LATE
+            return Outcome.NON_FINITE if ticket.resolve(error) else Outcome.ABANDONED
         if not ticket.live:
-            return Outcome.LATE
+            return Outcome.ABANDONED
         prediction = Prediction(
             mask=copy_mask(masks[slot]),
             model=worker.info,
@@ -353,7 +353,7 @@ class DeviceSupervisor:
         for ticket in batch.tickets:
             outcome = Outcome.RETRIED
             if not ticket.live:
-                outcome = Outcome.LATE
+                outcome = Outcome.ABANDONED
             elif end is not None and ticket.alone:
                 outcome = Outcome.FAILED
                 ticket.resolve(WorkerError(f"The worker failed twice on this image. {end.detail}"))

@@ -50,7 +50,7 @@ class HttpMetrics:
         )
         self._request_seconds = histogram(
             "purnet_request_seconds",
-            "Seconds from the first header to the last byte of the answer.",
+            "Seconds from the first header to the last byte of an answer with a picture (200).",
             ("route",),
             buckets=SECONDS,
         )
@@ -60,9 +60,8 @@ class HttpMetrics:
             ["stage"],
             buckets=SECONDS,
         )
-        self._errors = counter(
-            "purnet_errors", "Requests answered with an error, by its code.", ["code"]
-        )
+        text = "Requests but for probes that were answered with an error, by its code."
+        self._errors = counter("purnet_errors", text, ["code"])
         self._gone = counter(
             "purnet_client_gone",
             "Requests whose client left first, by stage.",
@@ -92,11 +91,14 @@ class HttpMetrics:
         for kind in all_errors():
             self._errors.labels(kind.code)
 
-    def register(self, routes: Mapping[str, Iterable[str]]) -> None:
-        """Create every series of these routes, each a path template with its methods."""
+    def register(self, routes: Mapping[str, Iterable[str]], photo_paths: Iterable[str]) -> None:
+        """Create every series of these routes, each a path template with its methods.
+
+        Those of `photo_paths` answer pictures.
+        """
         self._methods = {path: frozenset(methods) for path, methods in routes.items()}
+        self._seconds_by_route = {path: self._request_seconds.labels(path) for path in photo_paths}
         for path, methods in {**self._methods, OTHER: frozenset[str]()}.items():
-            self._seconds_by_route[path] = self._request_seconds.labels(path)
             for method in (*methods, OTHER):
                 for status in STATUSES:
                     series = self._requests.labels(path, method, status)
@@ -131,11 +133,15 @@ class HttpMetrics:
     def answered(
         self, path: str, method: str, status: int, code: str | None, seconds: float
     ) -> None:
-        """An answer was sent; `code` is that of the error, if it was one."""
+        """An answer was sent; `code` is that of the error, if it was one that counts.
+
+        Refusals take a millisecond: with them among the seconds, masks would seem fast in overload.
+        """
         route = self.route(path)
         method = method if method in self._methods.get(route, ()) else OTHER
         self._requests_by_labels[route, method, _known(status)].inc()
-        self._seconds_by_route[route].observe(seconds)
+        if status == 200 and route in self._seconds_by_route:
+            self._seconds_by_route[route].observe(seconds)
         if code is not None:
             self._errors.labels(code).inc()
 

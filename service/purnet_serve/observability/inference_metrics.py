@@ -58,7 +58,7 @@ class InferenceMetrics:
         self._batch_size = histogram("purnet_batch_size", text, _BATCH_BUCKETS)
         text = "Batches begun, by why they left the queue."
         self._batches = counter("purnet_batches", text, "reason", DispatchReason)
-        text = "Executed images by outcome; all but `retried` are answers."
+        text = "Executed images by outcome; `mask`, `non_finite` and `failed` are answers."
         self._outcomes = counter("purnet_executions", text, "outcome", Outcome)
         text = "Deadlines that passed, by where the image was."
         self._expired = counter("purnet_expired", text, "place", TicketLocation)

@@ -11,7 +11,8 @@ class Stage(StrEnum):
     RECEIVE = "receive"
     DECODE = "decode"
     QUEUE = "queue"
-    """A client that left while its image was queued or on the device is counted here."""
+    """A client that left while its request waited for a slot, or its image was queued or on the
+    device, is counted here."""
     INFER = "infer"
     ENCODE = "encode"
     SEND = "send"
@@ -26,21 +27,23 @@ class DispatchReason(StrEnum):
 
 
 class TicketLocation(StrEnum):
-    """Where a ticket was when its client stopped waiting."""
+    """Where an image was when its client stopped waiting."""
 
+    SLOT = "slot"
+    """It was not decoded yet: its request waited for a slot of the pipeline, and had no ticket."""
     QUEUE = "queue"
     DEVICE = "device"
 
 
 class Outcome(StrEnum):
-    """How the execution of one image ended; all but `retried` are answers."""
+    """How the execution of one image ended; `mask`, `non_finite` and `failed` are answers."""
 
     MASK = "mask"
     NON_FINITE = "non_finite"
     FAILED = "failed"
     """A worker ended while it ran this image, for the second time."""
-    LATE = "late"
-    """Its client had stopped waiting."""
+    ABANDONED = "abandoned"
+    """Its client had stopped waiting: it left, or its deadline passed."""
     RETRIED = "retried"
     """The worker ended or ran out of memory; the image is queued again."""
 

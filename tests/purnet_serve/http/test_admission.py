@@ -149,8 +149,8 @@ def test_bytes_in_flight_never_pass_the_limit(steps: list[tuple[int, bool]]) -> 
 def test_draining_is_reported_before_readiness() -> None:
     reason: list[str | None] = ["loading"]
     limits = Admission(Settings(), lambda: reason[0])
-    assert isinstance(limits.rejection(), NotReadyError)
+    assert isinstance(limits.admission_error(), NotReadyError)
     reason[0] = None
-    assert limits.rejection() is None
-    limits.drain()
-    assert isinstance(limits.rejection(), DrainingError)
+    assert limits.admission_error() is None
+    limits.stop_admitting()
+    assert isinstance(limits.admission_error(), DrainingError)

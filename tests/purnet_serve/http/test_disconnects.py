@@ -195,7 +195,7 @@ async def test_the_time_for_the_upload_ends_nothing_that_comes_after_it(
         assert await asyncio.to_thread(gate.entered.wait, WAIT_S)
         (context,) = live.service.admission._admitted
         over = asyncio.Event()
-        asyncio.get_running_loop().call_at(context.upload_until + 0.01, over.set)
+        asyncio.get_running_loop().call_at(context.upload_deadline + 0.01, over.set)
         await over.wait()
         gate.open.set()
         assert (await asked).status_code == 200

@@ -119,7 +119,7 @@ async def test_not_ready_comes_first(tmp_path: Path) -> None:
 
 async def test_draining_is_its_own_reason() -> None:
     app = build()
-    app.state.service.admission.drain()
+    app.state.service.admission.stop_admitting()
     request = AsgiRequest(app, headers=sized(1))
     request.incoming.put_nowait({"type": "http.request", "body": b"x", "more_body": False})
     await check_refused(request, 503, "draining")

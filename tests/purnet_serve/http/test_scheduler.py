@@ -10,12 +10,14 @@ from fake_backend import FakeBackend
 from fake_clock import FakeClockLoop
 from live_service import MakeLive
 from photos import encoded, scene
+from prometheus_client import CollectorRegistry
 from starlette.datastructures import Headers
 
 from purnet_serve.errors import DeadlineError, WouldBeLateError
 from purnet_serve.http.request import RequestContext
 from purnet_serve.http.scheduler import RequestScheduler
 from purnet_serve.inference.backend import Throughput
+from purnet_serve.observability.inference_metrics import InferenceMetrics
 
 PHOTO = encoded(scene())
 THROUGHPUT = Throughput(latency_s=1.0, interval_s=0.5, concurrency=2)
@@ -28,9 +30,19 @@ class Service:
     def __init__(self, loop: FakeClockLoop, throughput: Throughput | None = THROUGHPUT) -> None:
         self.loop = loop
         self.throughput = throughput
-        self.scheduler = RequestScheduler(TARGET_S, lambda: self.throughput, decode_threads=0)
+        self.registry: CollectorRegistry
+        self.scheduler = self.make_scheduler(decode_threads=0)
         self.started: list[str] = []
         self.ends: dict[str, asyncio.Event] = {}
+
+    def make_scheduler(self, decode_threads: int) -> RequestScheduler:
+        self.registry = CollectorRegistry()
+        metrics = InferenceMetrics(self.registry)
+        return RequestScheduler(TARGET_S, lambda: self.throughput, decode_threads, metrics)
+
+    def counted(self, name: str) -> float | None:
+        """How many waited for a slot, of those that this counter counts."""
+        return self.registry.get_sample_value(f"purnet_{name}_total", {"place": "slot"})
 
     def request(self, name: str, timeout_s: float | None = None) -> RequestContext:
         """A request that is accepted. Raises why it is not."""
@@ -94,7 +106,7 @@ def test_as_many_work_as_there_are_slots_and_the_earliest_due_is_next(
 
 def test_each_thread_that_decodes_is_a_slot(loop: FakeClockLoop) -> None:
     service = Service(loop)
-    service.scheduler = RequestScheduler(TARGET_S, lambda: THROUGHPUT, decode_threads=3)
+    service.scheduler = service.make_scheduler(decode_threads=3)
     for number in range(6):
         service.send(str(number))
     assert len(service.started) == 5
@@ -137,6 +149,7 @@ def test_a_deadline_that_passes_in_the_queue_is_on_time(
     loop.advance(0.01)
     assert isinstance(waits.exception(), DeadlineError)
     assert service.scheduler.schedule.waiting == 0
+    assert (service.counted("expired"), service.counted("cancelled")) == (1, 0)
 
 
 def test_a_request_without_enough_time_is_dropped_before_any_work(
@@ -149,6 +162,7 @@ def test_a_request_without_enough_time_is_dropped_before_any_work(
     service.end("second")
     assert isinstance(lost.exception(), DeadlineError)
     assert "Too little" in str(lost.exception())
+    assert service.counted("expired") == 1
     assert service.started == ["first", "second", "other"], "its place is given on"
     assert not other.done()
 
@@ -173,6 +187,8 @@ def test_slots_of_clients_that_leave_are_given_to_others(
     loop.settle()
     assert service.started == ["works", "second", "next"]
     assert not next_one.done()
+    # The first was at work, the last one's upload was not complete.
+    assert (service.counted("expired"), service.counted("cancelled")) == (0, 1)
 
 
 def test_a_failure_teaches_nothing_and_an_answer_does(

@@ -227,7 +227,7 @@ def test_an_image_nobody_waits_for_is_not_retried(harness):
     assert isinstance(late.exception(), DeadlineError)
     assert harness.numbers([stays]) == [3]
     assert harness.workers.last.begun == [1]
-    assert harness.executions() == {"late": 2, "retried": 1, "mask": 2}
+    assert harness.executions() == {"abandoned": 2, "retried": 1, "mask": 2}
 
 
 def test_a_deadline_passes_on_time_while_the_worker_restarts(harness):

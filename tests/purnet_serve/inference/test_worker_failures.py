@@ -146,7 +146,7 @@ def test_a_mishandled_answer_loses_no_image(harness, monkeypatch):
     harness.work()
     assert not faults
     assert harness.numbers(calls) == [1, 2, 3]
-    assert harness.executions() == {"mask": 3, "late": 1, "retried": 2}
+    assert harness.executions() == {"mask": 3, "abandoned": 1, "retried": 2}
 
 
 def test_what_was_answered_is_counted_even_if_counting_failed(harness, monkeypatch):
@@ -162,7 +162,7 @@ def test_what_was_answered_is_counted_even_if_counting_failed(harness, monkeypat
     call = harness.send(1)
     harness.work()
     assert harness.numbers([call]) == [1]
-    assert harness.executions() == {"late": 1}
+    assert harness.executions() == {"abandoned": 1}
 
 
 def test_the_first_reason_of_an_end_is_the_one_that_counts(harness):

@@ -74,12 +74,31 @@ async def test_a_request_is_counted_once_under_its_labels(live: Live) -> None:
     assert live.sample("purnet_requests_total", **route, status="200") == 1
     assert live.sample("purnet_requests_total", **route, status="415") == 1
     assert live.sample("purnet_errors_total", code="unsupported_media") == 1
-    assert live.sample("purnet_request_seconds_count", route="/v1/mask") == 2
+    assert live.sample("purnet_request_seconds_count", route="/v1/mask") == 1, "200 alone"
     assert live.sample("purnet_stage_seconds_count", stage="receive") == 2
     for part in ("decode", "queue", "infer", "encode"):
         assert live.sample("purnet_stage_seconds_count", stage=part) == 1
     assert live.sample("purnet_body_bytes_sum") == len(PHOTO) + 4
     assert live.sample("purnet_image_megapixels_sum") == pytest.approx(96 * 64 / 1e6)
+
+
+async def test_only_what_was_encoded_is_timed_as_it_is_sent(live: Live) -> None:
+    for path in ("/livez", "/readyz", "/metrics", "/", "/v1/models", "/nowhere"):
+        await live.client.get(path)
+    await live.client.post("/v1/mask", content=b"text")
+    assert live.sample("purnet_stage_seconds_count", stage="send") == 0
+    await live.client.post("/v1/mask", content=PHOTO)
+    await live.idle()
+    assert live.sample("purnet_stage_seconds_count", stage="send") == 1
+
+
+async def test_probes_are_told_why_and_no_error_is_counted(live: Live) -> None:
+    live.backend.reason = "the model is loading"
+    assert (await live.client.get("/readyz")).json()["code"] == "not_ready"
+    assert live.sample("purnet_errors_total", code="not_ready") == 0
+    refused = await live.client.post("/v1/mask", content=PHOTO)
+    assert refused.json()["code"] == "not_ready"
+    assert live.sample("purnet_errors_total", code="not_ready") == 1
 
 
 async def test_gauges_follow_what_is_in_flight(live: Live) -> None:
