@@ -75,7 +75,7 @@ def recipe_of(base: Recipe, ablation: Ablation, seed: int, iterations: int, size
         "min_image_size": None,
         "learning_rate": base.stages[0].learning_rate,
         "warmup": iterations // 20,
-        "weights": MAP_LOSSES | ablation.losses,
+        "weights": {**MAP_LOSSES, **ablation.losses},
     }
     if ablation.one_source:
         first, *others = values["sources"]
@@ -101,9 +101,9 @@ def score(predictor: purnet.Predictor, pairs: list[Pair]) -> tuple[float, float,
 def train(recipe: Recipe, data: Path, cache: Path, out: Path) -> list[Pair]:
     """Train to the end, unless that was done; gives the pairs that were held out."""
     pairs = load_data(recipe, data, cache, processes=2)
-    weights, digest = initial_weights(recipe, recipe.stages[0], init=None, backbone=None)
+    weights = initial_weights(recipe, recipe.stages[0], init=None, backbone=None)
     options = TrainerOptions(out=out, device=torch.device("cpu"))
-    Trainer(recipe, pairs, options).run(init=weights, init_sha256=digest)
+    Trainer(recipe, pairs, options).run(init=weights.tensors)
     return pairs.validation
 
 

@@ -61,7 +61,7 @@ def serve(checkpoint: Path) -> None:
     from purnet_serve.observability.logging import configure_logging
     from purnet_serve.settings import Settings
 
-    thread_pool.ThreadPoolExecutor = TimedExecutor  # type: ignore[misc]
+    thread_pool.ThreadPoolExecutor = TimedExecutor  # type: ignore[attr-defined]
     settings = Settings(port=0, checkpoint=checkpoint, device="cpu", engine_threads=1)
     configure_logging(settings)
 

@@ -47,7 +47,8 @@ def jpeg_way(engine: Engine, factor: int, *, reduced: bool) -> Way:
         file = BytesIO()
         large.save(file, "JPEG", quality=JPEG_QUALITY)
         pixels = read_pixels(file.getvalue(), SIZE, reduced_jpeg=reduced).pixels
-        return engine(pixels[None]).masks[0]
+        mask: Mask = engine(pixels[None]).masks[0]
+        return mask
 
     return mask
 

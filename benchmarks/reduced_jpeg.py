@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import purnet
+from purnet.data.pairs import read_truth
 from purnet.evaluation.metrics import score_image
 from purnet.imaging import read_pixels, resize_mask
 from purnet.imaging.pixels import DRAFT_FACTOR
@@ -69,10 +70,13 @@ def both_masks(predictor: purnet.Predictor, data: bytes) -> list[Levels]:
 
 def look(predictor: purnet.Predictor, folder: Path, sheet: Path) -> None:
     """Draw photo | mask in full | mask at reduced scale of each JPEG that would be reduced."""
-    rows = []
-    for path in sorted(folder.rglob("*.jpg")):
+    rows: list[Levels] = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in {".jpg", ".jpeg"}:
+            continue
         with Image.open(path) as photo:
-            if min(photo.size) < DRAFT_FACTOR * predictor.input_size:
+            # Pillow reduces by halves, to no less than DRAFT_FACTOR times what the network sees.
+            if min(photo.size) < 2 * DRAFT_FACTOR * predictor.input_size:
                 continue
             size = round(photo.width * ROW_HEIGHT / photo.height), ROW_HEIGHT
             pictures = [photo.convert("RGB").resize(size)]
@@ -80,7 +84,7 @@ def look(predictor: purnet.Predictor, folder: Path, sheet: Path) -> None:
         apart = np.abs(masks[0].astype(int) - masks[1]).mean()
         print(f"{path.stem}: {apart:.2f}/255 apart")
         pictures += [Image.fromarray(mask).resize(size).convert("RGB") for mask in masks]
-        rows.append(np.concatenate(pictures, axis=1))
+        rows.append(np.concatenate([np.asarray(picture) for picture in pictures], axis=1))
     if not rows:
         raise SystemExit(f"No JPEG below {folder} is large enough to be decoded at reduced scale.")
     width = max(row.shape[1] for row in rows)
@@ -106,7 +110,7 @@ def main() -> None:
     grain = rng.normal(0, GRAIN, PIXELS + 100_000).round().clip(-127, 127).astype(np.int8)
     rows: list[tuple[list[float], list[float], float]] = []
     for number, (photo, mask) in enumerate(pairs(options.folder, options.most)[options.skip :]):
-        truth = np.asarray(Image.open(mask).convert("L"))
+        truth = read_truth(mask)
         data = enlarged(np.asarray(Image.open(photo).convert("RGB")), grain, number)
         maps, scores = both_masks(predictor, data), []
         for map_ in maps:

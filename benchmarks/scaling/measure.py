@@ -122,7 +122,7 @@ class Benchmark:
             cluster = self._cluster(stack, 2, None)
             settings = on_ray(cluster.line())
             settings["PURNET_CHECKPOINT"] = str(Sleep(0.0).save(self.work / "nothing.json"))
-            driver = stack.enter_context(child(HANDLE, self.log, **settings))
+            driver = stack.enter_context(child(HANDLE, self.log, settings))
             driver.line()
             for round_ in range(self.effort.rounds):
                 for name, by_reference in WAYS.items():
@@ -141,7 +141,7 @@ class Benchmark:
             for number in self.effort.replicas:
                 settings = on_ray(address, app=f"replicas-{number}", replicas=number)
                 settings["PURNET_CHECKPOINT"] = str(sleep)
-                drivers[number] = stack.enter_context(child(HANDLE, self.log, **settings))
+                drivers[number] = stack.enter_context(child(HANDLE, self.log, settings))
                 drivers[number].line()
             for round_ in range(self.effort.rounds):
                 for number, driver in drivers.items():
@@ -199,7 +199,7 @@ class Benchmark:
     # --- what they share
 
     def _server(self, stack: ExitStack, arguments: Sequence[str], **settings: str) -> Child:
-        server = child(arguments, self.log, on=self.where.service, terminate=True, **settings)
+        server = child(arguments, self.log, settings, on=self.where.service, terminate=True)
         return stack.enter_context(server)
 
     def _cluster(self, stack: ExitStack, nodes: int, on: frozenset[int] | None) -> Child:

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 from benchmarks.peers.generator import Load, Outcome
@@ -59,7 +60,7 @@ class Child:
         """The next line it prints. Ends the benchmark when it has ended."""
         assert self.process.stdout is not None
         if not (line := self.process.stdout.readline()):
-            raise SystemExit(f"{self.process.args} ended too early; its log says why")
+            raise SystemExit(f"{self.process.args!r} ended too early; its log says why")
         return line.strip()
 
     def url(self) -> str:
@@ -80,10 +81,10 @@ class Child:
 def child(
     arguments: Sequence[str],
     log: Path,
+    environment: Mapping[str, str] = MappingProxyType({}),
     *,
     on: frozenset[int] | None = None,
     terminate: bool = False,
-    **environment: str,
 ) -> Iterator[Child]:
     """Run `python ARGUMENTS` on some processors until the context ends.
 

@@ -15,11 +15,11 @@ from purnet.data.dataset import Sample
 from purnet.network import checkpoint
 from purnet.network.purnet import PurNet
 from purnet.training import trainer as trainer_module
-from purnet.training.losses import Scores
 from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import Tensors
 from purnet.training.sources import TrainingData
 from purnet.training.trainer import Trainer, TrainerOptions
+from purnet.training.validation import Scores
 
 
 def make_trainer(recipe: Recipe, data: TrainingData, out: Path, **options: Any) -> Trainer:

@@ -127,7 +127,9 @@ def run(
                     name = "standard input" if source == STANDARD else source
                     progress.console.print(f"{name}: {error}", markup=False, soft_wrap=True)
 
-            failed = write_all(answers([*work.targets]), work.targets, report)
+            # Nothing is loaded for nothing.
+            asked = answers([*work.targets]) if work.targets else iter(())
+            failed = write_all(asked, work.targets, report)
     done = f"{len(work.targets) - len(failed)} of {len(work.targets)} written to {out}"
     if work.done:
         done += f"; {work.done} were there"

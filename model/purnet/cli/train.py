@@ -73,7 +73,7 @@ def train(
         if processes is None:
             # A GPU is faster than one process that decodes; a CPU is busy with training itself.
             processes = 0 if place.type == "cpu" else max(1, available_cpus() - 1)
-        weights, weights_sha256 = initial_weights(
+        weights = initial_weights(
             settings, settings.stages[stages[0]], init=init, backbone=backbone_weights
         )
         check_sources(settings, data)
@@ -119,7 +119,12 @@ def train(
                 ),
                 listener=listen,
             )
-            finished = trainer.run(stages=stages, init=weights, init_sha256=weights_sha256)
+            finished = trainer.run(
+                stages=stages,
+                init=weights.tensors,
+                init_sha256=weights.sha256,
+                logits_scale=weights.logits_scale,
+            )
         console.print(
             f"done: {out}" if finished else f"stopped; the same command goes on: {out}",
             markup=False,

@@ -36,8 +36,8 @@ class SampleKey(NamedTuple):
     """Of all stages: one number for each epoch of each stage."""
     position: int
     """In the epoch. A pair that comes again in an epoch is varied anew."""
-    number: int
-    """Of the pair in its data set."""
+    pair: int
+    """Index of the pair in its data set."""
     size: int
     """Side S of the sample, in pixels."""
 
@@ -52,8 +52,8 @@ class Sample(NamedTuple):
     regions: Tensor
     """(1, S, S) int64 labels, `IGNORE` for pixels of no region; (0, S, S) where the data set has
     no superpixels."""
-    number: Tensor
-    """Which pair of its data set it is, int64."""
+    pair: Tensor
+    """Index of its pair in the data set, int64."""
 
 
 class SaliencyDataset(Dataset[Sample]):
@@ -79,7 +79,7 @@ class SaliencyDataset(Dataset[Sample]):
         return len(self.pairs)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        layers = self._layers(key.number)
+        layers = self._layers(key.pair)
         with torch.random.fork_rng(devices=[]):
             # Not `torch.manual_seed`, which seeds CUDA devices too.
             torch.default_generator.manual_seed(
@@ -98,7 +98,7 @@ class SaliencyDataset(Dataset[Sample]):
             regions=torch.empty((0, key.size, key.size), dtype=torch.long)
             if regions is None
             else regions.as_subclass(Tensor).long(),
-            number=torch.tensor(key.number),
+            pair=torch.tensor(key.pair),
         )
 
     def _mask(self, index: int) -> Image.Image:

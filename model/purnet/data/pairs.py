@@ -160,6 +160,7 @@ def files_by_stem(
 ) -> dict[str, Path]:
     """Image files directly in `folder` by stem; a second file of one stem goes to `skipped`.
 
+    So does a file whose name is not UTF-8, as old archives leave them: it could not be printed.
     Files whose stem `keep` does not take are passed over. Stems are in Unicode's form C: some
     systems store an accent as a letter of its own. Raises `DatasetError` for a folder that cannot
     be read.
@@ -168,6 +169,12 @@ def files_by_stem(
     files: dict[str, Path] = {}
     for path in _image_files(folder):
         stem = normalize("NFC", path.stem)
+        try:
+            stem.encode()
+        except UnicodeEncodeError:
+            printable = os.fsencode(path.name).decode(errors="backslashreplace")
+            skipped.append((folder / printable, "has a name that is not UTF-8"))
+            continue
         if not keep(stem):
             continue
         first = files.setdefault(stem, path)

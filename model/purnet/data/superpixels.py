@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +20,7 @@ from PIL import Image
 from pydantic import Field
 
 from purnet.data.settings import Settings
+from purnet.errors import DatasetError
 from purnet.imaging import open_image
 from purnet.io import make_folder, write_atomically, writing
 
@@ -73,7 +75,8 @@ class Superpixels(Settings):
     ) -> Iterator[Path]:
         """Yield the cached regions of many photos, in order, `processes` at a time.
 
-        Raises `WriteError` where they cannot be written.
+        Raises `WriteError` where they cannot be written, and `DatasetError` when a process of these
+        was ended from outside.
         """
         make_folder(cache_dir)
         work = partial(self.compute, cache_dir=cache_dir)
@@ -81,8 +84,14 @@ class Superpixels(Settings):
             yield from map(work, images)
             return
         # Forking a process whose libraries run threads can leave their locks held forever.
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(work, images, chunksize=8)
+        try:
+            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+                yield from pool.map(work, images, chunksize=8)
+        except BrokenProcessPool as error:
+            raise DatasetError(
+                "a process that computes superpixels was ended from outside; memory may be short. "
+                "What is done is kept: the same command goes on"
+            ) from error
 
 
 def load_regions(path: Path) -> NDArray[np.uint16]:

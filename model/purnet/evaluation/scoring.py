@@ -181,10 +181,14 @@ def score(
     )
 
 
-def map_of(case: Case, predictor: Predicts | None) -> UInt8Array | Path:
-    """The file of a case's map, or its map (H, W) uint8, predicted. Raises `UnreadableError`."""
+def map_of(case: Case, predictor: Predicts | None) -> UInt8Array:
+    """A case's map (H, W) uint8, read or predicted. Raises `UnreadableError`."""
     if case.saved is not None:
-        return case.saved
+        return read_map(case.saved)
+    return _predicted(case, predictor)
+
+
+def _predicted(case: Case, predictor: Predicts | None) -> UInt8Array:
     if case.photo is None or predictor is None:
         raise UnreadableError(case.truth, "has no photo to predict from")
     with opened(case.photo) as image:
@@ -195,13 +199,12 @@ def map_of(case: Case, predictor: Predicts | None) -> UInt8Array | Path:
         raise UnreadableError(case.photo, f"has no map: {error}") from error
 
 
-def resize_to(saliency: UInt8Array | Path, truth: UInt8Array) -> UInt8Array:
-    """A map, read where it is a file, at its truth's size. Raises `UnreadableError`."""
-    levels = read_map(saliency) if isinstance(saliency, Path) else saliency
-    if levels.shape == truth.shape:
-        return levels
+def resize_to(saliency: UInt8Array, truth: UInt8Array) -> UInt8Array:
+    """A map (H, W) uint8 at the size of its truth."""
+    if saliency.shape == truth.shape:
+        return saliency
     height, width = truth.shape
-    return resize_mask(levels, (width, height))
+    return resize_mask(saliency, (width, height))
 
 
 Outcome = ImageScore | tuple[Path, str]
@@ -239,7 +242,8 @@ def _pool(processes: int) -> Executor:
 
 def _submit(pool: Executor, case: Case, predictor: Predicts | None) -> Future[Outcome]:
     try:
-        return pool.submit(_outcome, map_of(case, predictor), case.truth)
+        saliency = case.saved or _predicted(case, predictor)
+        return pool.submit(_outcome, saliency, case.truth)
     except UnreadableError as error:
         unusable: Future[Outcome] = Future()
         unusable.set_result((error.path, error.reason))
@@ -247,9 +251,10 @@ def _submit(pool: Executor, case: Case, predictor: Predicts | None) -> Future[Ou
 
 
 def _outcome(saliency: UInt8Array | Path, truth: Path) -> Outcome:
-    """Score one image, in the pool."""
+    """Score one image, in the pool, which reads a map that is a file."""
     try:
         levels = read_truth(truth)
+        saliency = read_map(saliency) if isinstance(saliency, Path) else saliency
         return score_image(resize_to(saliency, levels), levels)
     except UnreadableError as error:  # whose two arguments pickle would lose
         return error.path, error.reason

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import shutil
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,7 +136,14 @@ def _load_converted(checkpoint: Path | None, *, device: str, threads: int | None
         predictor = load_torch(checkpoint, device=device, threads=threads)  # or refuse it once
         log.warning("serving by PyTorch, which is slower here: %s", error)
         return predictor
-    return load_export(folder, device=device, threads=threads)
+    try:
+        return load_export(folder, device=device, threads=threads)
+    except CheckpointError as error:
+        # It is ours, in a cache: nobody but us can mend it.
+        log.warning("the export of this checkpoint is made again: %s", error)
+        shutil.rmtree(folder, ignore_errors=True)
+        remade = cached_export(checkpoint or _default_checkpoint())
+        return load_export(remade, device=device, threads=threads)
 
 
 def _default_checkpoint() -> Path:

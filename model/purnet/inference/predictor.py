@@ -55,8 +55,9 @@ class Predictor:
         """Find the salient object of one image: its mask, (H, W) uint8, 255 = salient.
 
         H and W are those of the image as displayed: its EXIF orientation is applied. Transparent
-        pixels are seen on white. Raises `ImageError` for what cannot be read, `NotFiniteError` when
-        the network gave a NaN or an infinity, and `OutOfMemoryError`.
+        pixels are seen on white. Raises `ImageError` for what cannot be read, `TypeError` for what
+        is no `ImageSource`, `NotFiniteError` when the network gave a NaN or an infinity, and
+        `OutOfMemoryError`.
         """
         return next(self.predict_many([image], batch_size=1))
 
@@ -74,7 +75,7 @@ class Predictor:
         for source in images:
             try:
                 photo = _seen(source, self.input_size)
-            except ImageError:
+            except (ImageError, TypeError):
                 yield from self._masks(photos)
                 raise
             photos.append(photo)

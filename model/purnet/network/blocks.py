@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Block = Callable[[int, int, int], nn.Module]
-"""Makes a convolution with its normalisation and activation: (in, out, kernel) -> module."""
+"""Makes a convolution with its batch normalisation and activation: (in, out, kernel) -> module."""
 
 
 def conv_block(cin: int, cout: int, kernel: int) -> nn.Sequential:
@@ -21,7 +21,7 @@ def conv_block(cin: int, cout: int, kernel: int) -> nn.Sequential:
 
 
 def separable_block(cin: int, cout: int, kernel: int) -> nn.Sequential:
-    """Depthwise then pointwise convolution, each normalised; 1x1 is pointwise alone."""
+    """Depthwise then pointwise convolution, each batch-normalised; 1x1 is pointwise alone."""
     depthwise: list[nn.Module] = []
     if kernel > 1:
         depthwise = [
@@ -66,7 +66,7 @@ def transposed_upsample(channels: int, factor: int) -> nn.ConvTranspose2d:
 
 
 class Pyramid(nn.Module):
-    """Every level is projected, then sums run from the coarsest level to the finest."""
+    """A feature pyramid network (Lin et al., CVPR 2017): lateral projections, summed top-down."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Pyramid(nn.Module):
     ) -> None:
         super().__init__()
         self.laterals = nn.ModuleList(block(cin, width, 1) for cin in channels)
-        # descents[i] takes level i + 1 to level i.
+        # The top-down pathway: descents[i] takes level i + 1 to level i.
         self.descents = nn.ModuleList()
         for fine, coarse in pairwise(strides):
             layers = [block(width, width, 3)]

@@ -116,11 +116,13 @@ def convert(
     saliency map, which makes it crisper if above 1; the note `scale_logits` holds the product of
     this factor and earlier ones. Raises as `read` does, and `CheckpointError` for checkpoints of
     different networks, for those whose logits were scaled by different factors and where `target`
-    cannot be written.
+    cannot be written or is one of them.
     """
     sources = [source, *average_with]
+    if target.exists() and any(target.samefile(one) for one in sources if one.exists()):
+        raise CheckpointError(f"{target} is one of the checkpoints to read: name another to write")
     info, tensors = read(source)
-    scaled = _logits_scale(source, info)
+    scaled = logits_scale(source, info)
     # In double precision: the mean of equal numbers is that number.
     totals = {name: x.double() for name, x in tensors.items() if x.is_floating_point()}
     for other in average_with:
@@ -129,7 +131,7 @@ def convert(
             raise CheckpointError(
                 f"{other} cannot be averaged with {source}: {_kind(other_info)}, not {_kind(info)}"
             )
-        other_scaled = _logits_scale(other, other_info)
+        other_scaled = logits_scale(other, other_info)
         if other_scaled != scaled:
             raise CheckpointError(
                 f"{other} cannot be averaged with {source}: its logits were scaled by "
@@ -150,9 +152,7 @@ def convert(
     # How one of several was trained is not how their mean was.
     notes = origin if average_with else info.notes | origin
     notes.pop(_SCALE, None)
-    if scaled * scale_logits != 1:
-        notes[_SCALE] = f"{scaled * scale_logits:g}"
-    info = replace(info, notes=notes)
+    info = replace(info, notes=notes | scale_note(scaled * scale_logits))
     try:
         save(tensors, target, info, half=half)
     except OSError as error:
@@ -160,8 +160,16 @@ def convert(
     return info
 
 
-def _logits_scale(path: Path, info: CheckpointInfo) -> float:
-    """By how much a checkpoint's logits were scaled before, 1 for not at all."""
+def scale_note(scale: float) -> dict[str, str]:
+    """The note of a checkpoint whose logits were scaled by this much; none for 1."""
+    return {} if scale == 1 else {_SCALE: f"{scale:g}"}
+
+
+def logits_scale(path: Path, info: CheckpointInfo) -> float:
+    """By how much a checkpoint's logits were scaled before, 1 for not at all.
+
+    Raises `CheckpointError` for a note that is no number.
+    """
     note = info.notes.get(_SCALE, "1")
     try:
         return float(note)
@@ -262,7 +270,10 @@ def _from_resume(path: Path, state: dict[str, Any]) -> tuple[CheckpointInfo, dic
         variant=variant,
         input_size=_input_size(path, variant),
         attention=any(name.startswith("promotion.") for name in tensors),
-        notes={"trained": f"stage {stage + 1}, iteration {iteration}"},
+        notes={
+            "trained": f"stage {stage + 1}, iteration {iteration}",
+            **scale_note(state.get("logits_scale", 1.0)),
+        },
     )
     return info, tensors
 

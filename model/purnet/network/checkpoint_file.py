@@ -7,7 +7,7 @@ from pathlib import Path
 from zipfile import is_zipfile
 
 from purnet.errors import CheckpointError
-from purnet.io import is_folder
+from purnet.io import is_file, is_folder
 
 _HEAD_BYTES = 64
 _LENGTH_BYTES = 8
@@ -21,6 +21,8 @@ def is_safetensors(path: Path) -> bool:
     checkpoint's place and can mend: a folder that is no export, an empty file, a web page, a Git
     LFS pointer, a file whose end is missing.
     """
+    if is_file(path / "export.json"):
+        raise CheckpointError(f"{path} is an export: name the checkpoint that it was made from")
     if is_folder(path):
         raise CheckpointError(
             f"{path} is a folder without export.json, so it is no export: name a checkpoint, or a "

@@ -18,7 +18,7 @@ WRAPPER = "module."
 """What `nn.DataParallel` puts before every name."""
 
 LEVELS = range(1, 6)
-LAYERS = 3  # convolution, normalisation and activation of one block
+LAYERS = 3  # convolution, batch normalisation and activation of one block
 
 
 def has_attention(names: Collection[str]) -> bool:

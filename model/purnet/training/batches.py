@@ -64,7 +64,7 @@ class Batches:
         """
         dataset = SaliencyDataset(self.data.validation, None, augmentation=Augmentation(), seed=0)
         size = variants.get(self.recipe.variant).input_size
-        keys = [SampleKey(0, index, index, size) for index in range(len(dataset))]
+        keys = [SampleKey(epoch=0, position=i, pair=i, size=size) for i in range(len(dataset))]
         starts = range(0, len(keys), VALIDATION_BATCH)
         with self._loader(dataset, [keys[i : i + VALIDATION_BATCH] for i in starts]) as loader:
             yield loader
@@ -78,19 +78,22 @@ class Batches:
         while iteration < stage.iterations:
             epoch, position = divmod(iteration, per_epoch)
             # Stages are kept apart, so that none repeats the order of the one before.
-            number = index * 100_000 + epoch
+            run_epoch = index * 100_000 + epoch
             order = epoch_order(
                 self.data.sizes,
                 [source.share for source in self.recipe.sources if source.share],
                 samples=per_epoch * stage.batch_size,
                 seed=seed,
-                epoch=number,
+                epoch=run_epoch,
             )
             for batch in range(position, min(per_epoch, position + stage.iterations - iteration)):
-                size = int(np.random.default_rng([seed, number, batch]).choice(sizes))
+                size = int(np.random.default_rng([seed, run_epoch, batch]).choice(sizes))
                 first = batch * stage.batch_size
                 chosen = order[first : first + stage.batch_size]
-                yield [SampleKey(number, at, pair, size) for at, pair in enumerate(chosen, first)]
+                yield [
+                    SampleKey(epoch=run_epoch, position=position_in_epoch, pair=pair, size=size)
+                    for position_in_epoch, pair in enumerate(chosen, first)
+                ]
             iteration += per_epoch - position
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The paper's losses, as one criterion that returns named terms; and scores of validation.
+"""The paper's losses, as one criterion that returns named terms.
 
 Where we differ from the released training code, on purpose, a recipe can switch back: see
 `purnet.training.recipe.Corrections`. No loss reads a value back from the device, so that a step on
@@ -7,19 +7,15 @@ a GPU need not wait.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from purnet.data.dataset import Sample
-from purnet.data.pairs import TRUTH_ABOVE
 from purnet.data.superpixels import IGNORE
-from purnet.network.purnet import PurNet, PurNetOutput
+from purnet.network.purnet import PurNetOutput
 from purnet.training.recipe import LossWeights
 
 LOG_FLOOR = 1e-6
@@ -168,9 +164,10 @@ class Criterion:
 
     Each term is the sum over levels, weighted by `levels` (finest first). Where the network refines
     edges, its refined map counts in saliency, IoU and S-measure as much as that of the finest
-    level. Targets are brought to each map's own size: the truth by averaging, regions by nearest
-    neighbour. `boundary` is how much more the saliency term counts pixels near the object's
-    boundary. Without `single_sigmoid` the structure term sees the sigmoid of saliency, as released.
+    level, and without the weights of expected errors. Targets are brought to each map's own size:
+    the truth by averaging, regions by nearest neighbour. `boundary` is how much more the saliency
+    term counts pixels near the object's boundary. Without `single_sigmoid` the structure term sees
+    the sigmoid of saliency, as released.
     """
 
     def __init__(
@@ -182,7 +179,7 @@ class Criterion:
         single_sigmoid: bool = True,
     ) -> None:
         self.weights = weights
-        self.levels = tuple(levels)
+        self.level_weights = tuple(levels)
         self.boundary = boundary
         self.single_sigmoid = single_sigmoid
 
@@ -192,22 +189,26 @@ class Criterion:
         """Compute the terms whose weight is not 0, not yet weighted, in float32.
 
         truth (N, 1, H, W) float32 in [0, 1]; regions (N, 1, H, W) int64 below `region_count`, of
-        which nothing is asked without the structure term.
+        which nothing is asked without the structure term. `output` has as many levels as there are
+        weights, and in `saliency` at most the refined map beside them.
         """
-        refined = len(output.saliency) - len(self.levels)
-        levels = replace(output, saliency=output.saliency[refined:])
+        refined_maps = len(output.saliency) - len(self.level_weights)
+        of_levels = replace(output, saliency=output.saliency[refined_maps:])
         found = [
-            (factor, self._level(levels, level, truth, regions, region_count))
-            for level, factor in enumerate(self.levels)
+            (weight, self._level_terms(of_levels, level, truth, regions, region_count))
+            for level, weight in enumerate(self.level_weights)
         ]
         found += [
-            (self.levels[0], self._saliency_terms(logits.float(), _pooled(truth, logits), None))
-            for logits in output.saliency[:refined]
+            (
+                self.level_weights[0],
+                self._saliency_terms(logits.float(), _pooled(truth, logits), None),
+            )
+            for logits in output.saliency[:refined_maps]
         ]
         losses: dict[str, Tensor] = {}
-        for factor, terms in found:
+        for weight, terms in found:
             for name, loss in terms.items():
-                losses[name] = losses.get(name, truth.new_zeros(())) + factor * loss
+                losses[name] = losses.get(name, truth.new_zeros(())) + weight * loss
         return losses
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
@@ -216,13 +217,14 @@ class Criterion:
             [getattr(self.weights, name) * loss for name, loss in losses.items()]
         ).sum()
 
-    def _level(
+    def _level_terms(
         self, output: PurNetOutput, level: int, truth: Tensor, regions: Tensor, region_count: int
     ) -> dict[str, Tensor]:
         logits = output.saliency[level].float()
         truth = _pooled(truth, logits)
         weights = self.weights
-        error = output.error[level].detach().float() if output.error else None
+        # An error head without a loss of its own predicts nothing.
+        error = output.error[level].detach().float() if output.error and weights.error else None
         losses = self._saliency_terms(logits, truth, error)
         if weights.structure:
             nearest = F.interpolate(regions.to(truth.dtype), size=logits.shape[-2:])
@@ -274,62 +276,3 @@ def _pooled(truth: Tensor, logits: Tensor) -> Tensor:
     """The truth at the size of a map, by averaging."""
     height, width = logits.shape[-2:]
     return F.adaptive_avg_pool2d(truth, (height, width))
-
-
-# --- validation --------------------------------------------------------------------------------
-
-
-BETA2 = 0.3
-"""β² of the F-measure: precision counts more than recall."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """Scores over a validation set, at the size of its samples."""
-
-    mae: float
-    """Mean absolute error of maps in [0, 1] against grey masks."""
-    max_f: float
-    """Largest F (beta^2 = 0.3) over thresholds of the maps, averaged over images; masks are cut
-    as evaluation cuts them (PySODMetrics)."""
-
-
-@torch.inference_mode()
-def validate(network: PurNet, batches: Iterable[Sample], device: torch.device) -> Scores:
-    """Score a network in evaluation mode over batches of samples."""
-    errors: list[float] = []
-    curves: list[NDArray[np.float64]] = []
-    for batch in batches:
-        images = batch.image.to(device, non_blocking=True).float() / 255
-        maps = network.predict(images.contiguous(memory_format=torch.channels_last)).sigmoid()
-        truth = batch.mask.to(device, non_blocking=True).float() / 255
-        errors += (maps - truth).abs().mean(dim=(1, 2, 3)).tolist()
-        for saliency, mask in zip((maps * 255).byte().cpu().numpy(), batch.mask, strict=True):
-            curves.append(f_curve(saliency[0], mask[0].numpy() > TRUTH_ABOVE))
-    return Scores(mae=float(np.mean(errors)), max_f=float(np.mean(curves, axis=0).max()))
-
-
-def f_curve(saliency: NDArray[np.uint8], truth: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """F (beta^2 = 0.3) of one map (H, W) at thresholds 255 down to 0 -> (256,).
-
-    The map is first brought to 0..255, unless it is constant. As PySODMetrics counts.
-    """
-    levels = np.arange(256) / 255
-    low, high = levels[saliency.min()], levels[saliency.max()]
-    if low != high:
-        levels = (levels - low) / (high - low)
-    scaled = (levels.clip(0, 1) * 255).astype(np.uint8)
-
-    def taken(pixels: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """How many pixels are at or above each threshold."""
-        counts = np.zeros(256, np.int64)
-        np.add.at(counts, scaled, np.bincount(pixels, minlength=256))
-        return counts[::-1].cumsum()
-
-    hits = taken(saliency[truth])
-    # With P = hits / taken and R = hits / salient, (1 + β²)PR / (β²P + R) is this.
-    below = BETA2 * truth.sum() + taken(saliency.ravel())
-    curve: NDArray[np.float64] = np.divide(
-        (1 + BETA2) * hits, below, out=np.zeros(256), where=below > 0
-    )
-    return curve

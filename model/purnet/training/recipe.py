@@ -86,7 +86,7 @@ class Stage(Settings):
     final: Fraction = 0.0
     """Part of the learning rate that it falls to at the stage's end."""
     warmup: Annotated[int, Field(ge=0)] = 0
-    """Iterations over which the learning rate rises to its full value."""
+    """Iterations over which the learning rate rises to its full value; fewer than the stage's."""
     factors: dict[Part, NotNegative] = Field(default_factory=dict)
     """Learning rates of parts, relative to the stage's."""
     augmentation: Augmentation | None = None
@@ -98,6 +98,13 @@ class Stage(Settings):
         if size is not None and size > info.data.get("image_size", size):
             raise ValueError(f"{size} is more than image_size")
         return size
+
+    @field_validator("warmup")
+    @classmethod
+    def _shorter_than_the_stage(cls, warmup: int, info: ValidationInfo) -> int:
+        if warmup and warmup >= info.data.get("iterations", warmup + 1):
+            raise ValueError(f"{warmup} iterations of warm-up leave none to train in")
+        return warmup
 
     @field_validator("weights")
     @classmethod
@@ -172,7 +179,8 @@ class Recipe(Settings):
     held_out_percent: Annotated[NotNegative, Field(le=100)] = 4.0
     """Part of the pairs that is kept for validation."""
     cuda_precision: Literal["bfloat16", "float32"] = "bfloat16"
-    """What convolutions compute in on a CUDA device; a CPU computes in float32."""
+    """What training computes convolutions in on a CUDA device, and validation in TF32 or float32; a
+    CPU computes in float32."""
     corrections: Corrections = Corrections()
     """Where training departs from the released code."""
 

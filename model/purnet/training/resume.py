@@ -41,6 +41,8 @@ class RunState:
     optimizer: dict[str, Any]
     rng: list[Tensor]
     """State of torch's generators: the CPU's, then that of the CUDA device the run trained on."""
+    logits_scale: float = 1.0
+    """What the logits of the initial weights were scaled by, for who reads weights out of this."""
 
     def save(self, path: Path) -> None:
         """Write the state; a kill at any moment leaves the file before or the file after.

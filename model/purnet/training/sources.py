@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -13,7 +14,7 @@ from purnet.errors import DatasetError, TrainingError
 from purnet.io import is_folder, sha256_of
 from purnet.network import variants
 from purnet.network.backbones import EfficientNetLite0, load_classifier, load_imagenet_lite0
-from purnet.network.checkpoint import read, read_state_dict
+from purnet.network.checkpoint import logits_scale, read, read_state_dict
 from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import Tensors
 
@@ -98,10 +99,20 @@ def load_data(
     )
 
 
+class InitialWeights(NamedTuple):
+    """What a run starts from."""
+
+    tensors: Tensors
+    sha256: str
+    """Of their file, "" where they come from a package."""
+    logits_scale: float
+    """What their logits were scaled by (`purnet convert --scale-logits`); 1 for not at all."""
+
+
 def initial_weights(
     recipe: Recipe, stage: Stage, *, init: Path | None, backbone: Path | None
-) -> tuple[Tensors, str]:
-    """The weights `stage`, the first to run, starts from and the SHA-256 of their file, or "".
+) -> InitialWeights:
+    """The weights that `stage`, the first to run, starts from.
 
     From `init`, or by `with_imagenet_backbone`. `init` is a checkpoint of the recipe's variant, or
     of one without its optional parts. Tensors that the stage's network does not have, such as those
@@ -111,7 +122,7 @@ def initial_weights(
     if init is None:
         torch.manual_seed(recipe.seed)
         weights = with_imagenet_backbone(recipe.variant, backbone)
-        return weights, "" if backbone is None else sha256_of(backbone)
+        return InitialWeights(weights, "" if backbone is None else sha256_of(backbone), 1.0)
     if backbone is not None:
         raise TrainingError("--init holds a backbone already; leave --backbone-weights out")
     info, weights = read(init)
@@ -123,7 +134,8 @@ def initial_weights(
                 f"which it does not fit: {incompatible_keys[0]}"
             )
     own = variants.build(recipe.variant, attention=stage.attention).state_dict()
-    return {name: tensor for name, tensor in weights.items() if name in own}, sha256_of(init)
+    tensors = {name: tensor for name, tensor in weights.items() if name in own}
+    return InitialWeights(tensors, sha256_of(init), logits_scale(init, info))
 
 
 def with_imagenet_backbone(variant: str, weights: Path | None = None) -> Tensors:

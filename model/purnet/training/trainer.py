@@ -25,10 +25,10 @@ from purnet.data.dataset import Sample
 from purnet.errors import TrainingError
 from purnet.io import make_folder, writing
 from purnet.network import variants
-from purnet.network.checkpoint import CheckpointInfo, save
+from purnet.network.checkpoint import CheckpointInfo, save, scale_note
 from purnet.network.purnet import PurNet
 from purnet.training.batches import Batches
-from purnet.training.losses import Criterion, validate
+from purnet.training.losses import Criterion
 from purnet.training.optimizer import AveragedNetwork, make_optimizer, set_rates
 from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import (
@@ -40,6 +40,7 @@ from purnet.training.resume import (
     rng_state,
 )
 from purnet.training.sources import TrainingData
+from purnet.training.validation import validate
 
 LOG_EVERY = 20
 """Iterations between two lines of losses, and between two looks at whether they are finite."""
@@ -50,7 +51,11 @@ Listener = Callable[[int, int, float | None], None]
 
 @dataclass(frozen=True, slots=True)
 class TrainerOptions:
-    """How a run is carried out; none of it changes the weights that come out."""
+    """How a run is carried out.
+
+    Of all this, `device` alone changes the weights that come out: a GPU computes in another
+    precision than a CPU.
+    """
 
     out: Path
     device: torch.device
@@ -68,8 +73,8 @@ class _Losses:
 
     total: Tensor
     terms: dict[str, Tensor]
-    numbers: Tensor
-    """Which training pairs the batch holds."""
+    pairs: Tensor
+    """Indices of the training pairs in the batch."""
 
 
 @dataclass(slots=True)
@@ -119,6 +124,7 @@ class Trainer:
         self._log = RunLog(options.out / "run.jsonl")
         self._stages = list(range(len(recipe.stages)))
         self._init_sha256 = ""
+        self._logits_scale = 1.0
         cuda = options.device.type == "cuda"
         self._batches = Batches(recipe, data, options.loader_processes, pin_memory=cuda)
         self._autocast = cuda and recipe.cuda_precision == "bfloat16"
@@ -129,10 +135,12 @@ class Trainer:
         stages: Sequence[int] | None = None,
         init: Tensors | None = None,
         init_sha256: str = "",
+        logits_scale: float = 1.0,
     ) -> bool:
         """Train the stages given (all by default), going on from a resume file if there is one.
 
-        `init` holds the weights the first stage starts from, `init_sha256` is of their file.
+        `init` holds the weights the first stage starts from, `init_sha256` is of their file, and
+        `logits_scale` what their logits were scaled by: the weights that come out say so too.
         Returns False when `stop_after_s` ended the run before the last stage was done. Raises
         `TrainingError` for a resume file of another recipe, other data, other stages or another
         `init_sha256` and for a loss that is not finite, `WriteError` for files that cannot be
@@ -143,6 +151,7 @@ class Trainer:
         if stages is not None:
             self._stages = list(stages)
         self._init_sha256 = init_sha256
+        self._logits_scale = logits_scale
         order = self._stages
         state = self._resumed()
         if state is None:
@@ -151,11 +160,13 @@ class Trainer:
             order = [stage for stage in order if stage >= state.stage]
             self._log.rewind(state.stage + 1, state.iteration)
         weights = init
-        for stage in order:
-            here = state if state is not None and state.stage == stage else None
-            finished, weights = self._run_stage(stage, weights, here, started)
-            if not finished:
-                return False
+        # Without this, convolutions in float32 would compute in TF32 on a GPU.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=self._autocast):
+            for stage in order:
+                here = state if state is not None and state.stage == stage else None
+                finished, weights = self._run_stage(stage, weights, here, started)
+                if not finished:
+                    return False
         return True
 
     # --- one stage
@@ -269,7 +280,7 @@ class Trainer:
             nn.utils.clip_grad_norm_(run.network.parameters(), self.recipe.optimizer.clip_norm)
         run.optimizer.step()
         terms = {name: term.detach() for name, term in losses.items()}
-        run.unread.append(_Losses(total.detach(), terms, batch.number))
+        run.unread.append(_Losses(total.detach(), terms, batch.pair))
 
     def _read_losses(self, run: _StageRun) -> None:
         """Read the losses since the last time, and log the last where a line is due.
@@ -282,7 +293,7 @@ class Trainer:
             zip(steps, totals, strict=True), run.iteration - len(steps)
         ):
             if not math.isfinite(total):
-                names = ", ".join(self.data.train[n].stem for n in step.numbers.tolist())
+                names = ", ".join(self.data.train[n].stem for n in step.pairs.tolist())
                 parts = ", ".join(f"{name} {term.item():g}" for name, term in step.terms.items())
                 raise TrainingError(
                     f"the loss is {total} in stage {run.index + 1} at iteration {iteration} "
@@ -324,7 +335,10 @@ class Trainer:
             variant=self.recipe.variant,
             input_size=variants.get(self.recipe.variant).input_size,
             attention=run.stage.attention,
-            notes={"trained": f"{name}, iteration {run.iteration}, seed {self.recipe.seed}"},
+            notes={
+                "trained": f"{name}, iteration {run.iteration}, seed {self.recipe.seed}",
+                **scale_note(self._logits_scale),
+            },
         )
         path = self.options.out / f"{name}.safetensors"
         with writing(path):
@@ -350,6 +364,7 @@ class Trainer:
             averaged=run.averaged.module.state_dict(),
             optimizer=run.optimizer.state_dict(),
             rng=rng_state(self.options.device),
+            logits_scale=self._logits_scale,
         ).save(self._resume_path)
 
     @cached_property

@@ -143,6 +143,18 @@ def test_a_mean_is_of_logits_that_were_scaled_alike(tmp_path: Path, lite: State)
     assert info.notes["scale_logits"] == "4"
 
 
+def test_a_checkpoint_that_is_read_is_not_written_over(tmp_path: Path, lite: State) -> None:
+    """`convert A B --average-with C` would lose B where a mean of three was meant."""
+    one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
+    for path in (one, other):
+        save(lite, path, LITE, half=False)
+    before = other.read_bytes()
+    for source, others in ((one, [other]), (other, [])):
+        with pytest.raises(CheckpointError, match=r"other\.safetensors is one of the checkpoints"):
+            convert(source, other, half=True, average_with=others)
+    assert other.read_bytes() == before
+
+
 def test_a_mean_is_not_trained_as_one_of_its_parts_was(tmp_path: Path, lite: State) -> None:
     one, other = tmp_path / "one.safetensors", tmp_path / "other.safetensors"
     for path in (one, other):

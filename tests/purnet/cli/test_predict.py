@@ -321,6 +321,18 @@ def test_standard_input_and_output(
     assert "standard input: cannot identify" in broken.stderr
 
 
+def test_nothing_is_loaded_where_nothing_is_left_to_do(
+    photos: Path, predictor: Predictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["predict", str(photos / "turned.jpg"), "-o", str(tmp_path / "out"), "--resume"]
+    monkeypatch.setattr(factory, "load", lambda *_args, **_options: predictor)
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    monkeypatch.setattr(factory, "load", pytest.fail)
+    run = CliRunner().invoke(app, arguments)
+    assert run.exit_code == 0, run.output
+    assert "0 of 0 written" in run.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [("x.jpg",), ("-", "x.jpg"), ("x.jpg", "-o", "out", "--resume", "--overwrite")]
 )

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +69,7 @@ def test_augmentation_follows_from_seed_epoch_and_position_alone(
 def test_a_pair_that_comes_again_in_an_epoch_is_varied_anew(data: TrainingData) -> None:
     dataset = SaliencyDataset(data.train, data.regions, augmentation=EVERYTHING, seed=1)
     first, again = (dataset[SampleKey(0, position, 2, 64)] for position in (2, 9))
-    assert first.number == again.number == 2
+    assert first.pair == again.pair == 2
     assert not torch.equal(first.image, again.image)
     assert not torch.equal(first.mask, again.mask)
 
@@ -253,6 +255,15 @@ def test_superpixels_are_the_same_with_many_processes(folder: Path, tmp_path: Pa
     for a, b in zip(alone, together, strict=True):
         assert a.name == b.name
         assert np.array_equal(load_regions(a), load_regions(b))
+
+
+def test_a_process_that_was_ended_from_outside_is_told(tmp_path, monkeypatch):
+    def broken(*_args, **_options):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr(ProcessPoolExecutor, "map", broken)
+    with pytest.raises(DatasetError, match="memory may be short"):
+        list(Superpixels().compute_all([], tmp_path / "cache", processes=2))
 
 
 def test_a_broken_pair_is_named_and_skipped(folder: Path, recipe: Recipe, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,18 @@ def test_a_second_photo_of_the_same_stem_is_skipped_and_named(tmp_path):
     found = find_pairs(tmp_path)
     assert len(found.pairs) == 2
     assert found.skipped == [(tmp_path / "image" / "a.png", "has the same stem as a.jpg")]
+
+
+def test_a_name_that_is_not_utf_8_is_skipped_and_named_as_it_can_be_printed(tmp_path):
+    write_pairs(tmp_path, Layout("image", "mask"))
+    for file in (tmp_path / "image" / "a.jpg", tmp_path / "mask" / "a.png"):
+        file.rename(file.with_name(os.fsdecode(b"\xe9" + file.suffix.encode())))
+    found = find_pairs(tmp_path)
+    assert len(found.pairs) == 1
+    assert found.skipped == [
+        (tmp_path / "image" / r"\xe9.jpg", "has a name that is not UTF-8"),
+        (tmp_path / "mask" / r"\xe9.png", "has a name that is not UTF-8"),
+    ]
 
 
 def test_an_accent_may_be_a_letter_of_its_own(tmp_path):

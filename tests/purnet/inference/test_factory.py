@@ -104,6 +104,33 @@ def test_what_cannot_be_exported_runs_by_torch(
     assert str(error) in caplog.text
 
 
+def test_a_damaged_export_in_the_cache_is_made_again(
+    machine: Machine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    folder, made = tmp_path / "export", []
+    load_export = factory.load_export
+
+    def make(_checkpoint: Path) -> Path:
+        if not folder.exists():
+            folder.mkdir()
+            made.append(folder)
+        return folder
+
+    def load(path: Path, **options: Any) -> Any:
+        if len(made) == 1:
+            raise CheckpointError(f"{path} is damaged")
+        return load_export(path, **options)
+
+    monkeypatch.setattr(factory, "cached_export", make)
+    monkeypatch.setattr(factory, "load_export", load)
+    assert machine.load(GIVEN) == ("openvino", folder)
+    assert len(made) == 2
+    assert "is damaged" in caplog.text
+
+
 def test_an_export_is_taken_as_it_is(machine: Machine) -> None:
     assert machine.load(Path("export"), convert=False) == ("openvino", Path("export"))
 

@@ -157,6 +157,13 @@ def test_an_error_comes_after_the_masks_of_the_images_before() -> None:
         next(masks)
 
 
+def test_so_does_an_image_of_another_type() -> None:
+    masks = predictor().predict_many([red(5), None], batch_size=4)  # type: ignore[list-item]
+    assert next(masks).max() == 5
+    with pytest.raises(TypeError):
+        next(masks)
+
+
 def test_output_that_is_not_finite_is_an_error_and_run_marks_it() -> None:
     white = Image.new("RGB", (6, 4), "white")
     masks = predictor().predict_many([red(5), white])

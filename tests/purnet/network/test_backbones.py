@@ -180,8 +180,11 @@ def test_weights_are_taken_by_name() -> None:
 
 
 def test_weights_of_another_network_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"layer1\.0\.conv1\.weight"):
+    with pytest.raises(ModelError, match=r"269 tensors .* \(bias, bn1\.bias, bn1\.running_mean\)"):
         load_classifier(ResNet50(), nn.Linear(1, 1).state_dict())
+    state = resnet50().state_dict() | {"fc.weight": torch.zeros(10, 2048)}
+    with pytest.raises(ModelError, match=r"1 tensors .* \(fc\.weight\)"):
+        load_classifier(ResNet50(), state)
 
 
 def test_load_in_order_names_what_does_not_fit() -> None:

@@ -303,3 +303,6 @@ def test_no_file(tmp_path: Path) -> None:
         load(tmp_path / "absent.pth")
     with pytest.raises(CheckpointError, match="is a folder without export"):
         load(tmp_path)
+    (tmp_path / "export.json").touch()
+    with pytest.raises(CheckpointError, match="is an export: name the checkpoint"):
+        load(tmp_path)

@@ -11,11 +11,11 @@ from purnet.data.augment import Augmentation
 from purnet.data.dataset import Sample
 from purnet.training import trainer as trainer_module
 from purnet.training.batches import Batches
-from purnet.training.losses import Scores
 from purnet.training.recipe import LossWeights, Recipe
 from purnet.training.resume import RunState
 from purnet.training.sources import TrainingData
 from purnet.training.trainer import Trainer
+from purnet.training.validation import Scores
 
 pytestmark = pytest.mark.needs_torch
 
@@ -72,7 +72,7 @@ def test_no_two_samples_of_a_stage_are_varied_alike_wherever_it_was_stopped(
     batches = Batches(long, data, loader_processes=0, pin_memory=False)
     keys = list(batches._keys(0, 0, 32))
     drawn = [(key.epoch, key.position) for batch in keys for key in batch]
-    assert len({(key.epoch, key.number) for batch in keys for key in batch}) < len(drawn)
+    assert len({(key.epoch, key.pair) for batch in keys for key in batch}) < len(drawn)
     assert len(set(drawn)) == len(drawn)
     for start in (1, 7, 13):
         assert list(batches._keys(0, start, 32)) == keys[start:]

@@ -271,9 +271,12 @@ def test_saliency_counts_more_where_an_error_is_expected() -> None:
         object=output.object,
         error=[torch.zeros_like(logits) for logits in output.error],
     )
-    criterion = Criterion(weights=LossWeights(saliency=1), levels=[1, 1])
+    criterion = Criterion(weights=LossWeights(saliency=1, error=1), levels=[1, 1])
     plain = criterion(quiet, truth, regions, 5)["saliency"]
     assert criterion(output, truth, regions, 5)["saliency"] > plain
+    # Errors that nothing was trained to expect are not expected.
+    untrained = Criterion(weights=LossWeights(saliency=1), levels=[1, 1])
+    assert untrained(output, truth, regions, 5)["saliency"] == plain
 
 
 def test_pixels_near_the_boundary_count_more_and_all_together_the_same() -> None:

@@ -107,7 +107,7 @@ def test_a_variant_starts_from_weights_of_one_that_lacks_its_optional_parts(
     larger = recipe.model_copy(update={"variant": "purnet-lite0-s2"})
     path = weights_of("purnet-lite0", tmp_path, attention=attention)
 
-    found, sha256 = initial_weights(larger, larger.stages[1], init=path, backbone=None)
+    found, sha256, _ = initial_weights(larger, larger.stages[1], init=path, backbone=None)
 
     assert sha256 == sha256_of(path)
     variants.build("purnet-lite0-s2").load_state_dict(found, strict=False)
@@ -121,12 +121,12 @@ def test_a_stage_without_attentions_starts_from_the_rest_of_a_whole_network(
     trained = recipe.model_copy(update={"variant": variant, "stages": [stage]})
     path = weights_of("purnet-lite0", tmp_path)
 
-    found, _ = initial_weights(trained, stage, init=path, backbone=None)
+    found = initial_weights(trained, stage, init=path, backbone=None)
 
     whole = variants.build("purnet-lite0", attention=False).state_dict()
-    assert found.keys() == whole.keys()
+    assert found.tensors.keys() == whole.keys()
     trainer = make_trainer(trained, data, tmp_path / "run")
-    trainer._network(stage, found)
+    trainer._network(stage, found.tensors)
 
 
 @pytest.mark.parametrize(

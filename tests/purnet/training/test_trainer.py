@@ -305,3 +305,27 @@ def test_training_on_a_gpu_waits_for_nothing_in_a_step(
     )
     assert Trainer(recipe, data, options).run()
     assert checkpoint.load(tmp_path / "run" / "stage2.safetensors").promotion is not None
+
+
+def test_weights_say_what_the_logits_they_began_with_were_scaled_by(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    trainer = make_trainer(recipe, data, tmp_path / "run")
+    assert trainer.run(stages=[0], logits_scale=2)
+    for name in ("stage1.safetensors", "resume.pt"):
+        info, _ = checkpoint.read(tmp_path / "run" / name)
+        assert info.notes["scale_logits"] == "2", name
+
+
+def test_float32_is_not_tf32(recipe: Recipe, data: TrainingData, tmp_path: Path) -> None:
+    """On any device: what a GPU's convolutions would be allowed."""
+    seen: set[bool] = set()
+    options = TrainerOptions(out=tmp_path / "run", device=torch.device("cpu"))
+
+    def listen(*_: object) -> None:
+        seen.add(torch.backends.cudnn.allow_tf32)
+
+    before = torch.backends.cudnn.allow_tf32
+    assert Trainer(recipe, data, options, listener=listen).run(stages=[0])
+    assert seen == {False}
+    assert torch.backends.cudnn.allow_tf32 == before

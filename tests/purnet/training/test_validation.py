@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from purnet.data.dataset import Sample
 from purnet.data.pairs import TRUTH_ABOVE
-from purnet.training.losses import Scores, f_curve, validate
+from purnet.training.validation import Scores, f_curve, validate
 
 pytestmark = pytest.mark.needs_torch
 
@@ -42,7 +42,7 @@ def scores(maps: Sequence[Map], masks: Sequence[Map], *, batch_size: int) -> Sco
             image=torch.full((len(part), 3, 2, 2), 255, dtype=torch.uint8),
             mask=part,
             regions=torch.zeros_like(part, dtype=torch.long),
-            number=torch.zeros(len(part), dtype=torch.long),
+            pair=torch.zeros(len(part), dtype=torch.long),
         )
         for part in truth.split(batch_size)
     ]
