@@ -205,7 +205,8 @@ class Settings(BaseSettings):
         ge=0,
         le=1,
         description="Seconds a queued image may be held back for others that are being decoded, "
-        "where batches pay; about what a round trip to the worker costs.",
+        "where batches pay; about what a round trip to the worker costs. Without effect on Ray: a "
+        "replica does not know what is being decoded.",
     )
     engine_threads: int | None = Field(
         None,
@@ -231,7 +232,8 @@ class Settings(BaseSettings):
         gt=0,
         le=DAY_S,
         description="Seconds without work after which a worker is sent a test image, so that a "
-        "lost device is noticed before a client's image is sent to it.",
+        "lost device is noticed before a client's image is sent to it. On Ray every 10 s, by Ray "
+        "itself, if this is longer.",
     )
 
     # --- where the workers run

@@ -32,6 +32,9 @@ class Ticket:
     alone: bool = False
     """A worker ended while it ran this image: it runs once more, on a device that runs nothing
     else."""
+    health_check: bool = False
+    """A check of the whole way to the device, not a request: a batch of its own, in no counter
+    of images."""
 
     @property
     def live(self) -> bool:
@@ -58,7 +61,7 @@ class Batch:
     started_s: float
     """When its device could begin with it, on the loop's clock."""
     health_check: bool = False
-    """A check of an idle worker, not a request."""
+    """A check of a worker, not a request; its one ticket may have nobody who waits for it."""
 
     @property
     def alone(self) -> bool:
@@ -114,7 +117,9 @@ class Batcher:
     _wakeup: asyncio.Handle | None = None
     _wait_timer: asyncio.TimerHandle | None = None
 
-    async def predict(self, pixels: Pixels, deadline_s: float) -> Prediction:
+    async def predict(
+        self, pixels: Pixels, deadline_s: float, *, health_check: bool = False
+    ) -> Prediction:
         """Queue one image and wait for its answer; cancelling the call withdraws the ticket.
 
         Raises `DeadlineError` on time even while every device is busy, and whatever error the
@@ -127,7 +132,8 @@ class Batcher:
             self.observer.expired(TicketLocation.QUEUE)
             raise _deadline_error(TicketLocation.QUEUE)
         self._arrivals += 1
-        ticket = Ticket(self._arrivals, pixels, deadline_s, now, self.loop.create_future())
+        future = self.loop.create_future()
+        ticket = Ticket(self._arrivals, pixels, deadline_s, now, future, health_check=health_check)
         timer = self.loop.call_at(deadline_s, self._expire, ticket)
         self._open.add(ticket)
         self._waiting[ticket] = None
@@ -136,7 +142,7 @@ class Batcher:
             return await ticket.future
         except asyncio.CancelledError:
             # A client that leaves in the same turn of the loop as its answer comes was answered.
-            if ticket.future.cancelled():
+            if ticket.future.cancelled() and not health_check:
                 self.observer.cancelled(ticket.location)
             raise
         finally:
@@ -215,7 +221,7 @@ class Batcher:
             executor = self._free_executor(idle=first.alone)
             if executor is None:
                 return
-            limit = 1 if first.alone else executor.limit
+            limit = 1 if first.alone or first.health_check else executor.limit
             reason = self._dispatch_reason(first, limit)
             if reason is None:
                 return
@@ -223,7 +229,8 @@ class Batcher:
             # behind its batch while another executor, about to be free, could run it.
             if executor.batches and reason is not DispatchReason.FULL:
                 return
-            executor.submit(Batch(self._pop(limit), reason, self.loop.time()))
+            now, health_check = self.loop.time(), first.health_check
+            executor.submit(Batch(self._pop(limit), reason, now, health_check=health_check))
 
     def _free_executor(self, *, idle: bool) -> BatchExecutor | None:
         free = [executor for executor in self.executors if executor.limit]
@@ -256,7 +263,7 @@ class Batcher:
     def _pop(self, limit: int) -> tuple[Ticket, ...]:
         popped: list[Ticket] = []
         for ticket in self._waiting:
-            if len(popped) == limit or (ticket.alone and popped):
+            if len(popped) == limit or ((ticket.alone or ticket.health_check) and popped):
                 break
             popped.append(ticket)
         for ticket in popped:
@@ -266,7 +273,7 @@ class Batcher:
 
     def _expire(self, ticket: Ticket) -> None:
         self._waiting.pop(ticket, None)
-        if ticket.resolve(_deadline_error(ticket.location)):
+        if ticket.resolve(_deadline_error(ticket.location)) and not ticket.health_check:
             self.observer.expired(ticket.location)
 
 

@@ -131,14 +131,19 @@ class LocalBackend:
                 # Before another reload may need their memory.
                 await self._all_reaped()
 
-    async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
-        """Queue one image and wait for its mask. See `Backend.predict`."""
+    async def predict(
+        self, pixels: Pixels, *, deadline_s: float, health_check: bool = False
+    ) -> Prediction:
+        """Queue one image and wait for its mask. See `Backend.predict`.
+
+        A health check is a batch of its own and in no counter of images.
+        """
         reason = self._devices_unready_reason()
         if self._batcher is None or self._model is None or reason is not None:
             raise NotReadyError(reason or "The model is being loaded.")
         if side_of(pixels) != self._model.input_size:
             raise ValueError(f"an image of {pixels.shape}, not of {self._model.input_size} pixels")
-        return await self._batcher.predict(pixels, deadline_s)
+        return await self._batcher.predict(pixels, deadline_s, health_check=health_check)
 
     def expect(self, images: int) -> None:
         """Announce images on their way here."""

@@ -305,7 +305,7 @@ class DeviceSupervisor:
             if not batch.health_check:
                 self._retry(batch, None)
         elif batch.health_check:
-            self._on_health_check(worker, answer)
+            self._on_health_check(worker, batch, answer, masks)
         else:
             self._on_masks(worker, batch, answer, masks)
         if not worker.in_flight:
@@ -389,8 +389,10 @@ class DeviceSupervisor:
         ticket = Ticket(0, pixels, now, now, self._loop.create_future())
         self.submit(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, health_check=True))
 
-    def _on_health_check(self, worker: Worker, answer: Done) -> None:
+    def _on_health_check(self, worker: Worker, batch: Batch, answer: Done, masks: Mask) -> None:
         self._consecutive_failures = 0
         self._metrics.health_check(ok=answer.finite[0])
-        if not answer.finite[0]:
+        if answer.finite[0]:
+            self._answer(0, worker, batch, answer, masks)
+        else:
             worker.kill(FailureKind.NON_FINITE, "A plain grey image gave a non-finite mask.")

@@ -68,7 +68,7 @@ class InferenceMetrics:
         self._failures = counter("purnet_failures", text, "kind", FailureKind)
         text = "Workers started after another's end."
         self._restarts = Counter("purnet_worker_restarts", text, registry=registry)
-        text = "Checks of idle workers, by result."
+        text = "Health checks of workers, by result."
         self._health_checks = counter("purnet_health_checks", text, "result", CheckResult)
         text = "Attempts to change the model, by result."
         self._reloads = counter("purnet_reloads", text, "result", CheckResult)
@@ -139,7 +139,7 @@ class InferenceMetrics:
         self._restarts.inc()
 
     def health_check(self, *, ok: bool) -> None:
-        """An idle worker was checked."""
+        """A worker was checked."""
         self._health_checks.labels(CheckResult.OK if ok else CheckResult.FAILED).inc()
 
     def reloaded(self, *, ok: bool) -> None:

@@ -313,6 +313,28 @@ def test_an_image_that_runs_alone_ends_the_batch_before_it(loop, batcher, execut
     assert executor.numbers[1:] == [[1], [2], [3]]
 
 
+def test_a_health_check_is_a_batch_of_its_own_and_counts_nobody(
+    loop, batcher, executor, send, counts
+):
+    pixels = image(9)
+
+    def check(deadline_s):
+        return loop.begin(batcher.predict(pixels, deadline_s, health_check=True))
+
+    send(0)
+    before, answered, after = send(1), check(100.0), send(2)
+    late, gone = check(1.0), check(100.0)
+    loop.advance(1)
+    gone.cancel()
+    loop.settle()
+    assert isinstance(late.exception(), DeadlineError)
+    answer_all(loop, batcher, executor)
+    assert executor.numbers == [[0], [1], [9], [2]]
+    assert [batch.health_check for batch in executor.submitted] == [False, False, True, False]
+    assert all(call.result() for call in (*before, answered, *after))
+    assert (counts.expirations, counts.cancellations) == ([], [])
+
+
 def test_a_client_that_leaves_in_the_turn_its_time_is_over_counts_once(
     loop, batcher, executor, send, counts
 ):

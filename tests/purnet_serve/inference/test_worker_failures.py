@@ -296,6 +296,18 @@ def test_each_idle_period_has_one_health_check_and_nothing_else_changes(harness)
     assert harness.value("purnet_health_checks_total", result="ok") == 2
 
 
+def test_a_health_check_that_is_asked_for_goes_the_way_of_images_and_is_none(harness):
+    before = harness.series()
+    predict = harness.backend.predict(image(1), deadline_s=harness.loop.now + 10, health_check=True)
+    check = harness.loop.begin(predict)
+    harness.work()
+    assert harness.numbers([check]) == [1]
+    changed = {name for name, value in harness.series().items() if value != before[name]}
+    assert {one for one in changed if "bytes" not in one[0]} == {
+        ("purnet_health_checks_total", ("ok",))
+    }
+
+
 def test_a_health_check_with_a_non_finite_mask_replaces_the_worker(harness):
     sick = harness.workers.last
     harness.loop.advance(30)

@@ -37,7 +37,6 @@ _OF_A_REPLICA = (
     "checkpoint",
     "device",
     "max_batch",
-    "batch_wait_s",
     "engine_threads",
     "load_timeout_s",
     "watchdog_s",
@@ -46,6 +45,8 @@ _OF_A_REPLICA = (
     "log_level",
 )
 """The settings that a replica reads; it is given all of them, whatever its environment says."""
+_OF_LOGS_ALONE = "log_format", "log_level"
+"""Those of them for which replicas are not replaced."""
 
 
 def replica_settings(settings: Settings) -> dict[str, Any]:
@@ -120,9 +121,13 @@ def config_file(settings: Settings) -> dict[str, Any]:
 
 
 def deployed_digest(settings: Settings, factory: str) -> str:
-    """Digest of everything that makes a deployment what it is, this package's version included."""
-    parts = [PROTOCOL, version("purnet-serve"), factory]
-    parts += [replica_settings(settings), deployment_options(settings)]
+    """Digest of everything that makes a deployment what it is, this package's version included.
+
+    Without the settings of logs: a server that logs more must not replace all replicas.
+    """
+    values = replica_settings(settings)
+    replica = {name: values[name] for name in values if name not in _OF_LOGS_ALONE}
+    parts = [PROTOCOL, version("purnet-serve"), factory, replica, deployment_options(settings)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 

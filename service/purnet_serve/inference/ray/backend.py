@@ -8,6 +8,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from purnet_serve.errors import (
@@ -75,8 +76,8 @@ class RayBackend:
         self._started = asyncio.Event()
         self._failure: StartupError | None = None
         """Why the start failed, once `_started` is set."""
-        self._open: dict[asyncio.Timeout, float] = {}
-        """The time limits of the calls that wait for an answer, and when each call began."""
+        self._open: set[asyncio.Timeout] = set()
+        """The time limits of the calls that wait for an answer."""
         self._stopping = False
         self._refresh_now = asyncio.Event()
         """Set when something says that the replicas have changed."""
@@ -90,7 +91,8 @@ class RayBackend:
         self._metrics.watch(
             queued=lambda: self.queued,
             in_flight=lambda: len(self._open),
-            oldest_s=lambda: loop.time() - min(tuple(self._open.values()), default=loop.time()),
+            # Images wait at the replicas, which report it. The age of a call counts computing too.
+            oldest_s=lambda: 0.0,
             capacity=self._settings.max_requests_in_flight,
         )
         self._lag = LoopLag(loop, self._metrics.loop_lag)
@@ -155,7 +157,8 @@ class RayBackend:
     async def predict(self, pixels: Pixels, *, deadline_s: float) -> Prediction:
         """Send one image to a replica and wait for its mask. See `Backend.predict`.
 
-        Also raises `BusyError` when the replicas and the queue before them are full.
+        Its `queue_s` includes the way to the replica and back. Also raises `BusyError` when the
+        replicas and the queue before them are full.
         """
         reason = self.unready_reason()
         if self._model is None or reason is not None:
@@ -171,7 +174,7 @@ class RayBackend:
         limit = asyncio.timeout_at(deadline_s)
         try:
             async with limit:
-                self._open[limit] = now
+                self._open.add(limit)
                 prediction = await predict_with_retries(
                     self._tier,
                     pixels.tobytes(),
@@ -180,7 +183,8 @@ class RayBackend:
                 )
                 # However busy the replicas are, they answer.
                 self._silent_since_s = None
-                return prediction
+                took_s = asyncio.get_running_loop().time() - now
+                return replace(prediction, queue_s=max(0.0, took_s - prediction.infer_s))
         except TierFullError as error:
             raise self._busy() from error
         except TimeoutError:
@@ -189,7 +193,7 @@ class RayBackend:
             self._metrics.expired(TicketLocation.DEVICE)
             raise DeadlineError("The deadline passed while the image was at a replica.") from None
         finally:
-            self._open.pop(limit, None)
+            self._open.discard(limit)
 
     def expect(self, images: int) -> None:
         """Nothing: which replica an image will go to is not known while it is decoded."""

@@ -137,7 +137,9 @@ class ModelReplica:
     async def check_health(self) -> None:
         """Ray Serve replaces a replica for which this raises several times in a row.
 
-        An image goes the way of all others: through the queue, the pipe and the device.
+        An image goes the way of all others: through the queue, the pipe and the device. It is a
+        health check, so it is in no counter of images. The worker is never idle for so long that it
+        is sent another.
         """
         model = self._backend.model
         if model is None:
@@ -146,7 +148,7 @@ class ModelReplica:
         grey = np.full((size, size, 3), 128, np.uint8)
         try:
             deadline_s = asyncio.get_running_loop().time() + HEALTH_S
-            await self._backend.predict(grey, deadline_s=deadline_s)
+            await self._backend.predict(grey, deadline_s=deadline_s, health_check=True)
         except DeadlineError:
             # A queue may be longer than that; it is healthy while it moves.
             if self._answers == answers:

@@ -82,9 +82,10 @@ def test_a_replica_computes_where_ray_gave_it_something() -> None:
 
 
 def test_a_replica_is_given_nothing_of_the_server_s_own() -> None:
-    given = replica_settings(Settings(backend="ray", port=9001, api_keys_file="keys", max_batch=3))
-    assert given["max_batch"] == 3
-    assert not {"port", "api_keys_file", "backend", "ray_cpus"} & set(given)
+    own = {"port": 9001, "api_keys_file": "keys", "batch_wait_s": 1}
+    given = replica_settings(Settings(backend="ray", max_batch=3, log_level="debug", **own))
+    assert (given["max_batch"], given["log_level"]) == (3, "debug")
+    assert not {*own, "backend", "ray_cpus"} & set(given)
     assert Settings(**given).max_batch == 3
 
 
@@ -101,7 +102,8 @@ def test_the_digest_is_of_what_changes_replicas_and_of_nothing_else() -> None:
     def digest(factory: str = "a:b", **settings: Any) -> str:
         return deployed_digest(Settings(backend="ray", **settings), factory)
 
-    assert digest() == digest(port=9001) == digest(ray_address="auto")
+    assert digest() == digest(port=9001) == digest(ray_address="auto") == digest(batch_wait_s=1)
+    assert digest() == digest(log_level="debug") == digest(log_format="text")
     others = [digest(max_batch=3), digest(ray_min_replicas=2), digest(factory="a:c")]
     assert len({digest(), *others}) == 4
 

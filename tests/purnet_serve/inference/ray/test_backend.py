@@ -40,11 +40,14 @@ def test_pixels_and_the_time_that_is_left_are_sent_and_the_mask_comes_back(ready
     ((left_s, pixels, _),) = ready.tier.calls
     assert left_s == 20
     assert pixels == bytes([9] * SIZE * SIZE * 3)
+    ready.loop.advance(1)
     ready.answer()
     prediction = call.result()
     assert (prediction.mask == 9).all()
     assert prediction.model == model()
-    assert (prediction.queue_s, prediction.infer_s, prediction.batch_size) == (0.01, 0.02, 1)
+    # The fake replica says that it waited for 0.01 s and computed for 0.02 s: all else is the way.
+    assert prediction.queue_s == pytest.approx(0.98)
+    assert (prediction.infer_s, prediction.batch_size) == (0.02, 1)
 
 
 @pytest.mark.parametrize(
@@ -180,12 +183,12 @@ def test_what_the_devices_do_not_hold_is_queued(ready: Harness) -> None:
     assert ready.value("purnet_queue_depth") == 3
     assert ready.value("purnet_queue_in_flight") == 5
     ready.loop.advance(2)
-    assert ready.value("purnet_queue_oldest_seconds") == 2
+    # The replicas say how long images wait; a call that is open for long may be a legal wait.
+    assert ready.value("purnet_queue_oldest_seconds") == 0
     for number in range(5):
         ready.answer(number)
     assert all(call.done() for call in calls)
     assert ready.value("purnet_queue_in_flight") == 0
-    assert ready.value("purnet_queue_oldest_seconds") == 0
 
 
 def test_stopping_fails_what_is_open_and_refuses_more(ready: Harness) -> None:

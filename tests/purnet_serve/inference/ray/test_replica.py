@@ -66,6 +66,13 @@ async def send(
     return unpack_answer(message)
 
 
+def executions(replica: ModelReplica) -> float:
+    return (
+        replica._metrics._registry.get_sample_value("purnet_executions_total", {"outcome": "mask"})
+        or 0.0
+    )
+
+
 @pytest.mark.anyio
 async def test_it_answers_images_and_says_what_it_is(checkpoint: Path) -> None:
     async with running(checkpoint) as replica:
@@ -76,7 +83,9 @@ async def test_it_answers_images_and_says_what_it_is(checkpoint: Path) -> None:
         assert (state.deployed, state.reason) == ("digest", None)
         assert state.model == answers[0].model  # type: ignore[union-attr]
         assert state.throughput is not None
+        before = executions(replica)
         await replica.check_health()
+        assert executions(replica) == before == 20, "a check is no image"
     assert unpack_state(await replica.describe()).reason == "The service is shutting down."
 
 
