@@ -73,6 +73,8 @@ def test_every_container_has_as_little_as_it_needs(
         assert int(service["mem_limit"]) > 0, name
         assert int(service["pids_limit"]) > 0, name
         assert service["restart"] == "unless-stopped", name
+        assert service["logging"]["driver"] == "local", name
+        assert service["logging"]["options"] == {"max-size": "50m", "max-file": "5"}, name
         mounts = [mount for mount in service.get("volumes", []) if mount["type"] == "bind"]
         assert all(mount["read_only"] for mount in mounts), name
 

@@ -126,8 +126,9 @@ class PurNetClient(_Client):
         """Send many photos, `concurrency` at the same time; their outcomes come in order.
 
         A photo is read when it is due, and a few answers are kept until they are asked for, so
-        memory does not grow with their number. A photo that fails does not end the rest.
-        `progress` is called from other threads, one call at a time.
+        memory does not grow with their number. A photo that fails does not end the rest. To leave
+        early sends nothing more, and takes until the requests under way have ended. `progress` is
+        called from other threads, one call at a time.
         """
         run = _Run(photos, concurrency, progress)
         pending: deque[Future[Outcome]] = deque()
@@ -232,7 +233,10 @@ class AsyncPurNetClient(_Client):
         progress: Progress | None = None,
         **options: Unpack[Options],
     ) -> AsyncIterator[Outcome]:
-        """See `PurNetClient.many`; `progress` is called on the event loop."""
+        """See `PurNetClient.many`; `progress` is called on the event loop.
+
+        To leave early, by `aclose`, ends the requests under way at once.
+        """
         run = _Run(photos, concurrency, progress)
         pending: deque[asyncio.Task[Outcome]] = deque()
         places = asyncio.Semaphore(concurrency)

@@ -7,6 +7,7 @@ is read is written once, here.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypedDict, TypeVar
@@ -30,6 +31,9 @@ TIMEOUT_HEADER = "X-Timeout-Ms"
 MAX_TIMEOUT_S = 60.0
 """The most that a service takes in this header unless it is set otherwise."""
 
+MAX_JITTER = 1.3
+"""Clients that were refused together must not all come back together."""
+
 Output = Literal["mask", "cutout"]
 T = TypeVar("T")
 
@@ -42,12 +46,17 @@ class Options(TypedDict, total=False):
     format: Literal["png", "webp"]
 
 
+def _jitter() -> float:
+    return random.uniform(1.0, MAX_JITTER)  # noqa: S311  (no secret)
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """When a request is sent again: after 429, 503, and a connection that failed or broke.
 
     That is safe: the same photo twice is the same mask twice. Before each retry the client waits
-    what `Retry-After` says, or longer where `first_wait_s`, doubled each time, is more.
+    what `Retry-After` says, or longer where `first_wait_s`, doubled each time, is more; and up to
+    30 % longer than that, by chance.
     """
 
     timeout_s: float = 30.0
@@ -56,11 +65,13 @@ class RetryPolicy:
     retries: int = 6
     first_wait_s: float = 0.25
     longest_wait_s: float = 5.0
+    jitter: Callable[[], float] = _jitter
+    """Gives what each wait is multiplied by, 1 or more."""
 
     def wait_s(self, attempt: int, retry_after_s: float | None) -> float:
         """Seconds to wait after the failure of an attempt; the first one is number 0."""
         doubled = min(self.first_wait_s * 2.0**attempt, self.longest_wait_s)
-        return max(doubled, retry_after_s or 0.0)
+        return max(doubled, retry_after_s or 0.0) * self.jitter()
 
 
 @dataclass(frozen=True, slots=True)

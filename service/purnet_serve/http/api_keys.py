@@ -24,10 +24,10 @@ class ApiKeys:
 
     def load(self) -> None:
         """Read the file and use it. Raises `ApiKeysError`, changing nothing, if it is unusable."""
-        self.use(self.read())
+        self._digests = self._read()
 
-    def read(self) -> tuple[bytes, ...]:
-        """The digests in the file, not yet in use. Raises `ApiKeysError`."""
+    def _read(self) -> tuple[bytes, ...]:
+        """The digests in the file. Raises `ApiKeysError`."""
         if self._file is None:
             return ()
         try:
@@ -47,10 +47,6 @@ class ApiKeys:
         if not digests:
             raise ApiKeysError(f"{self._file} names no key, which would lock everybody out")
         return tuple(digests)
-
-    def use(self, digests: tuple[bytes, ...]) -> None:
-        """Accept the keys with these digests, as returned by `read`, and no others."""
-        self._digests = digests
 
     def check(self, key: str | None) -> None:
         """Raises `KeyMissingError` or `KeyUnknownError`. Its time does not depend on the key.

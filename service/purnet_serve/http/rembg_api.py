@@ -106,11 +106,12 @@ def router(service: ServiceContext) -> APIRouter:
         """
         context: RequestContext = request.state.context
         query = request.query_params.multi_items()
-        RembgOptions.parse(query)  # a bad one is refused before the upload is read
+        # A bad one is refused before the upload is read.
+        _codec_options(service, RembgOptions.parse(query))
         with context.enter_stage(Stage.RECEIVE):
             content_type = context.headers.get("content-type", "")
             upload = await read_upload(request.stream(), content_type, FORM)
-        options = RembgOptions.parse([*query, *upload.fields])
+        options = _codec_options(service, RembgOptions.parse([*query, *upload.fields]))
         return await _answer(service, context, upload, options)
 
     @routes.get(
@@ -124,22 +125,26 @@ def router(service: ServiceContext) -> APIRouter:
     async def remove_from_url(request: Request) -> Response:
         """The same for a photo that the service fetches, where `PURNET_FETCH_URLS` is on."""
         context: RequestContext = request.state.context
-        options = FromUrlOptions.parse(request.query_params.multi_items())
+        parameters = FromUrlOptions.parse(request.query_params.multi_items())
+        options = _codec_options(service, parameters)
         with context.enter_stage(Stage.RECEIVE):
             async for _ in request.stream():
                 pass  # a body of GET means nothing; from its end on the client is watched
-            upload = await receive_from_url(service, context, options.url)
+            upload = await receive_from_url(service, context, parameters.url)
         return await _answer(service, context, upload, options)
 
     return routes
 
 
-async def _answer(
-    service: ServiceContext, context: RequestContext, upload: Upload, options: RembgOptions
-) -> Response:
+def _codec_options(service: ServiceContext, parameters: RembgOptions) -> Options:
     model = service.backend.model
-    wanted = options.codec_options(None if model is None else model.name)
-    answer = await answer_photo(service, context, upload.take(), wanted)
+    return parameters.codec_options(None if model is None else model.name)
+
+
+async def _answer(
+    service: ServiceContext, context: RequestContext, upload: Upload, options: Options
+) -> Response:
+    answer = await answer_photo(service, context, upload.take(), options)
     return picture_response(answer, context)
 
 

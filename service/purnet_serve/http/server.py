@@ -238,17 +238,29 @@ class Server:
             task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
+        # Keys first and by themselves: a key that was revoked must not live on because a model does
+        # not load, or until it has.
+        keys_taken = self._reload_keys()
         try:
-            # The new keys are used only once the model is there too: a refusal changes nothing.
-            digests = self._service.keys.read()
             info = await self._service.backend.reload()
-            self._service.keys.use(digests)
         except OperatorError as error:
             self._metrics.reloaded(ok=False)
             log.error("reload refused", extra={"reason": str(error)})
         else:
-            self._metrics.reloaded(ok=True)
+            self._metrics.reloaded(ok=keys_taken)
             log.info("reloaded", extra={"model": info.version})
+
+    def _reload_keys(self) -> bool:
+        """Read the API keys again, if there is a file of them. Whether it was not refused."""
+        if self._settings.api_keys_file is None:
+            return True
+        try:
+            self._service.keys.load()
+        except OperatorError as error:
+            log.error("API keys refused", extra={"reason": str(error)})
+            return False
+        log.info("API keys reloaded")
+        return True
 
     async def _drain(self) -> None:
         """Not ready at once; then no new connections; then what was accepted gets its time."""

@@ -70,7 +70,7 @@ class InferenceMetrics:
         self._restarts = Counter("purnet_worker_restarts", text, registry=registry)
         text = "Health checks of workers, by result."
         self._health_checks = counter("purnet_health_checks", text, "result", CheckResult)
-        text = "Attempts to change the model, by result."
+        text = "Reloads; `failed` if the model or the API keys were refused."
         self._reloads = counter("purnet_reloads", text, "result", CheckResult)
         self._ready = gauge("purnet_ready", "1 while predictions can be made.")
         self._draining = gauge("purnet_draining", "1 once shutdown has begun.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -38,7 +39,8 @@ class Run:
         self.sent: list[Send] = []
         self.waits: list[float] = []
         self.attempt_s = attempt_s
-        self.steps = exchange(REQUEST, lambda answer: answer.text, policy, lambda: self.now)
+        exact = replace(policy, jitter=lambda: 1.0)
+        self.steps = exchange(REQUEST, lambda answer: answer.text, exact, lambda: self.now)
 
     def to_the_end(self, *came: AttemptResult) -> str:
         answers = iter(came)
@@ -77,6 +79,14 @@ def test_waits_double_up_to_the_longest() -> None:
     run = Run(RetryPolicy(first_wait_s=1.0, longest_wait_s=3.0))
     run.to_the_end(*[broken()] * 4, OK)
     assert run.waits == [1.0, 2.0, 3.0, 3.0]
+
+
+def test_clients_that_were_refused_together_come_back_apart() -> None:
+    policy = RetryPolicy(first_wait_s=0.5)
+    waits = {policy.wait_s(0, 10.0) for _ in range(100)}
+    assert len(waits) > 50
+    assert 10.0 <= min(waits) < max(waits) <= 13.0
+    assert RetryPolicy(jitter=lambda: 1.2).wait_s(0, 10.0) == pytest.approx(12.0)
 
 
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2026 07:28:00 GMT", "-1", "²", "soon"])

@@ -108,6 +108,26 @@ async def test_what_is_not_done_here_is_refused_by_name(
     assert live.backend.seen == []
 
 
+@pytest.mark.parametrize("query", ["a=true", "model=u2net"])
+async def test_what_is_not_done_here_is_refused_before_the_photo_is_had(
+    make_live: MakeLive, query: str
+) -> None:
+    live = await make_live(fetch_urls=True)
+    reader, writer = await live.connect()
+    head = f"POST /api/remove?{query} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"
+    writer.write(head.encode())  # and nothing of the body
+    async with asyncio.timeout(WAIT_S):
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400")
+    writer.transport.abort()
+
+    async def fetch(_url: str, _deadline: float) -> bytes:
+        raise AssertionError("fetched")
+
+    live.service.fetcher.fetch = fetch  # type: ignore[method-assign]
+    answer = await live.client.get(f"/api/remove?{query}&url=https://{HOST}/")
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_parameter")
+
+
 async def test_what_rembg_leaves_without_effect_is_taken(live: Live) -> None:
     fields = {"model": "fake", "a": "false", "af": "200", "ab": "5", "ae": "3", "ppm": "false"}
     assert (await post(live, fields)).content == (await post(live)).content

@@ -160,11 +160,32 @@ def test_hangup_reads_keys_and_checkpoint_again(tmp_path: Path) -> None:
         assert answer.json()["models"][0]["version"] == "fake@bbbbbbbbbbbb"
         file.write_text("no digest")
         service.signal(signal.SIGHUP)
-        service.await_line("reload refused", service.errors)
+        service.await_line("API keys refused", service.errors)
+        service.await_line("reloaded", service.errors)
         assert client.get("/v1/models", headers={"X-Api-Key": "new"}).status_code == 200
         counted = client.get("/metrics").text
         assert 'purnet_reloads_total{result="ok"} 1.0' in counted
         assert 'purnet_reloads_total{result="failed"} 1.0' in counted
+
+
+@pytest.mark.anyio
+async def test_keys_are_taken_over_although_the_model_is_refused(
+    make_live: MakeLive, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "purnet_serve.http.server")
+    file = tmp_path / "keys"
+    file.write_text(hashlib.sha256(b"stolen").hexdigest())
+    live = await make_live(api_keys_file=file)
+    live.backend.refuses_reload = True
+    file.write_text(hashlib.sha256(b"new").hexdigest())
+    await live.server._reload()
+    said = [record.message for record in caplog.records]
+    assert said[-2:] == ["API keys reloaded", "reload refused"]
+    for key, status in ((b"stolen", 403), (b"new", 200)):
+        assert (
+            await live.client.get("/v1/models", headers={"X-Api-Key": key})
+        ).status_code == status
+    assert live.sample("purnet_reloads_total", result="failed") == 1
 
 
 def test_a_port_that_is_taken_is_reported_in_one_line() -> None:
