@@ -43,7 +43,8 @@ export async function findObject(url, photo, { apiKey, timeoutMs = 30_000, ...pa
       };
     }
     const problem = await answer.json().catch(() => ({}));
-    const waitMs = 1_000 * Number(answer.headers.get("Retry-After") ?? 1);
+    // Up to a third longer, so that clients refused together do not come back together.
+    const waitMs = 1_000 * Number(answer.headers.get("Retry-After") ?? 1) * (1 + Math.random() / 3);
     if (!RETRIED.has(answer.status) || Date.now() + waitMs >= until) {
       throw new PurNetError(problem, answer.status, answer.headers.get("X-Request-Id"));
     }
