@@ -18,7 +18,7 @@ DATA ?= $(PURNET_DATA)
 
 VENV := .venv
 BIN := $(VENV)/bin
-WEIGHTS := model/purnet/weights/purnet-lite0-s2
+WEIGHTS := model/purnet/weights/purnet-lite0-gc
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet \
 	$(if $(TORCH_INDEX_URL),--extra-index-url $(TORCH_INDEX_URL)) --constraint constraints.txt
 # What a service needs: torch where there is an NVIDIA GPU, else OpenVINO alone.

@@ -44,7 +44,7 @@ def test_all_that_runs_is_in_it(names: set[str]) -> None:
         if path.is_file() and "__pycache__" not in path.parts and ".egg-info" not in str(path)
     }
     assert source - names == set()
-    weights = {"purnet-lite0-s2.safetensors", "self_check.png", "README.md"}
+    weights = {"purnet-lite0-gc.safetensors", "self_check.png", "README.md"}
     export = {"export.json", "model.xml", "model.bin", "reference.png"}
     assert names >= {
         "purnet/py.typed",
@@ -53,7 +53,7 @@ def test_all_that_runs_is_in_it(names: set[str]) -> None:
         "purnet_serve/page/index.html",
         "purnet_serve/page/app.js",
         *(f"purnet/weights/{name}" for name in weights),
-        *(f"purnet/weights/purnet-lite0-s2-openvino/{name}" for name in export),
+        *(f"purnet/weights/purnet-lite0-gc-openvino/{name}" for name in export),
     }
 
 
@@ -63,5 +63,5 @@ def test_pictures_of_training_are_not(names: set[str]) -> None:
         "purnet_serve/page/sample.jpg",
         "purnet_serve/page/sample-cutout.webp",
         "purnet/weights/self_check.png",
-        "purnet/weights/purnet-lite0-s2-openvino/reference.png",
+        "purnet/weights/purnet-lite0-gc-openvino/reference.png",
     }

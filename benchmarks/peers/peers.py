@@ -64,7 +64,7 @@ _BASELINE = replace(
     # Its own weights are older too, and their masks would not be equal.
     env={
         **_PURNET.env,
-        "PURNET_CHECKPOINT": "{root}/model/purnet/weights/purnet-lite0-s2-openvino",
+        "PURNET_CHECKPOINT": "{root}/model/purnet/weights/purnet-lite0-gc-openvino",
     },
 )
 

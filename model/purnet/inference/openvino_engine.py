@@ -36,7 +36,7 @@ NETWORK = "model.xml"
 REFERENCE = "reference.png"
 FILES = (NETWORK, "model.bin", REFERENCE)
 
-DEFAULT_EXPORT = Path(__file__).parents[1] / "weights" / "purnet-lite0-s2-openvino"
+DEFAULT_EXPORT = Path(__file__).parents[1] / "weights" / "purnet-lite0-gc-openvino"
 """The shipped weights, exported."""
 
 _OUT_OF_MEMORY = ("bad_alloc", "allocate")

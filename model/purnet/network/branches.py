@@ -118,6 +118,39 @@ class PurificationBranch(nn.Module):
         return x
 
 
+class GlobalContext(nn.Module):
+    """Self-attention over the positions of the coarsest features, added to them.
+
+    A position sees the whole photo: convolutions alone see a part of it. Multi-head attention
+    (Vaswani et al., NeurIPS 2017) as a residual block for images (Wang et al., Non-local Neural
+    Networks, CVPR 2018). It starts as the identity. Time and memory grow with the square of the
+    number of positions.
+    """
+
+    def __init__(self, channels: int, *, heads: int = 4, head_width: int = 32) -> None:
+        super().__init__()
+        self.heads = heads
+        width = heads * head_width
+        self.project = nn.Sequential(
+            nn.Conv2d(channels, 3 * width, 1, bias=False), nn.BatchNorm2d(3 * width)
+        )
+        self.merge = nn.Conv2d(width, channels, 1)
+        nn.init.zeros_(self.merge.weight)
+        nn.init.zeros_(self.merge.bias)  # type: ignore[arg-type]  # it has one
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, h, w) -> the same shape."""
+        batch, _, height, width = x.shape
+        # Per head (N, heads, h * w, head_width).
+        query, key, value = (
+            part.reshape(batch, self.heads, -1, height * width).transpose(2, 3)
+            for part in self.project(x).chunk(3, dim=1)
+        )
+        seen = F.scaled_dot_product_attention(query, key, value)
+        merged: Tensor = self.merge(seen.transpose(2, 3).reshape(batch, -1, height, width))
+        return x + merged
+
+
 class EdgeRefinement(nn.Module):
     """A last step at stride 2: the finest level's saliency, corrected by the backbone's stem.
 

@@ -31,7 +31,7 @@ from purnet.network.checkpoint_file import is_safetensors
 from purnet.network.purnet import Normalize, PurNet
 
 FORMAT = "purnet-1"
-DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / "purnet-lite0-s2.safetensors"
+DEFAULT_CHECKPOINT = Path(__file__).parent.parent / "weights" / "purnet-lite0-gc.safetensors"
 """The weights this package ships."""
 
 _SCALE = "scale_logits"

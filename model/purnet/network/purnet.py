@@ -4,8 +4,11 @@
                        +-> rectification pyramid -> rectification branch: attention R
                        +-> purification pyramid --> purification branch:  saliency, from A and R
 
-Levels are lists, finest first. Li, Su, Xia, Ma, Tian: Salient Object Detection with Purificatory
-Mechanism and Structural Similarity Loss, IEEE TIP 2021.
+Some variants let the coarsest features of the backbone see the whole photo before the pyramids, and
+sharpen the finest map by the first features. Levels are lists, finest first.
+
+Li, Su, Xia, Ma, Tian: Salient Object Detection with Purificatory Mechanism and Structural
+Similarity Loss, IEEE TIP 2021.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from purnet.network.blocks import Pyramid, resize_logits, scale_output
 from purnet.network.branches import (
     Attentions,
     EdgeRefinement,
+    GlobalContext,
     PromotionBranch,
     PurificationBranch,
     RectificationBranch,
@@ -134,10 +138,12 @@ class PurNet(nn.Module):
         purification: PurificationSubnetwork,
         promotion: AttentionSubnetwork | None = None,
         rectification: AttentionSubnetwork | None = None,
+        context: GlobalContext | None = None,
     ) -> None:
         super().__init__()
         self.normalize: nn.Module = Normalize(mean=backbone.mean, std=backbone.std)
         self.backbone = backbone
+        self.context = context
         self.purification = purification
         self.promotion = promotion
         self.rectification = rectification
@@ -206,6 +212,7 @@ class PurNet(nn.Module):
             self.promotion,
             self.rectification,
             purification.edges,
+            self.context,
             *(branch.refine for branch in purification.branches),
         ]
         may_lack = {
@@ -227,8 +234,12 @@ class PurNet(nn.Module):
                 f"image sides must be multiples of {self.stride}, got {height} x {width}"
             )
         normalized = self.normalize(images)
+        stem: Tensor | None = None
         if self.purification.edges is None:
             features: list[Tensor] = self.backbone(normalized)
-            return features, None
-        stem: Tensor = cast("nn.Module", self.backbone.stem)(normalized)
-        return self.backbone.from_stem(stem), stem
+        else:
+            stem = cast("nn.Module", self.backbone.stem)(normalized)
+            features = self.backbone.from_stem(stem)
+        if self.context is not None:
+            features[-1] = self.context(features[-1])
+        return features, stem

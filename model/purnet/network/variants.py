@@ -3,7 +3,8 @@
 | name | backbone | width | blocks | promotion | upsampling | for |
 |---|---|---|---|---|---|---|
 | `purnet-lite0` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | softer edges |
-| `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
+| `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | no global context |
+| `purnet-lite0-gc` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
 | `purnet-resnet50` | ResNet-50, dilated | 128 | dense | softmax | transposed | released weights |
 | `purnet-vgg16` | VGG-16 | 128 | dense | softmax | transposed | the paper's other backbone |
 | `timm/<name>` | any timm features | 64 | separable | gates | bilinear | your own backbone |
@@ -31,6 +32,7 @@ from purnet.network.blocks import (
 from purnet.network.branches import (
     EdgeRefinement,
     GatePromotion,
+    GlobalContext,
     PromotionBranch,
     PurificationBranch,
     RectificationBranch,
@@ -39,7 +41,7 @@ from purnet.network.branches import (
 from purnet.network.purnet import AttentionSubnetwork, PurificationSubnetwork, PurNet
 from purnet.network.timm_backbone import TimmBackbone
 
-DEFAULT_VARIANT = "purnet-lite0-s2"
+DEFAULT_VARIANT = "purnet-lite0-gc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Variant:
     `lite`: separable blocks, gated promotion, bilinear upsampling, maps at level size."""
     input_size: int = 320
     """Side of the square photos are resized to for prediction, in pixels."""
+    global_context: bool = False
+    """Whether the coarsest features pass through self-attention before the pyramids."""
     refine_edges: bool = False
     """Whether a last step at stride 2, from the backbone's stem, corrects the finest map."""
 
@@ -69,6 +73,14 @@ VARIANTS = {
     for variant in (
         Variant("purnet-lite0", EfficientNetLite0, width=64, style="lite"),
         Variant("purnet-lite0-s2", EfficientNetLite0, width=64, style="lite", refine_edges=True),
+        Variant(
+            "purnet-lite0-gc",
+            EfficientNetLite0,
+            width=64,
+            style="lite",
+            refine_edges=True,
+            global_context=True,
+        ),
         Variant("purnet-resnet50", ResNet50, width=128, style="released"),
         Variant("purnet-vgg16", VGG16, width=128, style="released"),
     )
@@ -114,6 +126,7 @@ def build(name: str = DEFAULT_VARIANT, *, attention: bool = True) -> PurNet:
         if backbone.stem_channels is None:
             raise ModelError(f"{name}: its backbone gives no features at stride 2")
         edges = EdgeRefinement(stem_channels=backbone.stem_channels, width=variant.width)
+    context = GlobalContext(backbone.channels[-1]) if variant.global_context else None
     purification = PurificationSubnetwork(
         pyramid=pyramid(),
         edges=edges,
@@ -126,7 +139,7 @@ def build(name: str = DEFAULT_VARIANT, *, attention: bool = True) -> PurNet:
         ],
     )
     if not attention:
-        return PurNet(backbone=backbone, purification=purification)
+        return PurNet(backbone=backbone, purification=purification, context=context)
     promotion = AttentionSubnetwork(
         pyramid=pyramid(),
         branches=[
@@ -150,6 +163,7 @@ def build(name: str = DEFAULT_VARIANT, *, attention: bool = True) -> PurNet:
         purification=purification,
         promotion=promotion,
         rectification=rectification,
+        context=context,
     )
 
 

@@ -118,7 +118,7 @@ def photo_responses(settings: Settings, *more: str) -> dict[int | str, Any]:
             pattern=r"^\d+,\d+,\d+,\d+$",
         ),
         "X-Model-Version": openapi_header(
-            "Variant and first digits of the sha256 of the weights.", "purnet-lite0-s2@0123456789ab"
+            "Variant and first digits of the sha256 of the weights.", "purnet-lite0-gc@0123456789ab"
         ),
         "Server-Timing": openapi_header(
             "Milliseconds for receive, decode, queue, infer and encode.",

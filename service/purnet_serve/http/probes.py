@@ -33,9 +33,9 @@ class Model(BaseModel):
 
     model_config = ConfigDict(from_attributes=True)
 
-    name: str = Field(description="Variant.", examples=["purnet-lite0-s2"])
+    name: str = Field(description="Variant.", examples=["purnet-lite0-gc"])
     version: str = Field(
-        description="As in `X-Model-Version`.", examples=["purnet-lite0-s2@0123456789ab"]
+        description="As in `X-Model-Version`.", examples=["purnet-lite0-gc@0123456789ab"]
     )
     sha256: str = Field(description="Digest of the checkpoint file, in hex.")
     input_size: int = Field(description="Side of the square the network sees.", examples=[320])

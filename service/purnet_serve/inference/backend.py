@@ -29,7 +29,7 @@ class ModelInfo:
     """What a client may know of the model that answers."""
 
     name: str
-    """Variant, e.g. `purnet-lite0-s2`."""
+    """Variant, e.g. `purnet-lite0-gc`."""
     sha256: str
     """Hex digest of the checkpoint file; its first 12 digits are the model version."""
     input_size: int

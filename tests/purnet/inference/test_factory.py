@@ -86,7 +86,7 @@ def test_a_checkpoint_is_exported_to_be_served_and_only_then(machine: Machine) -
 def test_weights_without_a_shipped_export_are_exported_too(machine: Machine) -> None:
     machine.shipped = False
     engine, path = machine.load(None)
-    assert (engine, path.name) == ("openvino", "purnet-lite0-s2.safetensors")
+    assert (engine, path.name) == ("openvino", "purnet-lite0-gc.safetensors")
 
 
 @pytest.mark.parametrize("error", [CheckpointError("misses the gate"), OSError("read-only")])

@@ -76,7 +76,7 @@ def test_the_python_of_the_docs_finds_a_photo_s_object(
     code = page.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     photo = open_image(SELF_CHECK_PHOTO)
     photo.save(tmp_path / "photo.jpg", quality=95)
-    export(DEFAULT_CHECKPOINT, tmp_path / "purnet-lite0-s2.onnx")
+    export(DEFAULT_CHECKPOINT, tmp_path / "purnet-lite0-gc.onnx")
     monkeypatch.chdir(tmp_path)
     exec(compile(code, page, "exec"), {})
     found = np.asarray(Image.open(tmp_path / "mask.png"))

@@ -58,7 +58,9 @@ def test_an_image_whose_logits_are_not_finite_is_marked_and_no_other(bad: float)
     assert maps.masks[1].max() == 0
 
 
-@pytest.mark.parametrize("name", ["purnet-lite0", "purnet-lite0-s2", "purnet-resnet50"])
+@pytest.mark.parametrize(
+    "name", ["purnet-lite0", "purnet-lite0-s2", "purnet-lite0-gc", "purnet-resnet50"]
+)
 def test_fusing_leaves_no_normalisation_that_could_be_folded_and_changes_nothing(
     name: str,
 ) -> None:

@@ -28,7 +28,7 @@ def predictor() -> Predictor:
 def test_the_shipped_file_is_small_and_says_what_it_is() -> None:
     assert DEFAULT_CHECKPOINT.stat().st_size <= 10e6
     network, info = load_with_info(DEFAULT_CHECKPOINT)
-    assert (info.variant, info.input_size, info.attention) == ("purnet-lite0-s2", 320, True)
+    assert (info.variant, info.input_size, info.attention) == ("purnet-lite0-gc", 320, True)
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
 
 

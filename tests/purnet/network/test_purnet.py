@@ -165,6 +165,26 @@ def test_a_refinement_of_edges_starts_as_upsampling_and_acts_at_stride_2(lite: P
 
 
 @torch.no_grad()
+def test_global_context_starts_as_the_identity_and_lets_every_position_see_the_photo() -> None:
+    plain = variants.build("purnet-lite0-s2").eval()
+    network = variants.build("purnet-lite0-gc").eval()
+    left = network.load_state_dict(plain.state_dict(), strict=False)
+    assert not left.unexpected_keys
+    assert {key.split(".")[0] for key in left.missing_keys} == {"context"}
+    images = _images(1, 3, 64, 96)
+    assert torch.equal(network.predict(images), plain.predict(images))
+
+    nn.init.normal_(network.context.merge.weight)
+    features = _images(2, 320, 5, 7)
+    before = network.context(features)
+    assert before.shape == features.shape
+    features[0, :, 4, 6] += 1
+    after = network.context(features)
+    assert not torch.isclose(after[0, :, 0, 0], before[0, :, 0, 0]).all()
+    assert torch.allclose(after[1], before[1])
+
+
+@torch.no_grad()
 def test_a_batch_of_two_is_two_of_one(lite: PurNet) -> None:
     images = _images(2, 3, 96, 96)
 
@@ -201,7 +221,9 @@ def _reached(network: PurNet, logits: list[Tensor]) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", ["purnet-lite0", "purnet-lite0-s2", "purnet-resnet50"])
+@pytest.mark.parametrize(
+    "name", ["purnet-lite0", "purnet-lite0-s2", "purnet-lite0-gc", "purnet-resnet50"]
+)
 def test_isolated_losses_reach_only_their_own_parts(name: str) -> None:
     torch.manual_seed(0)
     network = variants.build(name)
@@ -209,7 +231,8 @@ def test_isolated_losses_reach_only_their_own_parts(name: str) -> None:
 
     output = network(images, isolate=True)
 
-    assert _reached(network, output.saliency) == {"backbone", "purification"}
+    context = set() if network.context is None else {"context"}
+    assert _reached(network, output.saliency) == {"backbone", "purification"} | context
     assert _reached(network, output.promotion) == {"promotion"}
     assert _reached(network, output.object) == {"rectification"}
     assert _reached(network, output.error) == {"rectification"}
@@ -241,10 +264,10 @@ def test_isolation_changes_no_value(lite: PurNet) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "attention"),
-    [("purnet-lite0", False), ("purnet-lite0", True), ("purnet-lite0-s2", False)],
+    [("purnet-lite0", False), ("purnet-lite0", True), ("purnet-lite0-s2", True)],
 )
 def test_a_larger_network_starts_from_a_smaller_one(variant: str, *, attention: bool) -> None:
-    larger = variants.build("purnet-lite0-s2")
+    larger = variants.build("purnet-lite0-gc")
     smaller = variants.build(variant, attention=attention)
     assert larger.incompatible_keys(smaller.state_dict()) == []
     larger.load_state_dict(smaller.state_dict(), strict=False)

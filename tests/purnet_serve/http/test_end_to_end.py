@@ -113,7 +113,7 @@ def test_each_photo_gets_the_predictor_s_mask(
 ) -> None:
     answer = served.mask(photo(name))
     check_same(answer, photo(name), predictor)
-    assert answer.headers["x-model-version"].startswith("purnet-lite0-s2@")
+    assert answer.headers["x-model-version"].startswith("purnet-lite0-gc@")
 
 
 def test_the_printed_curl_line_names_a_photo_that_works(served: Served) -> None:
