@@ -9,8 +9,10 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from pathlib import Path
 
 from benchmarks.scaling.processes import MODEL_NODE
+from ray._common.utils import get_default_ray_temp_dir
 from ray.cluster_utils import Cluster
 
 PROCESSORS = 64
@@ -25,6 +27,8 @@ def main() -> None:
     nodes = parser.parse_args().nodes
     node = {"num_cpus": PROCESSORS, "object_store_memory": OBJECT_STORE_BYTES}
     room = {"resources": {MODEL_NODE: PROCESSORS}}
+    # `Cluster` writes its address there too, wherever its own folder is, and does not make it.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     # Files of other clusters on this machine lie in the usual folder. Names of sockets are in this
     # one, and may have about a hundred characters.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:

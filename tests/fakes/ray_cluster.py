@@ -89,9 +89,12 @@ def ray_cluster(nodes: int, *, dashboard: bool = False) -> Iterator[RayCluster]:
     `serve deploy` talks to the dashboard.
     """
     import ray
+    from ray._common.utils import get_default_ray_temp_dir
     from ray.cluster_utils import Cluster
     from ray.serve.context import _set_global_client
 
+    # `Cluster` writes its address there too, wherever its own folder is, and does not make it.
+    Path(get_default_ray_temp_dir()).mkdir(parents=True, exist_ok=True)
     # Sockets lie in it, and their paths may not be long.
     folder = tempfile.mkdtemp(prefix="ray")
     head: dict[str, Any] = {**_node_options(), "temp_dir": folder, "include_dashboard": dashboard}
