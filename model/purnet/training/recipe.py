@@ -125,7 +125,7 @@ class Stage(Settings):
         """Learning-rate factor at an iteration of this stage, from 0."""
         if iteration < self.warmup:
             return (iteration + 1) / self.warmup
-        done = (iteration - self.warmup) / max(1, self.iterations - self.warmup)
+        done = (iteration - self.warmup) / (self.iterations - self.warmup)
         if self.schedule == "cosine":
             falling = (1 + math.cos(math.pi * done)) / 2
         else:

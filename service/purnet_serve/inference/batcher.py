@@ -33,8 +33,12 @@ class Ticket:
     """A worker ended while it ran this image: it runs once more, on a device that runs nothing
     else."""
     health_check: bool = False
-    """A check of the whole way to the device, not a request: a batch of its own, in no counter
-    of images."""
+    """A check of a worker, not a request: in no counter of images."""
+
+    @property
+    def own_batch(self) -> bool:
+        """Whether it shares a batch with no other image."""
+        return self.alone or self.health_check
 
     @property
     def live(self) -> bool:
@@ -60,8 +64,11 @@ class Batch:
     reason: DispatchReason
     started_s: float
     """When its device could begin with it, on the loop's clock."""
-    health_check: bool = False
-    """A check of a worker, not a request; its one ticket may have nobody who waits for it."""
+
+    @property
+    def health_check(self) -> bool:
+        """Whether it is a check of a worker; its one ticket may have nobody who waits for it."""
+        return any(ticket.health_check for ticket in self.tickets)
 
     @property
     def alone(self) -> bool:
@@ -221,7 +228,7 @@ class Batcher:
             executor = self._free_executor(idle=first.alone)
             if executor is None:
                 return
-            limit = 1 if first.alone or first.health_check else executor.limit
+            limit = 1 if first.own_batch else executor.limit
             reason = self._dispatch_reason(first, limit)
             if reason is None:
                 return
@@ -229,8 +236,7 @@ class Batcher:
             # behind its batch while another executor, about to be free, could run it.
             if executor.batches and reason is not DispatchReason.FULL:
                 return
-            now, health_check = self.loop.time(), first.health_check
-            executor.submit(Batch(self._pop(limit), reason, now, health_check=health_check))
+            executor.submit(Batch(self._pop(limit), reason, self.loop.time()))
 
     def _free_executor(self, *, idle: bool) -> BatchExecutor | None:
         free = [executor for executor in self.executors if executor.limit]
@@ -263,7 +269,7 @@ class Batcher:
     def _pop(self, limit: int) -> tuple[Ticket, ...]:
         popped: list[Ticket] = []
         for ticket in self._waiting:
-            if len(popped) == limit or ((ticket.alone or ticket.health_check) and popped):
+            if len(popped) == limit or (ticket.own_batch and popped):
                 break
             popped.append(ticket)
         for ticket in popped:

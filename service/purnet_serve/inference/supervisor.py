@@ -386,8 +386,8 @@ class DeviceSupervisor:
         size = self.worker.info.input_size
         pixels = np.full((size, size, 3), 128, np.uint8)
         now = self._loop.time()
-        ticket = Ticket(0, pixels, now, now, self._loop.create_future())
-        self.submit(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now, health_check=True))
+        ticket = Ticket(0, pixels, now, now, self._loop.create_future(), health_check=True)
+        self.submit(Batch((ticket,), DispatchReason.NOTHING_UPSTREAM, now))
 
     def _on_health_check(self, worker: Worker, batch: Batch, answer: Done, masks: Mask) -> None:
         self._consecutive_failures = 0
