@@ -27,6 +27,7 @@ from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.sources import initial_weights, load_data
 from purnet.training.trainer import Trainer, TrainerOptions
 
+RECIPE = Path(__file__).with_name("ablation.toml")
 MAP_LOSSES = {"saliency": 1.0, "iou": 1.0}
 PROMOTION = {"promotion": 0.5}
 RECTIFICATION = {"object": 0.5, "error": 0.5}
@@ -132,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="folder that the recipe's sources lie in")
     parser.add_argument("out", type=Path, help="folder of the runs")
-    parser.add_argument("--recipe", default="lite0", help="what is not ablated [lite0]")
+    parser.add_argument("--recipe", default=RECIPE, help="what is not ablated [ablation.toml]")
     parser.add_argument("--iterations", type=int, default=400)
     parser.add_argument("--size", type=int, default=128)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])

@@ -38,13 +38,7 @@ stretch() { # WORK OUT [OPTION...]
     "$python" -m pip install --quiet --no-index --no-deps --target "$work/site" --upgrade "$work"/*.whl
     PYTHONPATH=$work/site:$PYTHONPATH
   fi
-  if [ ! -e "$work/unpacked" ]; then
-    rm -rf "$work/unpacking"
-    mkdir "$work/unpacking"
-    for piece in "$work"/pack-*.tar; do tar -xf "$piece" -C "$work/unpacking"; done
-    mkdir -p "$work/unpacking/superpixels"
-    mv "$work/unpacking" "$work/unpacked"
-  fi
+  [ -e "$work/unpacked" ] || "$python" -m purnet.training.unpack "$work" "$work/unpacked"
   [ -e "$work/run/resume.pt" ] || join "$work" "$work/run"
   "$python" -c 'from purnet.cli.app import app; app()' train \
     --data "$work/unpacked/data" --cache-dir "$work/unpacked/superpixels" --out "$work/run" \

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.ablation import ABLATIONS, load_sized, recipe_of, score, train
+from benchmarks.ablation import ABLATIONS, RECIPE, load_sized, recipe_of, score, train
 from PIL import Image
 
 from purnet.training.recipe import Recipe, load_recipe
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.needs_torch
 
 
 def test_every_ablation_is_a_recipe_of_its_own() -> None:
-    base = load_recipe("lite0")
+    base = load_recipe(RECIPE)
     recipes = [recipe_of(base, one, 1, 400, 128) for one in ABLATIONS.values()]
     assert len({recipe.digest for recipe in recipes}) == len(ABLATIONS)
     assert [recipe.needs_superpixels for recipe in recipes].count(True) == 1
@@ -21,7 +21,7 @@ def test_every_ablation_is_a_recipe_of_its_own() -> None:
 
 
 def test_a_run_on_the_first_source_alone_keeps_the_others_for_scores_alone() -> None:
-    base = load_recipe("lite0")
+    base = load_recipe(RECIPE)
     alone = recipe_of(base, ABLATIONS["alone"], 1, 400, 128)
     assert [source.folder for source in alone.sources] == [one.folder for one in base.sources]
     assert [source.share for source in alone.sources] == [base.sources[0].share, 0, 0, 0]
@@ -35,7 +35,7 @@ def test_a_run_that_is_done_is_scored_and_not_trained_again(tmp_path: Path) -> N
         mask[10 + number : 40, 20:50] = 255
         Image.fromarray(mask).save(tmp_path / f"data/mask/{number}.png")
         Image.fromarray(mask).convert("RGB").save(tmp_path / f"data/image/{number}.jpg")
-    base = load_recipe("lite0").model_dump()
+    base = load_recipe(RECIPE).model_dump()
     base |= {"sources": [{"folder": "."}], "held_out_percent": 50.0}
     recipe = recipe_of(Recipe.model_validate(base), ABLATIONS["both"], 1, 1, 64)
     out = tmp_path / "run"

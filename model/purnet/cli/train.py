@@ -19,7 +19,7 @@ def train(
         typer.Option(help="Folder the recipe's sources lie in.", exists=True, file_okay=False),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the run; an interrupted run goes on in it.")],
-    recipe: Annotated[str, typer.Option(help="lite0, paper, or a file.")] = "lite0",
+    recipe: Annotated[str, typer.Option(help="lite0, lite2, paper, or a file.")] = "lite0",
     cache_dir: Annotated[
         Path, typer.Option(help="Where superpixels are kept; never below --data.")
     ] = Path(".cache/superpixels"),
@@ -34,7 +34,7 @@ def train(
     backbone_weights: Annotated[
         Path | None,
         typer.Option(
-            help="ImageNet weights of a backbone other than EfficientNet-Lite0.", exists=True
+            help="ImageNet weights of a backbone other than an EfficientNet-Lite.", exists=True
         ),
     ] = None,
     processes: Annotated[
@@ -45,6 +45,14 @@ def train(
             "one for each other CPU core on a GPU.",
         ),
     ] = None,
+    cuda_graphs: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graphs",
+            help="Replay steps as CUDA graphs: for a GPU that waits for its processor, and has "
+            "memory for each size of a batch apart.",
+        ),
+    ] = False,
     stop_after: Annotated[
         float | None, typer.Option(min=0, help="Stop cleanly after this many MINUTES.")
     ] = None,
@@ -116,6 +124,7 @@ def train(
                     device=place,
                     loader_processes=processes,
                     stop_after_s=None if stop_after is None else stop_after * 60,
+                    cuda_graphs=cuda_graphs,
                 ),
                 listener=listen,
             )

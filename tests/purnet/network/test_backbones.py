@@ -16,10 +16,12 @@ from purnet.errors import ModelError
 from purnet.network.backbones import (
     VGG16,
     Backbone,
+    EfficientNetLite,
     EfficientNetLite0,
+    EfficientNetLite2,
     ResNet50,
     load_classifier,
-    load_imagenet_lite0,
+    load_imagenet_lite,
     load_in_order,
 )
 from purnet.network.purnet import Normalize
@@ -37,7 +39,7 @@ def _images(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("backbone", [EfficientNetLite0, ResNet50, VGG16])
+@pytest.mark.parametrize("backbone", [EfficientNetLite0, EfficientNetLite2, ResNet50, VGG16])
 def test_features_are_as_published(backbone: type[Backbone]) -> None:
     found = backbone().eval()(_images(2, 3, 64, 96))
 
@@ -47,26 +49,30 @@ def test_features_are_as_published(backbone: type[Backbone]) -> None:
     ]
 
 
-# --- EfficientNet-Lite0
+# --- EfficientNet-Lite
 
 
-@pytest.fixture(scope="module")
-def lite0() -> tuple[EfficientNetLite0, list[Tensor]]:
-    """The backbone trained on ImageNet, and its classifier's tensors."""
-    backbone = EfficientNetLite0()
-    rest = load_imagenet_lite0(backbone)
+Lite = tuple[EfficientNetLite, list[Tensor]]
+
+
+@pytest.fixture(scope="module", params=[EfficientNetLite0, EfficientNetLite2])
+def lite(request: pytest.FixtureRequest) -> Lite:
+    """A backbone trained on ImageNet, and its classifier's tensors."""
+    backbone = request.param()
+    rest = load_imagenet_lite(backbone)
     return backbone.eval(), rest
 
 
 @pytest.mark.parametrize("side", [64, 320])
-def test_lite0_is_timms(lite0: tuple[EfficientNetLite0, list[Tensor]], side: int) -> None:
+def test_a_lite_backbone_is_timms(lite: Lite, side: int) -> None:
     import timm
 
-    backbone, rest = lite0
-    other = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    backbone, rest = lite
+    name = f"tf_{type(backbone).__name__}".lower().replace("netlite", "net_lite")
+    other = timm.create_model(name, pretrained=False)
     load_in_order(other, [*backbone.state_dict().values(), *rest])
     features = timm.create_model(
-        "tf_efficientnet_lite0", pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
+        name, pretrained=False, features_only=True, out_indices=(1, 2, 3, 4)
     )
     load_in_order(features, other.state_dict().values())
     images = _images(1, 3, side, side)
@@ -75,11 +81,14 @@ def test_lite0_is_timms(lite0: tuple[EfficientNetLite0, list[Tensor]], side: int
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-def _as_evaluated(photo: Image.Image) -> Tensor:
+IMAGENET_SIDE = {EfficientNetLite0: 224, EfficientNetLite2: 260}
+
+
+def _as_evaluated(photo: Image.Image, at: int) -> Tensor:
     """The square in the middle, 7/8 as wide as the photo is short: ImageNet's custom."""
     side = min(photo.size) * 7 // 8
     left, top = ((length - side) // 2 for length in photo.size)
-    square = photo.crop((left, top, left + side, top + side)).resize((224, 224))
+    square = photo.crop((left, top, left + side, top + side)).resize((at, at))
     return torch.from_numpy(np.array(square)).permute(2, 0, 1)[None] / 255
 
 
@@ -91,14 +100,14 @@ def _as_evaluated(photo: Image.Image) -> Tensor:
         ("rocket", (657, 744)),  # missile, projectile
     ],
 )
-def test_lite0_knows_what_it_sees(
-    lite0: tuple[EfficientNetLite0, list[Tensor]], photo: str, classes: range | tuple[int, ...]
+def test_a_lite_backbone_knows_what_it_sees(
+    lite: Lite, photo: str, classes: range | tuple[int, ...]
 ) -> None:
     from skimage import data
 
-    backbone, rest = lite0
+    backbone, rest = lite
     head = nn.Sequential(
-        nn.Conv2d(320, 1280, 1, bias=False),
+        nn.Conv2d(backbone.channels[-1], 1280, 1, bias=False),
         nn.BatchNorm2d(1280, eps=1e-3),
         nn.ReLU6(),
         nn.AdaptiveAvgPool2d(1),
@@ -108,7 +117,7 @@ def test_lite0_knows_what_it_sees(
     assert load_in_order(head, rest) == []
     head.eval()
     normalize = Normalize(mean=backbone.mean, std=backbone.std)
-    image = _as_evaluated(Image.fromarray(getattr(data, photo)()))
+    image = _as_evaluated(Image.fromarray(getattr(data, photo)()), IMAGENET_SIDE[type(backbone)])
 
     scores = head(backbone(normalize(image))[-1])
 

@@ -41,6 +41,7 @@ def test_the_default_and_its_kin_are_small(name: str) -> None:
         ("purnet-lite0", 64, (4, 8, 16, 32), GatePromotion),
         ("purnet-lite0-s2", 64, (4, 8, 16, 32), GatePromotion),
         ("purnet-lite0-gc", 64, (4, 8, 16, 32), GatePromotion),
+        ("purnet-lite2", 64, (4, 8, 16, 32), GatePromotion),
         ("purnet-resnet50", 128, (4, 4, 8, 16, 16), SoftmaxPromotion),
         ("purnet-vgg16", 128, (2, 4, 8, 16), SoftmaxPromotion),
     ],

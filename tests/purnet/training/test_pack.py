@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from purnet.errors import WriteError
+from purnet.errors import DatasetError, WriteError
 from purnet.network import checkpoint
 from purnet.training.pack import main, pack
 from purnet.training.recipe import Recipe, load_recipe
 from purnet.training.sources import load_data
+from purnet.training.unpack import unpack
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "gpu_training.sh"
 RECIPE = """
@@ -62,8 +63,7 @@ def test_names_split_and_pictures_stay(root: Path, settings: Recipe, tmp_path: P
     assert sorted((tmp_path / "out").iterdir()) == pieces
     for piece in pieces:
         assert piece.stat().st_size <= 70_000
-        with tarfile.open(piece) as tar:
-            tar.extractall(tmp_path / "unpacked", filter="data")
+    unpack(tmp_path / "out", tmp_path / "unpacked")
 
     cache = tmp_path / "unpacked" / "superpixels"
     kept = set(cache.iterdir())
@@ -121,6 +121,61 @@ def test_a_piece_that_cannot_be_written_is_not_there(
     with pytest.raises(WriteError, match="out cannot be written: disk full"):
         pack(settings, root, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_photo_lies_in_the_piece_of_its_mask(
+    root: Path, settings: Recipe, tmp_path: Path
+) -> None:
+    pieces = pack(settings, root, tmp_path / "out", piece_bytes=70_000).pieces
+    where: dict[str, set[Path]] = {}
+    for piece in pieces:
+        with tarfile.open(piece) as tar:
+            for name in tar.getnames():
+                where.setdefault(Path(name).stem, set()).add(piece)
+    assert len(pieces) > 1
+    apart = [stem for stem, found in where.items() if len(found) > 1]
+    assert len(apart) < len(pieces)  # at most the pair that a piece ends in
+
+
+def test_larger_photos_and_worse_ones_may_be_packed(
+    root: Path, settings: Recipe, tmp_path: Path
+) -> None:
+    for side, quality in ((320, 90), (500, 90), (500, 10)):
+        pack(settings, root, tmp_path / f"{side}-{quality}", side=side, quality=quality)
+    unpack(tmp_path / "500-90", tmp_path / "unpacked")
+    with Image.open(tmp_path / "unpacked" / "data" / "discs" / "image" / "0.webp") as photo:
+        assert max(photo.size) == 500
+    sizes = {
+        path.name: sum(piece.stat().st_size for piece in path.glob("pack-*"))
+        for path in tmp_path.iterdir()
+    }
+    assert sizes["320-90"] < sizes["500-90"] > sizes["500-10"]
+
+
+def test_without_superpixels_pictures_are_stored_plainly_and_masks_in_sixteen_levels(
+    root: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "recipe.toml").write_text(RECIPE.replace("structure", "saliency"))
+    pack(load_recipe(tmp_path / "recipe.toml"), root, tmp_path / "out")
+    unpack(tmp_path / "out", tmp_path / "unpacked")
+    pictures = list((tmp_path / "unpacked" / "data").rglob("*.*"))
+    assert {path.suffix for path in pictures} == {".bmp"}
+    levels = set()
+    for path in pictures:
+        if path.parent.name == "mask":
+            with Image.open(path) as mask:
+                levels |= set(np.unique(np.asarray(mask)).tolist())
+    assert {0, 255} <= levels <= set(range(0, 256, 17))
+
+
+def test_pieces_that_are_missing_or_broken_leave_nothing(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DatasetError, match=r"none holds no pack-\*\.tar"):
+        unpack(tmp_path / "none", tmp_path / "out")
+    (tmp_path / "none" / "pack-00.tar").write_bytes(b"no archive" * 100)
+    with pytest.raises(DatasetError, match=r"pack-00\.tar is broken"):
+        unpack(tmp_path / "none", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["none"]
 
 
 @pytest.mark.slow

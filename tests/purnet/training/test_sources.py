@@ -17,7 +17,12 @@ from training_runs import make_trainer
 from purnet.errors import CheckpointError, ModelError, TrainingError
 from purnet.io import sha256_of
 from purnet.network import checkpoint, variants
-from purnet.network.backbones import EfficientNetLite0, load_imagenet_lite0
+from purnet.network.backbones import (
+    EfficientNetLite,
+    EfficientNetLite0,
+    EfficientNetLite2,
+    load_imagenet_lite,
+)
 from purnet.network.checkpoint import CheckpointInfo
 from purnet.training.recipe import Recipe, Source
 from purnet.training.sources import (
@@ -30,15 +35,18 @@ from purnet.training.sources import (
 pytestmark = pytest.mark.needs_torch
 
 
-def test_the_default_backbone_knows_imagenet() -> None:
-    backbone = EfficientNetLite0()
-    load_imagenet_lite0(backbone)
+@pytest.mark.parametrize(
+    ("variant", "of"), [("purnet-lite0", EfficientNetLite0), ("purnet-lite2", EfficientNetLite2)]
+)
+def test_a_backbone_of_a_package_knows_imagenet(variant: str, of: type[EfficientNetLite]) -> None:
+    backbone = of()
+    load_imagenet_lite(backbone)
 
-    found = with_imagenet_backbone("purnet-lite0")
+    found = with_imagenet_backbone(variant)
 
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(found[f"backbone.{name}"], tensor)
-    variants.build("purnet-lite0", attention=False).load_state_dict(found)
+    variants.build(variant, attention=False).load_state_dict(found)
 
 
 @pytest.mark.parametrize("write", [torch.save, save_file])

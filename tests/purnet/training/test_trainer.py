@@ -286,6 +286,7 @@ def test_a_network_trains_in_bfloat16_where_its_device_does(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_training_on_a_gpu_waits_for_nothing_in_a_step(
     recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +306,17 @@ def test_training_on_a_gpu_waits_for_nothing_in_a_step(
     )
     assert Trainer(recipe, data, options).run()
     assert checkpoint.load(tmp_path / "run" / "stage2.safetensors").promotion is not None
+
+
+def test_cuda_graphs_are_refused_where_they_cannot_be(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    for device, wanted in (("cpu", "need a CUDA device"), ("cuda:0", "the structure loss")):
+        options = TrainerOptions(
+            out=tmp_path / "run", device=torch.device(device), cuda_graphs=True
+        )
+        with pytest.raises(TrainingError, match=wanted):
+            Trainer(recipe, data, options)
 
 
 def test_weights_say_what_the_logits_they_began_with_were_scaled_by(

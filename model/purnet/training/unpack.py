@@ -1,0 +1,77 @@
+"""Pieces that `purnet.training.pack` wrote, as data to train on.
+
+    python -m purnet.training.unpack PIECES OUT
+
+makes `OUT/data` and `OUT/superpixels` of `PIECES/pack-*.tar`. Photos and masks become BMP files,
+which a loader process reads in a fraction of the time and which take ten times the room; where
+there are superpixels, which are found by the bytes of their photo, they stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tarfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from purnet.cpus import available_cpus
+from purnet.errors import DatasetError, ModelError
+from purnet.io import make_folder, writing
+
+FILES_A_TASK = 64
+
+
+def unpack(pieces: Path, out: Path) -> None:
+    """Make a folder to train on of the pieces in a folder.
+
+    `out` appears once it is whole. Raises `DatasetError` where there is no piece, or a broken one,
+    and `WriteError` where `out` cannot be written.
+    """
+    found = sorted(pieces.glob("pack-*.tar"))
+    if not found:
+        raise DatasetError(f"{pieces} holds no pack-*.tar")
+    make_folder(out.parent)
+    with writing(out), TemporaryDirectory(dir=out.parent, prefix=".unpack-") as folder:
+        staging = Path(folder) / "whole"
+        (staging / "superpixels").mkdir(parents=True)
+        for piece in found:
+            try:
+                with tarfile.open(piece) as tar:
+                    tar.extractall(staging, filter="data")
+            except tarfile.TarError as error:
+                raise DatasetError(f"{piece} is broken: {error}") from error
+        if not any((staging / "superpixels").iterdir()):
+            pictures = sorted((staging / "data").rglob("*.webp"))
+            with ProcessPoolExecutor(available_cpus()) as pool:
+                list(pool.map(_store_plainly, pictures, chunksize=FILES_A_TASK))
+        staging.rename(out)
+
+
+def _store_plainly(picture: Path) -> None:
+    with Image.open(picture) as image:
+        image.save(picture.with_suffix(".bmp"))
+    picture.unlink()
+
+
+def main() -> None:
+    """Unpack by options of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m purnet.training.unpack",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("pieces", type=Path, help="folder of the pieces")
+    parser.add_argument("out", type=Path, help="folder to make")
+    options = parser.parse_args()
+    try:
+        unpack(options.pieces, options.out)
+    except ModelError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
