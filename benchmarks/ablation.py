@@ -76,6 +76,7 @@ def recipe_of(base: Recipe, ablation: Ablation, seed: int, iterations: int, size
         "min_image_size": None,
         "learning_rate": base.stages[0].learning_rate,
         "warmup": iterations // 20,
+        "average_from": None,
         "weights": {**MAP_LOSSES, **ablation.losses},
     }
     if ablation.one_source:

@@ -6,8 +6,8 @@
 #   gpu_training.sh join OUT RUN                                 at home: pieces of a stretch -> RUN
 #
 # WORK holds pack-*.tar and, where they are needed, *.whl; from the second stretch on also the
-# pieces of the stretch before, unless the machine still has WORK/run. OUT gets the resume file, the
-# best weights so far and the log, in pieces of at most 15 MiB. The schedule is the recipe's,
+# pieces of the stretch before, unless the machine still has WORK/run. OUT gets the resume file, all
+# weights so far and the log, in pieces of at most 15 MiB. The schedule is the recipe's,
 # however often it is interrupted. MINUTES (9) is how long a stretch trains.
 set -euo pipefail
 
@@ -27,7 +27,7 @@ cut_up() { # FILE PIECES
 }
 
 stretch() { # WORK OUT [OPTION...]
-  local work out python=${PYTHON:-python3} best
+  local work out python=${PYTHON:-python3} weights failed=0
   work=$(cd "$1" && pwd)
   mkdir -p "$2"
   out=$(cd "$2" && pwd)
@@ -42,12 +42,14 @@ stretch() { # WORK OUT [OPTION...]
   [ -e "$work/run/resume.pt" ] || join "$work" "$work/run"
   "$python" -c 'from purnet.cli.app import app; app()' train \
     --data "$work/unpacked/data" --cache-dir "$work/unpacked/superpixels" --out "$work/run" \
-    --stop-after "${MINUTES:-9}" "$@"
+    --stop-after "${MINUTES:-9}" "$@" || failed=$?
   rm -f "$out"/*.part-*
   cut_up "$work/run/resume.pt" "$out"
   cut_up "$work/run/run.jsonl" "$out"
-  best=$(find "$work/run" -name 'stage*-best.safetensors' | sort | tail -n 1)
-  [ -z "$best" ] || cut_up "$best" "$out"
+  for weights in "$work"/run/stage*.safetensors; do
+    [ ! -e "$weights" ] || cut_up "$weights" "$out"
+  done
+  return "$failed"
 }
 
 case ${1:-} in

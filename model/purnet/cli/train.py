@@ -49,8 +49,8 @@ def train(
         bool,
         typer.Option(
             "--cuda-graphs",
-            help="Replay steps as CUDA graphs: for a GPU that waits for its processor, and has "
-            "memory for each size of a batch apart.",
+            help="Replay steps as CUDA graphs: for a GPU that waits for the CPU. Each size of a "
+            "batch takes memory of its own.",
         ),
     ] = False,
     stop_after: Annotated[

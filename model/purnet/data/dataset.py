@@ -91,7 +91,7 @@ class SaliencyDataset(Dataset[Sample]):
             if pasted is None:
                 geometry = self.augmentation.geometry(key.size, region_fill=self.region_fill)
                 tensors = geometry(tensors)
-            # In Pillow, which recolours in half the time that torchvision takes for tensors.
+            # Of an image of Pillow, which takes half the time that a tensor takes.
             photo = self._colour(to_pil_image(tensors["image"]))
         regions = tensors.get("regions")
         return Sample(
@@ -135,7 +135,7 @@ class SaliencyDataset(Dataset[Sample]):
 
 
 def _tensors(layers: Layers) -> dict[str, Tensor]:
-    """The layers in the types that torchvision moves and colours by: each (C, H, W)."""
+    """The layers in the types that torchvision moves by: each (C, H, W)."""
 
     def plane(layer: Image.Image) -> Tensor:
         return torch.from_numpy(np.array(layer)).unsqueeze(0)

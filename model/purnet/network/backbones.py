@@ -74,7 +74,8 @@ LITE0_STAGES = (
     StageSpec(4, 5, 2, 6, 192),
     StageSpec(1, 3, 1, 6, 320),
 )
-LITE2_STAGES = (  # a tenth wider and a fifth deeper, but for the first and the last
+# Widths times 1.1, to multiples of 8; a fifth more blocks, but for the first and the last stage.
+LITE2_STAGES = (
     StageSpec(1, 3, 1, 1, 16),
     StageSpec(3, 3, 2, 6, 24),
     StageSpec(3, 5, 2, 6, 48),

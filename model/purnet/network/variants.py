@@ -5,7 +5,7 @@
 | `purnet-lite0` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | softer edges |
 | `purnet-lite0-s2` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | no global context |
 | `purnet-lite0-gc` | EfficientNet-Lite0 | 64 | separable | gates | bilinear | the default |
-| `purnet-lite2` | EfficientNet-Lite2 | 64 | separable | gates | bilinear | more accuracy |
+| `purnet-lite2` | EfficientNet-Lite2 | 64 | separable | gates | bilinear | larger, untrained |
 | `purnet-resnet50` | ResNet-50, dilated | 128 | dense | softmax | transposed | released weights |
 | `purnet-vgg16` | VGG-16 | 128 | dense | softmax | transposed | the paper's other backbone |
 | `timm/<name>` | any timm features | 64 | separable | gates | bilinear | your own backbone |

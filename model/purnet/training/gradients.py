@@ -62,7 +62,7 @@ class Gradients:
         return Losses(total.detach(), {name: term.detach() for name, term in losses.items()})
 
 
-class Recording(NamedTuple):
+class CapturedGraph(NamedTuple):
     """A computation that can be done again over the same tensors."""
 
     replay: Callable[[], object]
@@ -70,13 +70,13 @@ class Recording(NamedTuple):
     """Overwritten by `replay`."""
 
 
-def record_cuda_graph(compute: Callable[[], Losses]) -> Recording:
-    """Record as a CUDA graph, which has the processor launch one thing instead of thousands."""
+def capture_cuda_graph(compute: Callable[[], Losses]) -> CapturedGraph:
+    """Capture as a CUDA graph, which is one launch in place of thousands."""
     here = torch.cuda.current_stream()
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(here)
     with torch.cuda.stream(side):
-        for _ in range(2):  # what is made at first use must not be recorded
+        for _ in range(2):  # what is made at first use must not be captured
             compute()
     here.wait_stream(side)
     torch.cuda.synchronize()
@@ -84,58 +84,63 @@ def record_cuda_graph(compute: Callable[[], Losses]) -> Recording:
     # Other threads may go on: one of them pins the batches to come.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         losses = compute()
-    return Recording(graph.replay, losses)
+    return CapturedGraph(graph.replay, losses)
 
 
-class _Recorded(NamedTuple):
+class _OfOneShape(NamedTuple):
     image: Tensor
     mask: Tensor
-    recording: Recording
+    graph: CapturedGraph
 
 
-class RecordedGradients:
-    """`Gradients`, recorded once for each shape of a batch and replayed from then on.
+class CapturedGradients:
+    """`Gradients`, captured once for each shape of a batch and replayed from then on.
 
-    Each recording keeps memory of its own for all that a step needs. The first batch of a shape
-    counts three times for running statistics, and a parameter that no loss reaches has a gradient
-    of zeros. Regions differ in number from batch to batch, so there is no structure loss. `record`
-    makes recordings; tests replace it.
+    Each graph keeps memory of its own for all that a step needs; only capturing one waits for the
+    device. Regions differ in number from batch to batch, so there is no structure loss. `capture`
+    is replaced by tests.
     """
 
     def __init__(
         self,
         gradients: Gradients,
-        record: Callable[[Callable[[], Losses]], Recording] = record_cuda_graph,
+        capture: Callable[[Callable[[], Losses]], CapturedGraph] = capture_cuda_graph,
     ) -> None:
         self._gradients = gradients
-        self._record = record
-        self._recorded: dict[torch.Size, _Recorded] = {}
-        # Every recording adds to the same tensors.
+        self._capture = capture
+        self._shapes: dict[torch.Size, _OfOneShape] = {}
         self._grads: list[Tensor] = []
-        for parameter in gradients.network.parameters():
-            parameter.grad = torch.zeros_like(parameter)
-            self._grads.append(parameter.grad)
+        """Those of parameters that a loss reaches; every graph writes to them."""
 
     def __call__(self, batch: Sample) -> Losses:
         """See `Gradients`."""
         shape = batch.image.shape
-        found = self._recorded.get(shape)
+        found = self._shapes.get(shape)
         if found is None:
-            found = self._recorded[shape] = self._first(batch)
+            found = self._shapes[shape] = self._first(batch)
         found.image.copy_(batch.image, non_blocking=True)
         found.mask.copy_(batch.mask, non_blocking=True)
-        found.recording.replay()
-        total, terms = found.recording.losses
+        found.graph.replay()
+        total, terms = found.graph.losses
         return Losses(total.clone(), {name: term.clone() for name, term in terms.items()})
 
-    def _first(self, batch: Sample) -> _Recorded:
-        device = self._gradients.device
+    def _first(self, batch: Sample) -> _OfOneShape:
+        """The graph of a new shape, after which the network is as it was before."""
+        network, device = self._gradients.network, self._gradients.device
         image, mask, regions = (
             x.to(device, copy=True) for x in (batch.image, batch.mask, batch.regions)
         )
 
         def compute() -> Losses:
-            torch._foreach_zero_(self._grads)
+            for grad in self._grads:
+                grad.zero_()
             return self._gradients.compute(image, mask, regions, 0)
 
-        return _Recorded(image, mask, self._record(compute))
+        statistics = [buffer.clone() for buffer in network.buffers()]
+        if not self._grads:
+            self._gradients(batch)
+            self._grads = [x.grad for x in network.parameters() if x.grad is not None]
+        graph = self._capture(compute)
+        for buffer, before in zip(network.buffers(), statistics, strict=True):
+            buffer.copy_(before)
+        return _OfOneShape(image, mask, graph)

@@ -38,6 +38,15 @@ def make_optimizer(network: PurNet, recipe: Recipe, stage: Stage) -> torch.optim
     return torch.optim.AdamW(tables, lr=stage.learning_rate, fused=on_cuda)
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state that may be of another device: how to compute stays as `make_optimizer` says."""
+    fused = [group.get("fused") for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, was in zip(optimizer.param_groups, fused, strict=True):
+        if "fused" in group:
+            group["fused"] = was
+
+
 def set_rates(optimizer: torch.optim.Optimizer, stage: Stage, iteration: int) -> None:
     """Give every group its learning rate at an iteration of the stage, from 0."""
     for group in optimizer.param_groups:

@@ -32,7 +32,7 @@ from purnet.training.sources import load_data
 SIDE = 320
 """Longer side of a packed photo, in pixels: what prediction sees."""
 MASK_STEP = 17
-"""Masks are packed in 16 grey levels, which their soft edges need no more of, at half the bytes."""
+"""Between grey levels of packed masks: 16 levels are enough for soft edges, at half the bytes."""
 PIECE_BYTES = 60 * 2**20
 _TAR_BLOCK = 512
 _TAR_END = 10_240  # a tar file ends in zeros, up to a multiple of this
@@ -97,19 +97,19 @@ def _shrink(pairs: list[Pair], folder: Path, side: int, quality: int) -> None:
 
 
 def _tar_files(folder: Path, out: Path, piece_bytes: int) -> Iterator[Path]:
-    # Of a photo together: a part of the pieces is something to try, too.
-    files = sorted(
-        (path for path in folder.rglob("*") if path.is_file()), key=lambda path: (path.stem, path)
-    )
+    # A photo and its mask together, so that a part of the pieces is a set, too.
+    pairs: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        pairs.setdefault((path.parent.parent, path.stem), []).append(path)
     pieces: list[list[Path]] = [[]]
     size = _TAR_END
-    for path in files:
+    for files in pairs.values():
         # A header, and another for a long name, then whole blocks.
-        needed = 4 * _TAR_BLOCK + path.stat().st_size + _TAR_BLOCK
+        needed = sum(4 * _TAR_BLOCK + path.stat().st_size + _TAR_BLOCK for path in files)
         if pieces[-1] and size + needed > piece_bytes:
             pieces.append([])
             size = _TAR_END
-        pieces[-1].append(path)
+        pieces[-1] += files
         size += needed
     for number, piece in enumerate(pieces):
         target = out / f"pack-{number:02}.tar"

@@ -91,6 +91,16 @@ class Stage(Settings):
     """Learning rates of parts, relative to the stage's."""
     augmentation: Augmentation | None = None
     """In place of the recipe's."""
+    average_from: Count | None = None
+    """With it, the averaged weights at each validation from this iteration on are kept, and their
+    mean is written at the end of the stage."""
+
+    @field_validator("average_from")
+    @classmethod
+    def _reached(cls, average_from: int | None, info: ValidationInfo) -> int | None:
+        if average_from is not None and average_from > info.data.get("iterations", average_from):
+            raise ValueError(f"the stage ends before iteration {average_from}")
+        return average_from
 
     @field_validator("min_image_size")
     @classmethod

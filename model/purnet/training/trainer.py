@@ -1,10 +1,13 @@
 """The training loop: one stage after another, resumable to the bit.
 
 A run lives in a folder: `resume.pt`, `run.jsonl`, `curves.png`, and per stage `stageN.safetensors`
-(its last averaged weights) and `stageN-best.safetensors` (those of its lowest validation MAE).
+(its last averaged weights) and `stageN-best.safetensors` (those of its lowest validation MAE). A
+stage with `average_from` leaves `stageN-mean.safetensors` too, and `stageN-I.safetensors` for each
+iteration I that is in the mean.
 
 On a GPU nothing in an iteration waits for the device: losses stay there until they are logged,
-until a resume file is due, or until the weights are validated.
+until a resume file is due, or until the weights are validated. (The first batch of each size does,
+where a CUDA graph is captured.)
 """
 
 from __future__ import annotations
@@ -26,12 +29,17 @@ from purnet.data.dataset import Sample
 from purnet.errors import TrainingError
 from purnet.io import make_folder, writing
 from purnet.network import variants
-from purnet.network.checkpoint import CheckpointInfo, save, scale_note
+from purnet.network.checkpoint import CheckpointInfo, convert, save, scale_note
 from purnet.network.purnet import PurNet
 from purnet.training.batches import Batches
-from purnet.training.gradients import Gradients, Losses, RecordedGradients
+from purnet.training.gradients import CapturedGradients, Gradients, Losses
 from purnet.training.losses import Criterion
-from purnet.training.optimizer import AveragedNetwork, make_optimizer, set_rates
+from purnet.training.optimizer import (
+    AveragedNetwork,
+    make_optimizer,
+    restore_optimizer,
+    set_rates,
+)
 from purnet.training.recipe import Recipe, Stage
 from purnet.training.resume import (
     RunLog,
@@ -69,7 +77,7 @@ class TrainerOptions:
     """Seconds after which the run stops cleanly, with a resume file."""
     cuda_graphs: bool = False
     """Replay each step as a CUDA graph, one for each size of a batch, each with memory of its own;
-    for a GPU that waits for the processor. Not with the structure loss."""
+    for a GPU that waits for the CPU. Not with the structure loss."""
 
 
 class _Step(NamedTuple):
@@ -89,7 +97,7 @@ class _StageRun:
     network: PurNet
     averaged: AveragedNetwork
     optimizer: torch.optim.Optimizer
-    gradients: Gradients | RecordedGradients
+    gradients: Gradients | CapturedGradients
     iteration: int = 0
     """Updates made so far."""
     best_mae: float = float("inf")
@@ -189,6 +197,7 @@ class Trainer:
             finished = self._train(run, batches, validation, started)
         if finished:
             self._export(run, run.name)
+            self._export_mean(run)
         return finished, run.averaged.module.state_dict()
 
     def _train(
@@ -240,7 +249,7 @@ class Trainer:
             network.load_state_dict(state.network)
             run.averaged.module.load_state_dict(state.averaged)
             run.averaged.n_averaged.fill_(state.iteration)
-            run.optimizer.load_state_dict(state.optimizer)
+            restore_optimizer(run.optimizer, state.optimizer)
             restore_rng(state.rng, self.options.device)
             run.best_mae = state.best_mae
             run.iteration = state.iteration
@@ -263,7 +272,7 @@ class Trainer:
             network.load_state_dict(init, strict=False)
         return network.to(self.options.device).to(memory_format=torch.channels_last)
 
-    def _gradients(self, network: PurNet, stage: Stage) -> Gradients | RecordedGradients:
+    def _gradients(self, network: PurNet, stage: Stage) -> Gradients | CapturedGradients:
         criterion = Criterion(
             weights=stage.weights,
             levels=self.recipe.level_weights or [1.0] * len(network.backbone.strides),
@@ -273,7 +282,7 @@ class Trainer:
         gradients = Gradients(
             network, criterion, self.options.device, stage.isolate, self._autocast
         )
-        return RecordedGradients(gradients) if self.options.cuda_graphs else gradients
+        return CapturedGradients(gradients) if self.options.cuda_graphs else gradients
 
     def _step(self, run: _StageRun, batch: Sample) -> None:
         """One update of the weights, without waiting for it."""
@@ -333,6 +342,23 @@ class Trainer:
         if scores.mae < run.best_mae:
             run.best_mae = scores.mae
             self._export(run, f"{run.name}-best")
+        if run.iteration in self._in_mean(run.stage):
+            self._export(run, f"{run.name}-{run.iteration}")
+
+    def _in_mean(self, stage: Stage) -> list[int]:
+        """Iterations whose averaged weights are in the mean at the stage's end."""
+        if stage.average_from is None:
+            return []
+        per_epoch = self._batches.per_epoch(stage)
+        validated = {*range(per_epoch, stage.iterations, per_epoch), stage.iterations}
+        return sorted(iteration for iteration in validated if iteration >= stage.average_from)
+
+    def _export_mean(self, run: _StageRun) -> None:
+        out = self.options.out
+        paths = [out / f"{run.name}-{n}.safetensors" for n in self._in_mean(run.stage)]
+        if paths:
+            first, *others = paths
+            convert(first, out / f"{run.name}-mean.safetensors", half=False, average_with=others)
 
     def _export(self, run: _StageRun, name: str) -> None:
         info = CheckpointInfo(

@@ -109,6 +109,8 @@ def _toml(value: Any) -> str:
         ("stages.0.weights.structure", "nan"),
         ("stages.0.factors.backbone", "-1"),
         ("stages.0.warmup", "1"),
+        ("stages.0.average_from", "0"),
+        ("stages.0.average_from", "9"),
         ("optimizer.weight_decay", "-1"),
         ("optimizer.momentum", "-0.1"),
         ("optimizer.momentum", "1.5"),

@@ -197,6 +197,26 @@ def test_the_best_weights_are_those_of_the_lowest_mae(
     assert f"iteration {best}," in info.notes["trained"]
 
 
+def test_the_mean_of_validated_weights_is_that_of_an_interrupted_run_too(
+    recipe: Recipe, data: TrainingData, tmp_path: Path
+) -> None:
+    stage = recipe.stages[0].model_copy(update={"iterations": 8, "average_from": 4})
+    recipe = recipe.model_copy(update={"stages": [stage]})
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert make_trainer(recipe, data, whole).run()
+    while not make_trainer(recipe, data, parts, stop_after_s=2.0).run():
+        pass
+
+    kept = sorted(whole.glob("stage1-?.safetensors"))
+    assert [path.stem for path in kept] == ["stage1-6", "stage1-8"]
+    means = [checkpoint.read(run / "stage1-mean.safetensors")[1] for run in (whole, parts)]
+    weights = [checkpoint.read(path)[1] for path in kept]
+    for name, found in means[0].items():
+        assert torch.equal(found, means[1][name]), name
+        if found.is_floating_point():
+            torch.testing.assert_close(found, (weights[0][name] + weights[1][name]) / 2)
+
+
 def test_averaged_weights_are_validated_at_the_size_of_prediction(
     recipe: Recipe, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
