@@ -63,8 +63,8 @@ Listener = Callable[[int, int, float | None], None]
 class TrainerOptions:
     """How a run is carried out.
 
-    Of all this, `device` alone changes the weights that come out: a GPU computes in another
-    precision than a CPU.
+    Of all this, `device` alone changes the weights that come out, and `cuda_graphs` their rounding:
+    a GPU computes in another precision than a CPU.
     """
 
     out: Path
@@ -161,7 +161,7 @@ class Trainer:
         Returns False when `stop_after_s` ended the run before the last stage was done. Raises
         `TrainingError` for a resume file of another recipe, other data, other stages or another
         `init_sha256` and for a loss that is not finite, `WriteError` for files that cannot be
-        written.
+        written, `CheckpointError` where weights that belong to a stage's mean are gone.
         """
         make_folder(self.options.out)
         started = self._clock()
